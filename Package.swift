@@ -1,0 +1,53 @@
+// swift-tools-version: 6.2
+//
+// The map of the rooms. Arrows point down only: a room may name rooms of a lower level, never one
+// of its own level. Tests hold this file to that.
+
+import PackageDescription
+
+/// Every Swift room is compiled the same way.
+let strict: [SwiftSetting] = [.strictMemorySafety(), .treatAllWarnings(as: .error)]
+
+func cRoom(_ name: String) -> Target {
+  .target(
+    name: name,
+    cSettings: [.enableWarning("all"), .enableWarning("extra"), .treatAllWarnings(as: .error)])
+}
+
+func room(_ name: String, _ needs: Target.Dependency...) -> Target {
+  .target(name: name, dependencies: needs, swiftSettings: strict)
+}
+
+func program(_ name: String, at path: String? = nil, _ needs: Target.Dependency...) -> Target {
+  .executableTarget(name: name, dependencies: needs, path: path, swiftSettings: strict)
+}
+
+func tests(_ name: String, _ needs: Target.Dependency...) -> Target {
+  .testTarget(name: name, dependencies: needs, swiftSettings: strict)
+}
+
+let arguments = Target.Dependency.product(
+  name: "ArgumentParser", package: "swift-argument-parser")
+let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
+
+let package = Package(
+  name: "patchbay",
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+  ],
+  targets: [
+    // Level 0: shared layouts, the system shim, plain types.
+    cRoom("CPatchbayLayout"),
+    cRoom("CPatchbaySystem"),
+    .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
+    room("PatchbayTypes"),
+    // Level 1: each system call once; control messages to bytes and back; places inside a ring.
+    room("PatchbaySystem", "CPatchbaySystem", "PatchbayTypes"),
+    room("PatchbayWire", "CPatchbayLayout", "PatchbayTypes"),
+    room("PatchbayLayout", "CPatchbayLayout", "PatchbayTypes"),
+    // Level 2: bytes of rings, bells and tables; what the broker knows and decides.
+    room("PatchbayLedger", "PatchbayLayout", "PatchbayWire", "PatchbayTypes"),
+  ],
+  swiftLanguageModes: [.v6]
+)

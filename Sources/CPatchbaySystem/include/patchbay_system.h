@@ -1,0 +1,67 @@
+// What Swift cannot call by itself: variadic system calls, control messages, constants behind
+// feature macros. Each function is one system call or one fixed sequence, returns -errno on failure
+// and touches no state of its own. Feature macros stay in the .c file.
+
+#ifndef PATCHBAY_SYSTEM_H
+#define PATCHBAY_SYSTEM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// Sleeps while *word == expected, until woken with a mask that shares a bit, or until the absolute
+// CLOCK_MONOTONIC time. 0: woken. -EAGAIN, -ETIMEDOUT, -EINTR: as named. Works on read-only maps.
+int pb_futex_wait(const uint32_t *word, uint32_t expected, uint32_t mask, int64_t deadline_ns);
+// Wakes every waiter whose mask shares a bit with this one; how many.
+int pb_futex_wake(uint32_t *word, uint32_t mask);
+
+// CLOCK_MONOTONIC and CLOCK_REALTIME in nanoseconds.
+int64_t pb_monotonic_ns(void);
+int64_t pb_realtime_ns(void);
+
+// An anonymous object of this size, reserved and mode 0600; sealed against change of size when asked.
+int pb_memfd(const char *name, int64_t byte_count, int sealed);
+// A named object /dev/shm/NAME, created anew, reserved. The inode goes to *inode.
+int pb_shm_create(const char *name, uint32_t mode, int64_t byte_count, uint64_t *inode);
+// Opens one that must be a regular file of this owner, size and inode; -ESTALE when it is not.
+int pb_shm_open(const char *name, int read_write, uint32_t uid, int64_t byte_count, uint64_t inode);
+int pb_shm_unlink(const char *name);
+
+// SOCK_SEQPACKET over AF_UNIX, close-on-exec; listeners and accepted sockets do not block.
+int pb_listen(const char *path, int backlog);
+int pb_connect(const char *path);
+int pb_accept(int listener);
+int pb_socket_pair(int *first, int *second);
+// One packet. -EAGAIN when the peer's queue is full (never blocks, never raises SIGPIPE).
+int64_t pb_send(int socket, const void *bytes, size_t byte_count, const int *descriptors, int count);
+// One packet; 0: the peer hung up. The true length even when it exceeds the buffer, so that the
+// caller can refuse it. Descriptors beyond the capacity are closed by the kernel; -EMSGSIZE then.
+int64_t pb_receive(int socket, void *bytes, size_t capacity, int *descriptors, int *count);
+int pb_peer(int socket, int32_t *pid, uint32_t *uid, uint32_t *gid);
+// A pidfd of the process that connected; by SO_PEERPIDFD where the kernel has it.
+int pb_peer_pidfd(int socket, int32_t pid);
+// Waits until the socket can be read (or is hung up), or the time. 1, 0 on time-out, -errno.
+int pb_poll_readable(int descriptor, int64_t deadline_ns);
+int pb_poll_writable(int descriptor, int64_t deadline_ns);
+// Start time of a process in clock ticks since boot, 0 when it is gone.
+uint64_t pb_process_start_time(int32_t pid);
+
+int pb_epoll_create(void);
+int pb_epoll_add(int epoll, int descriptor, uint64_t tag);
+int pb_epoll_modify(int epoll, int descriptor, uint64_t tag, int writable);
+int pb_epoll_remove(int epoll, int descriptor);
+// Up to capacity ready descriptors: tags and whether readable (1), writable (2), hung up (4).
+int pb_epoll_wait(int epoll, uint64_t *tags, uint32_t *flags, int capacity, int timeout_ms);
+int pb_eventfd(void);
+int pb_eventfd_signal(int descriptor);
+int pb_eventfd_drain(int descriptor);
+
+// An exclusive, non-blocking flock on the file, created 0600 without following a symlink.
+int pb_lock_file(const char *path);
+// Raises the soft limit of descriptors to the hard one; the limit now in force.
+int64_t pb_raise_descriptor_limit(void);
+// Free bytes of the file system that holds shared memory.
+int64_t pb_shm_free_bytes(void);
+// Keeps the range out of children after a fork.
+int pb_exclude_from_fork(void *address, size_t byte_count);
+
+#endif

@@ -1,0 +1,344 @@
+// Everything here is Linux. A port replaces this file and the calls it serves, nothing else.
+
+#define _GNU_SOURCE 1
+#include "patchbay_system.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+
+static int closed_with(int descriptor, int error) {
+  close(descriptor);
+  return -error;
+}
+
+int pb_futex_wait(const uint32_t *word, uint32_t expected, uint32_t mask, int64_t deadline_ns) {
+  struct timespec until = {deadline_ns / 1000000000, deadline_ns % 1000000000};
+  long result = syscall(SYS_futex, word, FUTEX_WAIT_BITSET, expected, &until, NULL, mask);
+  return result < 0 ? -errno : 0;
+}
+
+int pb_futex_wake(uint32_t *word, uint32_t mask) {
+  long result = syscall(SYS_futex, word, FUTEX_WAKE_BITSET, 0x7fffffff, NULL, NULL, mask);
+  return result < 0 ? -errno : (int)result;
+}
+
+static int64_t clock_ns(clockid_t clock) {
+  struct timespec now;
+  clock_gettime(clock, &now);
+  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+int64_t pb_monotonic_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
+int64_t pb_realtime_ns(void) { return clock_ns(CLOCK_REALTIME); }
+
+int pb_memfd(const char *name, int64_t byte_count, int sealed) {
+  int descriptor = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (descriptor < 0) return -errno;
+  if (fchmod(descriptor, 0600) < 0) return closed_with(descriptor, errno);
+  if (fallocate(descriptor, 0, 0, byte_count) < 0) return closed_with(descriptor, errno);
+  if (sealed && fcntl(descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+    return closed_with(descriptor, errno);
+  return descriptor;
+}
+
+int pb_shm_create(const char *name, uint32_t mode, int64_t byte_count, uint64_t *inode) {
+  int descriptor = shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (descriptor < 0) return -errno;
+  struct stat facts;
+  int error = 0;
+  if (fchmod(descriptor, mode) < 0 || fallocate(descriptor, 0, 0, byte_count) < 0 ||
+      fstat(descriptor, &facts) < 0)
+    error = errno;
+  if (error) {
+    shm_unlink(name);
+    return closed_with(descriptor, error);
+  }
+  *inode = facts.st_ino;
+  return descriptor;
+}
+
+int pb_shm_open(const char *name, int read_write, uint32_t uid, int64_t byte_count, uint64_t inode) {
+  int descriptor = shm_open(name, (read_write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOFOLLOW, 0);
+  if (descriptor < 0) return -errno;
+  struct stat facts;
+  if (fstat(descriptor, &facts) < 0) return closed_with(descriptor, errno);
+  if (!S_ISREG(facts.st_mode) || facts.st_uid != uid || facts.st_size != byte_count ||
+      facts.st_ino != inode)
+    return closed_with(descriptor, ESTALE);
+  return descriptor;
+}
+
+int pb_shm_unlink(const char *name) { return shm_unlink(name) < 0 ? -errno : 0; }
+
+static int address_of(const char *path, struct sockaddr_un *address) {
+  size_t byte_count = strlen(path);
+  if (byte_count == 0 || byte_count >= sizeof address->sun_path) return -ENAMETOOLONG;
+  memset(address, 0, sizeof *address);
+  address->sun_family = AF_UNIX;
+  memcpy(address->sun_path, path, byte_count);
+  return 0;
+}
+
+int pb_listen(const char *path, int backlog) {
+  struct sockaddr_un address;
+  int result = address_of(path, &address);
+  if (result < 0) return result;
+  int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (listener < 0) return -errno;
+  if (bind(listener, (struct sockaddr *)&address, sizeof address) < 0 ||
+      chmod(path, 0600) < 0 || listen(listener, backlog) < 0)
+    return closed_with(listener, errno);
+  return listener;
+}
+
+int pb_connect(const char *path) {
+  struct sockaddr_un address;
+  int result = address_of(path, &address);
+  if (result < 0) return result;
+  int connection = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (connection < 0) return -errno;
+  if (connect(connection, (struct sockaddr *)&address, sizeof address) < 0)
+    return closed_with(connection, errno);
+  return connection;
+}
+
+int pb_accept(int listener) {
+  int connection = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  return connection < 0 ? -errno : connection;
+}
+
+int pb_socket_pair(int *first, int *second) {
+  int both[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, both) < 0) return -errno;
+  *first = both[0];
+  *second = both[1];
+  return 0;
+}
+
+#define MOST_DESCRIPTORS 16
+
+int64_t pb_send(int socket, const void *bytes, size_t byte_count, const int *descriptors, int count) {
+  if (count < 0 || count > MOST_DESCRIPTORS) return -EINVAL;
+  struct iovec part = {(void *)bytes, byte_count};
+  union {
+    struct cmsghdr aligned;
+    char room[CMSG_SPACE(MOST_DESCRIPTORS * sizeof(int))];
+  } control;
+  struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+  if (count > 0) {
+    memset(&control, 0, sizeof control);
+    message.msg_control = &control;
+    message.msg_controllen = CMSG_SPACE((size_t)count * sizeof(int));
+    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+    head->cmsg_level = SOL_SOCKET;
+    head->cmsg_type = SCM_RIGHTS;
+    head->cmsg_len = CMSG_LEN((size_t)count * sizeof(int));
+    memcpy(CMSG_DATA(head), descriptors, (size_t)count * sizeof(int));
+  }
+  ssize_t sent;
+  do sent = sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  while (sent < 0 && errno == EINTR);
+  return sent < 0 ? -errno : sent;
+}
+
+int64_t pb_receive(int socket, void *bytes, size_t capacity, int *descriptors, int *count) {
+  struct iovec part = {bytes, capacity};
+  union {
+    struct cmsghdr aligned;
+    char room[CMSG_SPACE(MOST_DESCRIPTORS * sizeof(int))];
+  } control;
+  struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+  // Without a control buffer the kernel installs no descriptor in this process, however many a peer
+  // sends: that is how the broker receives.
+  if (descriptors && *count > 0) {
+    message.msg_control = &control;
+    message.msg_controllen =
+        CMSG_SPACE((size_t)(*count < MOST_DESCRIPTORS ? *count : MOST_DESCRIPTORS) * sizeof(int));
+  }
+  ssize_t received;
+  do received = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT | MSG_TRUNC);
+  while (received < 0 && errno == EINTR);
+  if (received < 0) return -errno;
+  int found = 0;
+  if (message.msg_control) {
+    for (struct cmsghdr *head = CMSG_FIRSTHDR(&message); head; head = CMSG_NXTHDR(&message, head)) {
+      if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) continue;
+      int here = (int)((head->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+      for (int i = 0; i < here; i++) {
+        int descriptor;
+        memcpy(&descriptor, CMSG_DATA(head) + (size_t)i * sizeof(int), sizeof descriptor);
+        if (found < *count)
+          descriptors[found++] = descriptor;
+        else
+          close(descriptor);
+      }
+    }
+    if (message.msg_flags & MSG_CTRUNC) {
+      for (int i = 0; i < found; i++) close(descriptors[i]);
+      *count = 0;
+      return -EMSGSIZE;
+    }
+  }
+  if (count) *count = found;
+  return received;
+}
+
+int pb_peer(int socket, int32_t *pid, uint32_t *uid, uint32_t *gid) {
+  struct ucred facts;
+  socklen_t byte_count = sizeof facts;
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &facts, &byte_count) < 0) return -errno;
+  *pid = facts.pid;
+  *uid = facts.uid;
+  *gid = facts.gid;
+  return 0;
+}
+
+int pb_peer_pidfd(int socket, int32_t pid) {
+  int descriptor = -1;
+  socklen_t byte_count = sizeof descriptor;
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &descriptor, &byte_count) == 0) {
+    fcntl(descriptor, F_SETFD, FD_CLOEXEC);
+    return descriptor;
+  }
+  if (errno != ENOPROTOOPT) return -errno;
+  long result = syscall(SYS_pidfd_open, pid, 0);
+  return result < 0 ? -errno : (int)result;
+}
+
+static int poll_for(int descriptor, short events, int64_t deadline_ns) {
+  for (;;) {
+    struct pollfd one = {descriptor, events, 0};
+    int64_t left = deadline_ns - pb_monotonic_ns();
+    if (left < 0) left = 0;
+    struct timespec timeout = {left / 1000000000, left % 1000000000};
+    int result = ppoll(&one, 1, &timeout, NULL);
+    if (result < 0 && errno == EINTR) continue;
+    if (result < 0) return -errno;
+    return result > 0;
+  }
+}
+
+int pb_poll_readable(int descriptor, int64_t deadline_ns) {
+  return poll_for(descriptor, POLLIN, deadline_ns);
+}
+int pb_poll_writable(int descriptor, int64_t deadline_ns) {
+  return poll_for(descriptor, POLLOUT, deadline_ns);
+}
+
+uint64_t pb_process_start_time(int32_t pid) {
+  char path[64], text[1024];
+  snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+  int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return 0;
+  ssize_t got = read(descriptor, text, sizeof text - 1);
+  close(descriptor);
+  if (got <= 0) return 0;
+  text[got] = 0;
+  // Field 2, the name in parentheses, may itself hold blanks and parentheses: the last one ends it.
+  char *after = strrchr(text, ')');
+  if (!after) return 0;
+  unsigned long long ticks = 0;
+  int field = 2;
+  for (char *at = after + 1; *at; at++) {
+    if (*at != ' ') continue;
+    if (++field == 22) {
+      ticks = strtoull(at + 1, NULL, 10);
+      break;
+    }
+  }
+  return ticks;
+}
+
+int pb_epoll_create(void) {
+  int descriptor = epoll_create1(EPOLL_CLOEXEC);
+  return descriptor < 0 ? -errno : descriptor;
+}
+
+static int epoll_change(int epoll, int operation, int descriptor, uint64_t tag, uint32_t events) {
+  struct epoll_event event = {.events = events, .data = {.u64 = tag}};
+  return epoll_ctl(epoll, operation, descriptor, &event) < 0 ? -errno : 0;
+}
+
+int pb_epoll_add(int epoll, int descriptor, uint64_t tag) {
+  return epoll_change(epoll, EPOLL_CTL_ADD, descriptor, tag, EPOLLIN);
+}
+int pb_epoll_modify(int epoll, int descriptor, uint64_t tag, int writable) {
+  return epoll_change(epoll, EPOLL_CTL_MOD, descriptor, tag, writable ? EPOLLIN | EPOLLOUT : EPOLLIN);
+}
+int pb_epoll_remove(int epoll, int descriptor) {
+  return epoll_change(epoll, EPOLL_CTL_DEL, descriptor, 0, 0);
+}
+
+int pb_epoll_wait(int epoll, uint64_t *tags, uint32_t *flags, int capacity, int timeout_ms) {
+  struct epoll_event events[64];
+  int result = epoll_wait(epoll, events, capacity < 64 ? capacity : 64, timeout_ms);
+  if (result < 0) return errno == EINTR ? 0 : -errno;
+  for (int i = 0; i < result; i++) {
+    tags[i] = events[i].data.u64;
+    flags[i] = (events[i].events & EPOLLIN ? 1u : 0u) | (events[i].events & EPOLLOUT ? 2u : 0u) |
+               (events[i].events & (EPOLLHUP | EPOLLERR) ? 4u : 0u);
+  }
+  return result;
+}
+
+int pb_eventfd(void) {
+  int descriptor = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  return descriptor < 0 ? -errno : descriptor;
+}
+
+int pb_eventfd_signal(int descriptor) {
+  uint64_t one = 1;
+  return write(descriptor, &one, sizeof one) < 0 && errno != EAGAIN ? -errno : 0;
+}
+
+int pb_eventfd_drain(int descriptor) {
+  uint64_t count;
+  return read(descriptor, &count, sizeof count) < 0 && errno != EAGAIN ? -errno : 0;
+}
+
+int pb_lock_file(const char *path) {
+  int descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (descriptor < 0) return -errno;
+  if (flock(descriptor, LOCK_EX | LOCK_NB) < 0) return closed_with(descriptor, errno);
+  return descriptor;
+}
+
+int64_t pb_raise_descriptor_limit(void) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return -errno;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+  if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return -errno;
+  return (int64_t)limit.rlim_cur;
+}
+
+int64_t pb_shm_free_bytes(void) {
+  struct statvfs facts;
+  if (statvfs("/dev/shm", &facts) < 0) return -errno;
+  return (int64_t)facts.f_bavail * (int64_t)facts.f_frsize;
+}
+
+int pb_exclude_from_fork(void *address, size_t byte_count) {
+  return madvise(address, byte_count, MADV_DONTFORK) < 0 ? -errno : 0;
+}

@@ -1,0 +1,121 @@
+// What the ledger wants done, in order. Each action is carried out before the next one, so a state
+// is posted before its bell is rung, and a record stands before the reply that promises it leaves.
+
+import PatchbayTypes
+import PatchbayWire
+
+package enum LedgerAction: Sendable, Hashable {
+  /// Sends a message with descriptors.
+  case reply(SessionID, number: UInt64, Reply, [DescriptorSource])
+  /// Sends `info` or one page of `list`, after the live figures of open blobs (frontier, covered
+  /// bytes) have been filled in from the headers of their rings: hints, so no event comes back.
+  case report(SessionID, number: UInt64, ReportKind, [BlobReport])
+  /// Sends the statistics, after the counts of the doorbells have been added.
+  case reportStatistics(SessionID, number: UInt64, BrokerStatistics)
+  /// Closes the connection once what is queued for it has left; no more events of it but `exited`.
+  case disconnect(SessionID)
+  /// Creates and reserves a ring; answered by `ringCreated` or `ringRefused`.
+  case createRing(RingID, dataByteCount: Int, hasMap: Bool, Access)
+  /// Takes the ring's name away; the memory goes with the last mapping.
+  case unlinkRing(RingID)
+  /// Creates a board and its doorbells for an access class; answered by an event.
+  case createBoard(UInt32, Access)
+  /// Writes a board entry: cause and length first, the status word last.
+  case post(BoardSlot, BoardPost)
+  /// Frees an entry: its status becomes zero.
+  case clearEntry(BoardSlot)
+  /// Wakes every waiter of the entry's doorbell.
+  case ring(BoardSlot)
+  /// Reads how much of [0, byteCount) is covered, from private copies of the rings' maps or
+  /// frontiers; answered by `inspected`.
+  case inspect(InspectionID, [ExtentRecord], WriteOrder, ExtentPlan, byteCount: Int)
+  /// Writes or replaces a blob's journal record.
+  case recordBlob(BlobRecord)
+  case eraseBlob(Generation)
+  case recordClient(ClientRecord)
+  case eraseClient(UInt64)
+}
+
+package enum ReportKind: Sendable, Hashable {
+  case info
+  case list(hasMore: Bool)
+}
+
+/// A blob's description and, while it is open, the extents whose headers know more.
+package struct BlobReport: Sendable, Hashable {
+  package var info: BlobInfo
+  package var plan: ExtentPlan
+  /// Empty when the description is exact already.
+  package var liveExtents: [ExtentRecord]
+  package init(info: BlobInfo, plan: ExtentPlan, liveExtents: [ExtentRecord]) {
+    self.info = info
+    self.plan = plan
+    self.liveExtents = liveExtents
+  }
+}
+
+package enum DescriptorSource: Sendable, Hashable {
+  case clientTable(SessionID, clientID: UInt64)
+  case ring(RingID, isWritable: Bool)
+  case board(UInt32)
+  case doorbells(UInt32)
+}
+
+/// The content of a board entry.
+package struct BoardPost: Sendable, Hashable {
+  package var generation: Generation
+  package var state: BlobState
+  package var epoch: UInt32
+  package var byteCount: Int?
+  package var extentVersion: UInt32
+  package var causeCode: PatchbayError.Code?
+  package var cause: String
+  package init(
+    generation: Generation, state: BlobState, epoch: UInt32, byteCount: Int?,
+    extentVersion: UInt32, causeCode: PatchbayError.Code?, cause: String
+  ) {
+    self.generation = generation
+    self.state = state
+    self.epoch = epoch
+    self.byteCount = byteCount
+    self.extentVersion = extentVersion
+    self.causeCode = causeCode
+    self.cause = cause
+  }
+}
+
+/// What the journal keeps of a blob: all that must outlive the broker.
+package struct BlobRecord: Sendable, Hashable {
+  package var info: BlobInfo
+  package var epoch: UInt32
+  package var plan: ExtentPlan
+  package var extents: [ExtentRecord]
+  package var inlineBytes: [UInt8]?
+  /// Who created it, and by which request: a repeated create finds its own work.
+  package var token: Token
+  package var request: UInt64
+  package init(
+    info: BlobInfo, epoch: UInt32, plan: ExtentPlan, extents: [ExtentRecord],
+    inlineBytes: [UInt8]?, token: Token, request: UInt64
+  ) {
+    self.info = info
+    self.epoch = epoch
+    self.plan = plan
+    self.extents = extents
+    self.inlineBytes = inlineBytes
+    self.token = token
+    self.request = request
+  }
+}
+
+/// What the journal keeps of a client.
+package struct ClientRecord: Sendable, Hashable {
+  package var clientID: UInt64
+  package var token: Token
+  package var peer: Peer
+  package init(clientID: UInt64, token: Token, peer: Peer) {
+    self.clientID = clientID
+    self.token = token
+    self.peer = peer
+  }
+}

@@ -1,0 +1,43 @@
+// What the ledger is told. The loop turns sockets, death notices and finished work into these, one
+// at a time, and gives each the moment it happened.
+
+import PatchbayTypes
+import PatchbayWire
+
+package enum LedgerEvent: Sendable, Hashable {
+  /// A connection was accepted. It has until `LedgerLimits.handshake` to say hello.
+  case connected(SessionID, Peer)
+  /// A well-formed message. Malformed ones never reach the ledger: the loop refuses them.
+  case request(SessionID, number: UInt64, Request)
+  /// The connection ended, by either side. The process may still live and still write to rings it
+  /// has mapped.
+  case hungUp(SessionID)
+  /// The process that opened the connection is gone: nothing of it can write any more. May come
+  /// before or after `hungUp`, or without it when a child inherited the socket; both end the session.
+  case exited(SessionID)
+  /// Answers to `createRing`.
+  case ringCreated(RingID, inode: UInt64)
+  case ringRefused(RingID, errno: Int32)
+  /// Answers to `createBoard`.
+  case boardCreated(UInt32)
+  case boardRefused(UInt32, errno: Int32)
+  /// Answer to `inspect`: the coverage, or why the rings could not be read.
+  case inspected(InspectionID, Result<Coverage, PatchbayError>)
+  /// A reply could not be delivered with its descriptors; the client got a failure instead. What
+  /// the reply granted is taken back.
+  case undelivered(SessionID, number: UInt64)
+  /// Bytes of boards, bells, tables and journal that the loop holds now; part of the budget.
+  case overheadChanged(byteCount: Int)
+  /// Whether the journal has lost its reserve: no new blobs or extents then, `noSpaceMemory` instead.
+  case journalFull(Bool)
+  /// Time has passed; whatever was due by now happens.
+  case tick
+  /// The broker shuts down: no new connections, creates or opens; what is open may finish.
+  case drainBegan
+}
+
+/// One pending look into a blob's rings.
+package struct InspectionID: RawRepresentable, Hashable, Sendable {
+  package let rawValue: UInt64
+  package init(rawValue: UInt64) { self.rawValue = rawValue }
+}

@@ -1,0 +1,90 @@
+// The names by which the ledger and the loop that runs it speak of things outside the ledger.
+
+import PatchbayTypes
+
+/// One connection, from accept to hang-up. Never reused.
+package struct SessionID: RawRepresentable, Hashable, Sendable, Comparable {
+  package let rawValue: UInt64
+  package init(rawValue: UInt64) { self.rawValue = rawValue }
+  package static func < (left: Self, right: Self) -> Bool { left.rawValue < right.rawValue }
+}
+
+/// One shared-memory ring. Never reused while the instance lives.
+package struct RingID: RawRepresentable, Hashable, Sendable, Comparable {
+  package let rawValue: UInt64
+  package init(rawValue: UInt64) { self.rawValue = rawValue }
+  package static func < (left: Self, right: Self) -> Bool { left.rawValue < right.rawValue }
+}
+
+/// An entry of a board, and the doorbell that goes with it.
+package struct BoardSlot: Hashable, Sendable {
+  package var board: UInt32
+  package var entry: UInt32
+  package init(board: UInt32, entry: UInt32) {
+    self.board = board
+    self.entry = entry
+  }
+}
+
+/// Who is on the other end of a connection, by the kernel's word.
+package struct Peer: Hashable, Sendable {
+  package var process: Int32
+  package var uid: UInt32
+  package var gid: UInt32
+  package init(process: Int32, uid: UInt32, gid: UInt32) {
+    self.process = process
+    self.uid = uid
+    self.gid = gid
+  }
+}
+
+/// A moment on both clocks: deadlines and order by the monotonic one, stamps by the other.
+package struct Moment: Hashable, Sendable {
+  package var monotonicNanoseconds: Int64
+  package var wall: WallTime
+  package init(monotonicNanoseconds: Int64, wall: WallTime) {
+    self.monotonicNanoseconds = monotonicNanoseconds
+    self.wall = wall
+  }
+}
+
+/// A ring in its role as part of a blob.
+package struct ExtentRecord: Hashable, Sendable {
+  package var index: Int
+  package var ring: RingID
+  package var useNumber: UInt32
+  package var dataByteCount: Int
+  package init(index: Int, ring: RingID, useNumber: UInt32, dataByteCount: Int) {
+    self.index = index
+    self.ring = ring
+    self.useNumber = useNumber
+    self.dataByteCount = dataByteCount
+  }
+}
+
+/// What an inspection of a blob's rings found, from a private copy.
+package struct Coverage: Hashable, Sendable {
+  package var coveredByteCount: Int
+  /// The first uncovered ranges below the length that was asked about, at most 64.
+  package var missing: [Range<Int>]
+  package init(coveredByteCount: Int, missing: [Range<Int>]) {
+    self.coveredByteCount = coveredByteCount
+    self.missing = missing
+  }
+}
+
+/// Bounds of everything a client can ask for.
+package struct LedgerLimits: Hashable, Sendable {
+  /// Bytes of shared memory: rings with their maps, inline blobs, boards, bells, tables, journal.
+  package var memoryByteCount: Int
+  package var connectionCount = 4096
+  package var connectionsPerUser = 1024
+  package var waitingOpensPerSession = 4096
+  package var handlesPerSession = 65536
+  package var blobCount = 1 << 20
+  package var handshake: Duration = .seconds(5)
+  /// Sizes of extents where the publisher leaves them to the broker.
+  package var firstExtent = 64 * 1024
+  package var extentLimit = 64 * 1024 * 1024
+  package init(memoryByteCount: Int) { self.memoryByteCount = memoryByteCount }
+}

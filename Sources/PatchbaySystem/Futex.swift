@@ -1,0 +1,33 @@
+// Sleeping on a word of shared memory, and waking whoever sleeps there. The words' meaning and the
+// order of steps around these calls belong to the doorbell.
+
+import CPatchbaySystem
+import Glibc
+import Synchronization
+
+package enum Futex {
+  package enum Outcome: Sendable {
+    /// Woken, or interrupted, or the word had changed already: look again.
+    case lookAgain
+    case timedOut
+  }
+
+  /// Sleeps while the word equals `expected`, until a wake whose mask shares a bit, or the time.
+  @unsafe package static func wait(
+    on word: UnsafePointer<Atomic<UInt32>>, expected: UInt32, mask: UInt32, until: MonotonicTime
+  ) -> Outcome {
+    let result = unsafe pb_futex_wait(
+      UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), expected, mask,
+      until.nanoseconds)
+    return result == -ETIMEDOUT ? .timedOut : .lookAgain
+  }
+
+  /// Wakes every waiter whose mask shares a bit; how many there were.
+  @unsafe package static func wake(
+    _ word: UnsafeMutablePointer<Atomic<UInt32>>, mask: UInt32
+  ) -> Int {
+    let result = unsafe pb_futex_wake(
+      UnsafeMutableRawPointer(word).assumingMemoryBound(to: UInt32.self), mask)
+    return max(0, Int(result))
+  }
+}

@@ -1,0 +1,89 @@
+// A mapped piece of a shared object: the one place that calls mmap. Bounds are checked once, here,
+// against the size that the broker announced and the kernel confirms.
+
+import CPatchbaySystem
+import Glibc
+import PatchbayTypes
+
+/// A mapping that lives as long as this object. Not inherited over fork.
+@safe package final class SharedMapping: @unchecked Sendable {
+  /// First byte; valid for `byteCount` bytes while this object lives.
+  @unsafe package let base: UnsafeMutableRawPointer
+  package let byteCount: Int
+  package let isWritable: Bool
+
+  /// Maps the whole object behind a descriptor, which the caller may close afterwards.
+  /// - Throws: `corrupt` when the object is smaller than announced, else what mmap says.
+  package init(
+    _ descriptor: borrowing Descriptor, byteCount: Int, isWritable: Bool, what: String
+  ) throws(PatchbayError) {
+    var facts = stat()
+    guard unsafe fstat(descriptor.rawValue, &facts) == 0 else {
+      throw .system("Looking at \(what)", errno: errno)
+    }
+    guard byteCount > 0, Int(facts.st_size) >= byteCount else {
+      throw PatchbayError(
+        .corrupt, "\(what) has \(facts.st_size) bytes; \(byteCount) were announced.")
+    }
+    let protection = isWritable ? PROT_READ | PROT_WRITE : PROT_READ
+    let address = unsafe mmap(nil, byteCount, protection, MAP_SHARED, descriptor.rawValue, 0)
+    guard let address = unsafe address, unsafe address != MAP_FAILED else {
+      throw .system("Mapping \(byteCount) bytes of \(what)", errno: errno)
+    }
+    _ = unsafe pb_exclude_from_fork(address, byteCount)
+    unsafe base = address
+    self.byteCount = byteCount
+    self.isWritable = isWritable
+  }
+
+  deinit { _ = unsafe munmap(base, byteCount) }
+}
+
+/// Several objects mapped side by side, read-only: one contiguous range of addresses.
+@safe package final class ContiguousMapping: @unchecked Sendable {
+  @unsafe package let base: UnsafeMutableRawPointer
+  package let byteCount: Int
+
+  /// One piece: whole pages of an object.
+  package struct Piece: ~Copyable {
+    let descriptor: Descriptor
+    let offset: Int
+    let byteCount: Int
+    package init(_ descriptor: consuming Descriptor, offset: Int, byteCount: Int) {
+      self.descriptor = descriptor
+      self.offset = offset
+      self.byteCount = byteCount
+    }
+  }
+
+  /// Reserves addresses for this many bytes; `place` fills them.
+  package init(byteCount: Int) throws(PatchbayError) {
+    let address = unsafe mmap(nil, byteCount, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    guard let address = unsafe address, unsafe address != MAP_FAILED else {
+      throw .system("Reserving \(byteCount) bytes of addresses", errno: errno)
+    }
+    _ = unsafe pb_exclude_from_fork(address, byteCount)
+    unsafe base = address
+    self.byteCount = byteCount
+  }
+
+  /// Puts a piece at a page offset within the reserved range.
+  package func place(_ piece: borrowing Piece, at offset: Int) throws(PatchbayError) {
+    precondition(offset >= 0 && offset + piece.byteCount <= byteCount)
+    var facts = stat()
+    guard unsafe fstat(piece.descriptor.rawValue, &facts) == 0,
+      Int(facts.st_size) >= piece.offset + piece.byteCount
+    else {
+      throw PatchbayError(.corrupt, "A ring is smaller than was announced.")
+    }
+    let address = unsafe mmap(
+      base + offset, piece.byteCount, PROT_READ, MAP_SHARED | MAP_FIXED,
+      piece.descriptor.rawValue, piece.offset)
+    guard unsafe address != MAP_FAILED else {
+      throw .system("Mapping \(piece.byteCount) bytes side by side", errno: errno)
+    }
+    _ = unsafe pb_exclude_from_fork(base + offset, piece.byteCount)
+  }
+
+  deinit { _ = unsafe munmap(base, byteCount) }
+}

@@ -1,0 +1,97 @@
+// Making, finding and removing shared-memory objects. Everything is reserved when it is made, so a
+// full /dev/shm is an error here and never a signal later.
+
+import CPatchbaySystem
+import Glibc
+import PatchbayTypes
+
+package enum SharedObject {
+  /// An anonymous object that nobody can resize.
+  package static func sealedMemfd(
+    name: String, byteCount: Int
+  ) throws(PatchbayError) -> Descriptor {
+    Descriptor(
+      owning: try checked(
+        unsafe pb_memfd(name, Int64(byteCount), 1), "Reserving \(byteCount) bytes for \(name)"))
+  }
+
+  /// The same object, opened anew for reading only.
+  package static func readOnlyCopy(
+    of descriptor: borrowing Descriptor
+  ) throws(PatchbayError) -> Descriptor {
+    let result = unsafe Glibc.open("/proc/self/fd/\(descriptor.rawValue)", O_RDONLY | O_CLOEXEC)
+    guard result >= 0 else { throw .system("Opening a shared object for reading", errno: errno) }
+    return Descriptor(owning: result)
+  }
+
+  /// A new named object with its inode.
+  package static func create(
+    name: String, mode: UInt16, byteCount: Int, inode: inout UInt64
+  ) throws(PatchbayError) -> Descriptor {
+    Descriptor(
+      owning: try checked(
+        unsafe pb_shm_create(name, UInt32(mode), Int64(byteCount), &inode),
+        "Reserving \(byteCount) bytes of shared memory for \(name)"))
+  }
+
+  /// A named object that must still be the one that was made.
+  package static func open(
+    name: String, isWritable: Bool, uid: UInt32, byteCount: Int, inode: UInt64
+  ) throws(PatchbayError) -> Descriptor {
+    Descriptor(
+      owning: try checked(
+        unsafe pb_shm_open(name, isWritable ? 1 : 0, uid, Int64(byteCount), inode),
+        "Opening the shared memory \(name)"))
+  }
+
+  /// Takes the name away; a name that is gone already is no error.
+  package static func unlink(name: String) throws(PatchbayError) {
+    let result = unsafe pb_shm_unlink(name)
+    guard result == 0 || result == -ENOENT else {
+      throw .system("Removing the shared memory \(name)", errno: -result)
+    }
+  }
+
+  /// Free bytes where shared memory lives.
+  package static func freeByteCount() throws(PatchbayError) -> Int {
+    Int(try checked(pb_shm_free_bytes(), "Asking how much shared memory is free"))
+  }
+
+  /// Fills `buffer` from a position; a short object is an error.
+  package static func read(
+    _ descriptor: borrowing Descriptor, at offset: Int, into buffer: inout [UInt8]
+  ) throws(PatchbayError) {
+    var done = 0
+    while done < buffer.count {
+      let got = unsafe buffer.withUnsafeMutableBytes { bytes in
+        unsafe pread(
+          descriptor.rawValue, bytes.baseAddress.map { unsafe $0 + done }, bytes.count - done,
+          off_t(offset + done))
+      }
+      if got < 0 && errno == EINTR { continue }
+      guard got > 0 else {
+        throw got == 0
+          ? PatchbayError(.corrupt, "A shared object ends at \(offset + done), inside its header.")
+          : .system("Reading a shared object at \(offset + done)", errno: errno)
+      }
+      done += got
+    }
+  }
+
+  /// Writes all bytes at a position.
+  package static func write(
+    _ descriptor: borrowing Descriptor, at offset: Int, _ bytes: [UInt8]
+  ) throws(PatchbayError) {
+    var done = 0
+    while done < bytes.count {
+      let put = unsafe bytes.withUnsafeBytes { all in
+        unsafe pwrite(
+          descriptor.rawValue, all.baseAddress.map { unsafe $0 + done }, all.count - done,
+          off_t(offset + done))
+      }
+      if put < 0 && errno == EINTR { continue }
+      guard put > 0 else { throw .system("Writing a shared object", errno: errno) }
+      done += put
+    }
+  }
+}

@@ -1,0 +1,36 @@
+// Whatever can wait takes one of these as its last parameter.
+
+/// The moment at which a waiting call gives up with `timedOut`.
+public struct Deadline: Sendable, Hashable {
+  /// Nil: never.
+  package let instant: ContinuousClock.Instant?
+
+  /// Waits as long as it takes.
+  public static let never = Deadline(instant: nil)
+
+  /// A span from now. Zero or less: looks once and does not wait.
+  public static func after(_ duration: Duration) -> Deadline {
+    Deadline(instant: ContinuousClock.now + duration)
+  }
+
+  /// A moment of the continuous clock.
+  public static func at(_ instant: ContinuousClock.Instant) -> Deadline {
+    Deadline(instant: instant)
+  }
+
+  /// How long is left: nil when there is no deadline, never negative.
+  package var remaining: Duration? {
+    instant.map { max(.zero, $0 - ContinuousClock.now) }
+  }
+}
+
+extension Duration {
+  /// Whole nanoseconds, capped at about 292 years.
+  package var wholeNanoseconds: Int64 {
+    let (seconds, attoseconds) = components
+    let (product, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
+    guard !overflow else { return seconds < 0 ? .min : .max }
+    let (sum, sumOverflow) = product.addingReportingOverflow(attoseconds / 1_000_000_000)
+    return sumOverflow ? (seconds < 0 ? .min : .max) : sum
+  }
+}

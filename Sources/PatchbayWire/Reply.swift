@@ -1,0 +1,119 @@
+// What the broker answers. Every request gets exactly one reply, with its request number.
+
+import PatchbayTypes
+
+/// One message from the broker to a client.
+package enum Reply: Sendable, Hashable {
+  case failure(PatchbayError)
+  /// One descriptor: the client table.
+  case welcome(Welcome)
+  /// At most one descriptor: the first extent's ring, read-write.
+  case created(BlobGrant)
+  /// One descriptor: the ring, read-write for a publisher, read-only for a subscriber.
+  case extent(ExtentGrant)
+  case done
+  /// At most one descriptor: the first extent's ring, read-only.
+  case opened(BlobGrant)
+  /// Two descriptors: the board, read-only, and its doorbells, read-write.
+  case board(BoardGrant)
+  case info(BlobInfo)
+  case list(ListPage)
+  case statistics(BrokerStatistics)
+  case pong
+
+  package enum Kind: UInt16, Sendable, CaseIterable {
+    case failure = 256
+    case welcome, created, extent, done, opened, board, info, list, statistics, pong
+  }
+}
+
+package struct Welcome: Sendable, Hashable {
+  package var version: UInt16
+  package var clientID: UInt64
+  package var token: Token
+  package var instance: UInt64
+  /// The broker's process, for people.
+  package var brokerProcess: Int32
+  package init(
+    version: UInt16, clientID: UInt64, token: Token, instance: UInt64, brokerProcess: Int32
+  ) {
+    self.version = version
+    self.clientID = clientID
+    self.token = token
+    self.instance = instance
+    self.brokerProcess = brokerProcess
+  }
+}
+
+/// Everything a publisher or subscriber needs to find a blob's bytes.
+package struct BlobGrant: Sendable, Hashable {
+  package var blob: BlobReference
+  package var state: BlobState
+  package var byteCount: Int?
+  package var order: WriteOrder
+  package var plan: ExtentPlan
+  package var wakeClasses: WakeClasses
+  /// Which board, and which entry and doorbell on it.
+  package var board: UInt32
+  package var entry: UInt32
+  /// The whole content, when it was small enough to travel in a message.
+  package var inlineBytes: [UInt8]?
+  /// The extent whose descriptor comes with this message.
+  package var extent: ExtentGrant?
+
+  package init(
+    blob: BlobReference, state: BlobState, byteCount: Int?, order: WriteOrder, plan: ExtentPlan,
+    wakeClasses: WakeClasses, board: UInt32, entry: UInt32, inlineBytes: [UInt8]? = nil,
+    extent: ExtentGrant? = nil
+  ) {
+    self.blob = blob
+    self.state = state
+    self.byteCount = byteCount
+    self.order = order
+    self.plan = plan
+    self.wakeClasses = wakeClasses
+    self.board = board
+    self.entry = entry
+    self.inlineBytes = inlineBytes
+    self.extent = extent
+  }
+}
+
+/// One ring in its role as part of a blob. Its geometry follows from the data bytes and the order.
+package struct ExtentGrant: Sendable, Hashable {
+  package var index: Int
+  package var ringID: UInt64
+  package var useNumber: UInt32
+  /// Data bytes of the ring: the extent's share of the blob in whole pages.
+  package var dataByteCount: Int
+  /// Whether the receiver is the first of this use: it resets the ring and writes the tag.
+  package var beginsUse: Bool
+
+  package init(
+    index: Int, ringID: UInt64, useNumber: UInt32, dataByteCount: Int, beginsUse: Bool
+  ) {
+    self.index = index
+    self.ringID = ringID
+    self.useNumber = useNumber
+    self.dataByteCount = dataByteCount
+    self.beginsUse = beginsUse
+  }
+}
+
+package struct BoardGrant: Sendable, Hashable {
+  package var board: UInt32
+  package var entryCount: Int
+  package init(board: UInt32, entryCount: Int) {
+    self.board = board
+    self.entryCount = entryCount
+  }
+}
+
+package struct ListPage: Sendable, Hashable {
+  package var blobs: [BlobInfo]
+  package var hasMore: Bool
+  package init(blobs: [BlobInfo], hasMore: Bool) {
+    self.blobs = blobs
+    self.hasMore = hasMore
+  }
+}

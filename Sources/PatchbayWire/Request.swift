@@ -1,0 +1,177 @@
+// What a client asks. Numbers and field order are the protocol; the documentation's page is
+// normative and a golden test compares the two.
+
+import PatchbayTypes
+
+/// One message from a client to the broker.
+package enum Request: Sendable, Hashable {
+  case hello(Hello)
+  case create(CreateRequest)
+  case grow(GrowRequest)
+  case seal(SealRequest)
+  case fail(FailRequest)
+  /// Ends a publisher handle without a seal: the blob has failed.
+  case abandon(BlobReference)
+  case open(OpenRequest)
+  /// Ends a waiting `open` of this session; it answers `timedOut`.
+  case cancel(CancelRequest)
+  case attachExtent(ExtentRequest)
+  case attachBoard(BoardRequest)
+  case close(BlobReference)
+  case info(InfoRequest)
+  case list(ListRequest)
+  case remove(RemoveRequest)
+  case statistics
+  case ping
+
+  package enum Kind: UInt16, Sendable, CaseIterable {
+    case hello = 1
+    case create, grow, seal, fail, abandon, open, cancel
+    case attachExtent, attachBoard, close, info, list, remove, statistics, ping
+  }
+}
+
+/// The first message of a connection.
+package struct Hello: Sendable, Hashable {
+  package var oldestVersion: UInt16
+  package var newestVersion: UInt16
+  /// The token of an earlier session of this client, zeros at first.
+  package var token: Token
+  /// What the client calls itself, for people: at most 64 bytes.
+  package var name: String
+  package init(oldestVersion: UInt16, newestVersion: UInt16, token: Token, name: String) {
+    self.oldestVersion = oldestVersion
+    self.newestVersion = newestVersion
+    self.token = token
+    self.name = name
+  }
+}
+
+/// 128 random bits that prove a client to be the one it was.
+package struct Token: Sendable, Hashable {
+  package var high: UInt64
+  package var low: UInt64
+  package static let none = Token(high: 0, low: 0)
+  package init(high: UInt64, low: UInt64) {
+    self.high = high
+    self.low = low
+  }
+}
+
+/// An open handle: which blob, and the epoch its publisher was granted (0 for subscribers).
+package struct BlobReference: Sendable, Hashable {
+  package var generation: Generation
+  package var epoch: UInt32
+  package init(generation: Generation, epoch: UInt32) {
+    self.generation = generation
+    self.epoch = epoch
+  }
+}
+
+package struct CreateRequest: Sendable, Hashable {
+  package var key: BlobKey
+  /// Nil while unknown.
+  package var byteCount: Int?
+  package var order: WriteOrder = .any
+  package var policy: FlowPolicy = .keep
+  package var acknowledgement: Acknowledgement = .visible
+  package var mode: UInt16 = 0o600
+  /// Replaces a blob that has the key, as `remove` followed by `create` in one step.
+  package var replaces = false
+  package var isCache = false
+  /// Sizes of the first and the largest extent; 0: the broker's choice.
+  package var firstExtent = 0
+  package var extentLimit = 0
+  package var type = ""
+  package var labels: [BlobInfo.Label] = []
+  /// The whole blob, at most 16 KiB: created and sealed in one step.
+  package var inlineBytes: [UInt8]?
+  package init(key: BlobKey) { self.key = key }
+}
+
+/// Asks for the extent with this index, to write into.
+package struct GrowRequest: Sendable, Hashable {
+  package var blob: BlobReference
+  package var index: Int
+  package init(blob: BlobReference, index: Int) {
+    self.blob = blob
+    self.index = index
+  }
+}
+
+package struct SealRequest: Sendable, Hashable {
+  package var blob: BlobReference
+  package var byteCount: Int
+  package init(blob: BlobReference, byteCount: Int) {
+    self.blob = blob
+    self.byteCount = byteCount
+  }
+}
+
+package struct FailRequest: Sendable, Hashable {
+  package var blob: BlobReference
+  package var cause: String
+  package init(blob: BlobReference, cause: String) {
+    self.blob = blob
+    self.cause = cause
+  }
+}
+
+package struct OpenRequest: Sendable, Hashable {
+  package var key: BlobKey
+  /// Answers only once the key exists; ended by `cancel`.
+  package var waits: Bool
+  /// Looks at written ranges without being a reader: no access time, no subscriber, failed blobs too.
+  package var observes: Bool
+  package init(key: BlobKey, waits: Bool, observes: Bool) {
+    self.key = key
+    self.waits = waits
+    self.observes = observes
+  }
+}
+
+package struct CancelRequest: Sendable, Hashable {
+  package var request: UInt64
+  package init(request: UInt64) { self.request = request }
+}
+
+package struct ExtentRequest: Sendable, Hashable {
+  package var generation: Generation
+  package var index: Int
+  package init(generation: Generation, index: Int) {
+    self.generation = generation
+    self.index = index
+  }
+}
+
+package struct BoardRequest: Sendable, Hashable {
+  package var board: UInt32
+  package init(board: UInt32) { self.board = board }
+}
+
+package struct InfoRequest: Sendable, Hashable {
+  package var key: BlobKey
+  package init(key: BlobKey) { self.key = key }
+}
+
+package struct ListRequest: Sendable, Hashable {
+  package var prefix: [UInt8]
+  /// The last key of the page before; empty for the first page.
+  package var after: [UInt8]
+  package var limit: Int
+  package init(prefix: [UInt8], after: [UInt8], limit: Int) {
+    self.prefix = prefix
+    self.after = after
+    self.limit = limit
+  }
+}
+
+package struct RemoveRequest: Sendable, Hashable {
+  package var key: BlobKey
+  /// Removes this life only; nil: whichever it is.
+  package var generation: Generation?
+  package init(key: BlobKey, generation: Generation?) {
+    self.key = key
+    self.generation = generation
+  }
+}

@@ -1,0 +1,194 @@
+// Requests to bytes and back, field by field in protocol order.
+
+import PatchbayTypes
+
+extension Request {
+  package var kind: Kind {
+    switch self {
+    case .hello: .hello
+    case .create: .create
+    case .grow: .grow
+    case .seal: .seal
+    case .fail: .fail
+    case .abandon: .abandon
+    case .open: .open
+    case .cancel: .cancel
+    case .attachExtent: .attachExtent
+    case .attachBoard: .attachBoard
+    case .close: .close
+    case .info: .info
+    case .list: .list
+    case .remove: .remove
+    case .statistics: .statistics
+    case .ping: .ping
+    }
+  }
+
+  func encodeBody(_ writer: inout WireWriter) {
+    switch self {
+    case .hello(let hello):
+      writer.put(hello.oldestVersion)
+      writer.put(hello.newestVersion)
+      writer.put(hello.token.high)
+      writer.put(hello.token.low)
+      writer.put(hello.name)
+    case .create(let create): create.encode(&writer)
+    case .grow(let grow):
+      writer.put(grow.blob)
+      writer.put(UInt32(grow.index))
+    case .seal(let seal):
+      writer.put(seal.blob)
+      writer.put(Int64(seal.byteCount))
+    case .fail(let fail):
+      writer.put(fail.blob)
+      writer.put(fail.cause)
+    case .abandon(let blob), .close(let blob): writer.put(blob)
+    case .open(let open):
+      writer.put(open.key)
+      writer.put(open.waits)
+      writer.put(open.observes)
+    case .cancel(let cancel): writer.put(cancel.request)
+    case .attachExtent(let extent):
+      writer.put(extent.generation.rawValue)
+      writer.put(UInt32(extent.index))
+    case .attachBoard(let board): writer.put(board.board)
+    case .info(let info): writer.put(info.key)
+    case .list(let list):
+      writer.put(list.prefix)
+      writer.put(list.after)
+      writer.put(UInt32(list.limit))
+    case .remove(let remove):
+      writer.put(remove.key)
+      writer.put(remove.generation?.rawValue ?? 0)
+    case .statistics, .ping: break
+    }
+  }
+
+  init(kind number: UInt16, from reader: inout WireReader) throws(PatchbayError) {
+    guard let kind = Kind(rawValue: number) else {
+      throw PatchbayError(.protocolViolation, "No request has the type number \(number).")
+    }
+    switch kind {
+    case .hello:
+      self = .hello(
+        Hello(
+          oldestVersion: try reader.take(), newestVersion: try reader.take(),
+          token: Token(high: try reader.take(), low: try reader.take()),
+          name: try reader.takeText(atMost: WireLimit.name, "a client's name")))
+    case .create: self = .create(try CreateRequest(from: &reader))
+    case .grow:
+      self = .grow(GrowRequest(blob: try reader.takeReference(), index: try reader.takeIndex()))
+    case .seal:
+      self = .seal(
+        SealRequest(
+          blob: try reader.takeReference(), byteCount: try reader.takePosition("a length")))
+    case .fail:
+      self = .fail(
+        FailRequest(
+          blob: try reader.takeReference(),
+          cause: try reader.takeText(atMost: WireLimit.cause, "a cause")))
+    case .abandon: self = .abandon(try reader.takeReference())
+    case .open:
+      self = .open(
+        OpenRequest(
+          key: try reader.takeKey(), waits: try reader.takeFlag(), observes: try reader.takeFlag()))
+    case .cancel: self = .cancel(CancelRequest(request: try reader.take()))
+    case .attachExtent:
+      self = .attachExtent(
+        ExtentRequest(
+          generation: Generation(rawValue: try reader.take()), index: try reader.takeIndex()))
+    case .attachBoard: self = .attachBoard(BoardRequest(board: try reader.take()))
+    case .close: self = .close(try reader.takeReference())
+    case .info: self = .info(InfoRequest(key: try reader.takeKey()))
+    case .list:
+      self = .list(
+        ListRequest(
+          prefix: try reader.takeBlock(atMost: BlobKey.byteLimit, "a prefix"),
+          after: try reader.takeBlock(atMost: BlobKey.byteLimit, "a key"),
+          limit: Int(try reader.take(UInt32.self))))
+    case .remove:
+      let key = try reader.takeKey()
+      let generation = try reader.take(UInt64.self)
+      self = .remove(
+        RemoveRequest(
+          key: key, generation: generation == 0 ? nil : Generation(rawValue: generation)))
+    case .statistics: self = .statistics
+    case .ping: self = .ping
+    }
+  }
+}
+
+extension CreateRequest {
+  func encode(_ writer: inout WireWriter) {
+    writer.put(key)
+    writer.put(optional: byteCount)
+    writer.put(order.rawValue)
+    writer.put(policy.rawValue)
+    writer.put(acknowledgement.rawValue)
+    writer.put(mode)
+    writer.put(replaces)
+    writer.put(isCache)
+    writer.put(Int64(firstExtent))
+    writer.put(Int64(extentLimit))
+    writer.put(type)
+    writer.put(labels: labels)
+    writer.put(inlineBytes != nil)
+    if let inlineBytes { writer.put(inlineBytes) }
+  }
+
+  init(from reader: inout WireReader) throws(PatchbayError) {
+    self.init(key: try reader.takeKey())
+    byteCount = try reader.takeOptionalPosition("a length")
+    order = try reader.takeCase("a write order")
+    policy = try reader.takeCase("a policy")
+    acknowledgement = try reader.takeCase("an acknowledgement level")
+    mode = try reader.take()
+    replaces = try reader.takeFlag()
+    isCache = try reader.takeFlag()
+    firstExtent = try reader.takePosition("an extent's size")
+    extentLimit = try reader.takePosition("an extent's size")
+    type = try reader.takeText(atMost: WireLimit.type, "a media type")
+    labels = try reader.takeLabels()
+    if try reader.takeFlag() {
+      inlineBytes = try reader.takeBlock(atMost: Frame.inlineByteLimit, "an inline blob")
+    }
+  }
+}
+
+extension WireWriter {
+  mutating func put(_ blob: BlobReference) {
+    put(blob.generation.rawValue)
+    put(blob.epoch)
+  }
+
+  mutating func put(labels: [BlobInfo.Label]) {
+    put(list: labels) { writer, label in
+      writer.put(label.name)
+      writer.put(label.value)
+    }
+  }
+}
+
+extension WireReader {
+  mutating func takeReference() throws(PatchbayError) -> BlobReference {
+    BlobReference(generation: Generation(rawValue: try take()), epoch: try take())
+  }
+
+  /// An extent's index: no plan within the position limit has more.
+  mutating func takeIndex() throws(PatchbayError) -> Int {
+    let index = Int(try take(UInt32.self))
+    guard index <= ExtentPlan.positionLimit / ExtentPlan.page else {
+      throw PatchbayError(.protocolViolation, "No blob can have an extent \(index).")
+    }
+    return index
+  }
+
+  mutating func takeLabels() throws(PatchbayError) -> [BlobInfo.Label] {
+    try takeList(atMost: WireLimit.labelCount, "the labels") {
+      (reader) throws(PatchbayError) -> BlobInfo.Label in
+      BlobInfo.Label(
+        name: try reader.takeText(atMost: WireLimit.labelPart, "a label's name"),
+        value: try reader.takeText(atMost: WireLimit.labelPart, "a label's value"))
+    }
+  }
+}
