@@ -47,7 +47,9 @@ let package = Package(
     room("PatchbayWire", "CPatchbayLayout", "PatchbayTypes"),
     room("PatchbayLayout", "CPatchbayLayout", "PatchbayTypes"),
     // Level 2: bytes of rings, bells and tables; what the broker knows and decides.
+    room("PatchbayRing", "CPatchbayLayout", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
     room("PatchbayLedger", "PatchbayLayout", "PatchbayWire", "PatchbayTypes"),
+    tests("PatchbayRingTests", "PatchbayRing", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
   ],
   swiftLanguageModes: [.v6]
 )
