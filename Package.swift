@@ -49,6 +49,9 @@ let package = Package(
     // Level 2: bytes of rings, bells and tables; what the broker knows and decides.
     room("PatchbayRing", "CPatchbayLayout", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
     room("PatchbayLedger", "PatchbayLayout", "PatchbayWire", "PatchbayTypes"),
+    // Level 3: the loop that runs the ledger; the client library.
+    room(
+      "Patchbay", "PatchbayRing", "PatchbayLayout", "PatchbayWire", "PatchbaySystem", "PatchbayTypes"),
     tests("PatchbayRingTests", "PatchbayRing", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
   ],
   swiftLanguageModes: [.v6]
