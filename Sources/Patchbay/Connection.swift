@@ -76,9 +76,6 @@ final class Connection: Sendable {
     socket = try ControlSocket.connect(to: path.path)
   }
 
-  /// How long a call waits for the broker where its caller did not say.
-  static let patience = Duration.seconds(30)
-
   /// Sends a request and waits for its reply.
   /// - Throws: what the broker answered; `timedOut`; `noBroker` when the connection has ended.
   func call(_ request: Request, deadline: Deadline) throws(PatchbayError) -> Delivery {

@@ -11,18 +11,29 @@ struct InputFile: ~Copyable {
   let byteCount: Int?
 
   init(_ path: String) throws(PatchbayError) {
+    let file = try Self.open(path)
+    byteCount = try Self.regularByteCount(file, path)
+    descriptor = file
+    self.path = path
+  }
+
+  private static func open(_ path: String) throws(PatchbayError) -> Descriptor {
     let number = unsafe Glibc.open(path, O_RDONLY | O_CLOEXEC)
     guard number >= 0 else { throw .system("Opening \(path)", errno: errno) }
-    descriptor = Descriptor(owning: number)
-    self.path = path
+    return Descriptor(owning: number)
+  }
+
+  private static func regularByteCount(
+    _ descriptor: borrowing Descriptor, _ path: String
+  ) throws(PatchbayError) -> Int? {
     var facts = stat()
-    guard unsafe fstat(number, &facts) == 0 else {
+    guard unsafe fstat(descriptor.rawValue, &facts) == 0 else {
       throw .system("Looking at \(path)", errno: errno)
     }
     guard facts.st_mode & S_IFMT != S_IFDIR else {
       throw PatchbayError(.inputOutput, "\(path) is a directory; a blob is one file.")
     }
-    byteCount = facts.st_mode & S_IFMT == S_IFREG ? Int(facts.st_size) : nil
+    return facts.st_mode & S_IFMT == S_IFREG ? Int(facts.st_size) : nil
   }
 
   /// All bytes of a small file.

@@ -10,6 +10,7 @@ import PatchbayTypes
   private let publisher: Publisher
   private let extent: Extent
   private let range: Range<Int>
+  private var committed = 0
 
   init(_ publisher: Publisher, _ extent: Extent, _ range: Range<Int>) {
     self.publisher = publisher
@@ -17,7 +18,7 @@ import PatchbayTypes
     self.range = range
   }
 
-  deinit { publisher.endLoan(extent, range, committed: 0) }
+  deinit { publisher.endLoan(extent, range, committed: committed) }
 
   /// The position in the blob of the first lent byte.
   public var position: Int { range.lowerBound }
@@ -45,7 +46,6 @@ import PatchbayTypes
     precondition(
       (0...range.count).contains(byteCount),
       "a loan of \(range.count) bytes cannot commit \(byteCount)")
-    publisher.endLoan(extent, range, committed: byteCount)
-    discard self
+    committed = byteCount
   }
 }

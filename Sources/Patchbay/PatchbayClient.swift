@@ -25,7 +25,7 @@ public final class PatchbayClient: Sendable {
   @available(*, noasync)
   public init(
     socketPath: String? = nil, name: String? = nil,
-    deadline: Deadline = .after(Connection.patience)
+    deadline: Deadline = .standard
   ) throws(PatchbayError) {
     session = try Session(
       SocketPath(socketPath), name: (name ?? Self.programName).cut(toUTF8Count: 64),
@@ -50,7 +50,7 @@ public final class PatchbayClient: Sendable {
   @available(*, noasync)
   public func publisher(
     _ key: BlobKey, _ options: BlobOptions = BlobOptions(),
-    deadline: Deadline = .after(Connection.patience)
+    deadline: Deadline = .standard
   ) throws(PatchbayError) -> Publisher {
     let delivery = try session.connection.call(
       .create(request(key, options)), deadline: deadline)
@@ -75,7 +75,7 @@ public final class PatchbayClient: Sendable {
   @available(*, noasync)
   public func withPublisher<Result>(
     _ key: BlobKey, _ options: BlobOptions = BlobOptions(),
-    deadline: Deadline = .after(Connection.patience), _ body: (Publisher) throws -> Result
+    deadline: Deadline = .standard, _ body: (Publisher) throws -> Result
   ) throws -> Result {
     let publisher = try publisher(key, options, deadline: deadline)
     do {
@@ -94,7 +94,7 @@ public final class PatchbayClient: Sendable {
   @discardableResult
   public func publish(
     _ bytes: [UInt8], as key: BlobKey, _ options: BlobOptions = BlobOptions(),
-    deadline: Deadline = .after(Connection.patience)
+    deadline: Deadline = .standard
   ) throws(PatchbayError) -> Generation {
     guard bytes.count <= Frame.inlineByteLimit else {
       return try publishWhole(byteCount: bytes.count, key, options, deadline: deadline) {
@@ -118,7 +118,7 @@ public final class PatchbayClient: Sendable {
   @discardableResult
   public func publish(
     contentsOf path: String, as key: BlobKey, _ options: BlobOptions = BlobOptions(),
-    deadline: Deadline = .after(Connection.patience)
+    deadline: Deadline = .standard
   ) throws(PatchbayError) -> Generation {
     let file = try InputFile(path)
     if let byteCount = file.byteCount, byteCount <= Frame.inlineByteLimit {
@@ -175,7 +175,7 @@ public final class PatchbayClient: Sendable {
       return Subscriber(
         try openHandle(
           OpenRequest(key: key, waits: waitUntil != nil, observes: false),
-          deadline: waitUntil ?? .after(Connection.patience)))
+          deadline: waitUntil ?? .standard))
     } catch where error.code == .timedOut && waitUntil != nil {
       throw PatchbayError(.timedOut, "No blob with the key \(key) appeared before the deadline.")
     }
@@ -185,7 +185,7 @@ public final class PatchbayClient: Sendable {
   /// - Throws: `noSuchKey`, `noBroker`, `timedOut`.
   @available(*, noasync)
   public func observe(
-    _ key: BlobKey, deadline: Deadline = .after(Connection.patience)
+    _ key: BlobKey, deadline: Deadline = .standard
   ) throws(PatchbayError) -> BlobObserver {
     BlobObserver(
       try openHandle(
@@ -200,7 +200,7 @@ public final class PatchbayClient: Sendable {
     do throws(PatchbayError) {
       return try BlobHandle(
         session, key: request.key, grant: grant, delivery: delivery, isWritable: false,
-        deadline: .after(Connection.patience))
+        deadline: .standard)
     } catch {
       session.connection.post(.close(grant.blob))
       throw error
@@ -213,7 +213,7 @@ public final class PatchbayClient: Sendable {
   /// - Throws: `noSuchKey`, `noBroker`, `timedOut`.
   @available(*, noasync)
   public func info(
-    _ key: BlobKey, deadline: Deadline = .after(Connection.patience)
+    _ key: BlobKey, deadline: Deadline = .standard
   ) throws(PatchbayError) -> BlobInfo {
     let delivery = try session.connection.call(
       .info(InfoRequest(key: key)), deadline: deadline)
@@ -225,7 +225,7 @@ public final class PatchbayClient: Sendable {
   /// - Throws: `noBroker`, `timedOut`.
   @available(*, noasync)
   public func exists(
-    _ key: BlobKey, deadline: Deadline = .after(Connection.patience)
+    _ key: BlobKey, deadline: Deadline = .standard
   ) throws(PatchbayError) -> Bool {
     do throws(PatchbayError) {
       _ = try info(key, deadline: deadline)
@@ -244,7 +244,7 @@ public final class PatchbayClient: Sendable {
   @available(*, noasync)
   public func list(
     prefix: [UInt8] = [], after: BlobKey? = nil, limit: Int = 512,
-    deadline: Deadline = .after(Connection.patience)
+    deadline: Deadline = .standard
   ) throws(PatchbayError) -> BlobPage {
     let request = ListRequest(
       prefix: prefix, after: after?.bytes ?? [], limit: min(max(limit, 1), 512))
@@ -260,7 +260,7 @@ public final class PatchbayClient: Sendable {
   @available(*, noasync)
   public func remove(
     _ key: BlobKey, generation: Generation? = nil,
-    deadline: Deadline = .after(Connection.patience)
+    deadline: Deadline = .standard
   ) throws(PatchbayError) {
     try session.perform(
       .remove(RemoveRequest(key: key, generation: generation)), deadline: deadline)
@@ -270,7 +270,7 @@ public final class PatchbayClient: Sendable {
   /// - Throws: `noBroker`, `timedOut`.
   @available(*, noasync)
   public func statistics(
-    deadline: Deadline = .after(Connection.patience)
+    deadline: Deadline = .standard
   ) throws(PatchbayError) -> BrokerStatistics {
     let delivery = try session.connection.call(.statistics, deadline: deadline)
     guard case .statistics(let statistics) = delivery.reply else {
@@ -282,7 +282,7 @@ public final class PatchbayClient: Sendable {
   /// Asks the broker for a sign of life. Blocks for it.
   /// - Throws: `noBroker`, `timedOut`.
   @available(*, noasync)
-  public func ping(deadline: Deadline = .after(Connection.patience)) throws(PatchbayError) {
+  public func ping(deadline: Deadline = .standard) throws(PatchbayError) {
     let delivery = try session.connection.call(.ping, deadline: deadline)
     guard case .pong = delivery.reply else { throw Session.unexpected(delivery.reply) }
   }

@@ -67,7 +67,7 @@ public final class Publisher: Sendable {
     var at = range.lowerBound
     while at < range.upperBound {
       let extent = try handle.grownExtent(
-        handle.plan.index(of: at), deadline: .after(Connection.patience))
+        handle.plan.index(of: at), deadline: .standard)
       let end = min(range.upperBound, extent.range.upperBound)
       try body(extent, at..<end)
       at = end
@@ -88,7 +88,7 @@ public final class Publisher: Sendable {
   ///   `noBroker`, `timedOut`.
   @available(*, noasync)
   public func seal(
-    deadline: Deadline = .after(Connection.patience)
+    deadline: Deadline = .standard
   ) throws(PatchbayError) {
     guard !isEnded else { throw Self.closed }
     try stopAppending(Self.sealing)
@@ -121,7 +121,7 @@ public final class Publisher: Sendable {
   /// - Throws: `closed`, `noBroker`, `timedOut`.
   @available(*, noasync)
   public func fail(
-    _ cause: String, deadline: Deadline = .after(Connection.patience)
+    _ cause: String, deadline: Deadline = .standard
   ) throws(PatchbayError) {
     guard !isEnded else { throw Self.closed }
     appending.withLock { $0.refusal = Self.closed }
@@ -142,7 +142,7 @@ public final class Publisher: Sendable {
     }
     guard wasOpen else { return }
     appending.withLock { $0.refusal = Self.closed }
-    try? inFlight.close(Self.closed, until: MonotonicTime(.after(Connection.patience)))
+    try? inFlight.close(Self.closed, until: MonotonicTime(Deadline.standard))
     abandon()
   }
 

@@ -203,7 +203,7 @@ extension Publisher {
       let wanted = min(max(byteCount, 1), self.byteCount.map { max($0 - state.end, 1) } ?? byteCount)
       let range = try checkedRange(at: state.end, wanted)
       let extent = try handle.grownExtent(
-        handle.plan.index(of: range.lowerBound), deadline: .after(Connection.patience))
+        handle.plan.index(of: range.lowerBound), deadline: .standard)
       let lent = range.clamped(to: extent.range)
       if handle.grant.order == .any { _ = try enter(lent, skippingCovered: false) }
       state.isLent = true
@@ -243,8 +243,8 @@ extension Publisher {
         return total
       }
       let loan = try loan(byteCount: Self.step)
-      let count = try loan.fill { (place) throws(PatchbayError) in
-        try Self.read(descriptor, into: place)
+      let count = try unsafe loan.fill { (place) throws(PatchbayError) in
+        try unsafe Self.read(descriptor, into: place)
       }
       loan.commit(byteCount: count)
       guard count > 0 else { return total }
@@ -253,8 +253,8 @@ extension Publisher {
   }
 
   private func expectEnd(of descriptor: Int32, _ byteCount: Int) throws(PatchbayError) {
-    var extra = [UInt8](repeating: 0, count: 1)
-    let got = try unsafe extra.withUnsafeMutableBytes { (place) throws(PatchbayError) in
+    var extra: UInt8 = 0
+    let got = try unsafe withUnsafeMutableBytes(of: &extra) { (place) throws(PatchbayError) in
       try unsafe Self.read(descriptor, into: place)
     }
     guard got == 0 else {

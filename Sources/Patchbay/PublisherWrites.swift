@@ -67,7 +67,7 @@ extension Publisher {
   func enter(_ range: Range<Int>, skippingCovered: Bool) throws(PatchbayError) -> [Range<Int>] {
     // Extents are made before the list's lock is taken: the broker may take its time.
     try forEachExtent(range) { (_, _) throws(PatchbayError) in }
-    return try inFlight.enter(range, until: MonotonicTime(.after(Connection.patience))) {
+    return try inFlight.enter(range, until: MonotonicTime(Deadline.standard)) {
       () throws(PatchbayError) in
       let pieces = try uncovered(in: range)
       guard skippingCovered || pieces == [range] else {

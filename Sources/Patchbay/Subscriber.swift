@@ -97,7 +97,7 @@ public final class Subscriber: Sendable {
   private func covered(at position: Int, limit: Int) throws(PatchbayError) -> Found? {
     guard position < (handle.byteCount ?? ExtentPlan.positionLimit),
       let extent = try handle.attachedExtent(
-        handle.plan.index(of: position), deadline: .after(Connection.patience)),
+        handle.plan.index(of: position), deadline: .standard),
       extent.isCurrent
     else { return nil }
     let end = extent.coveredEnd(

@@ -105,7 +105,7 @@ extension Subscriber {
       let count = end - position
       return unsafe output.withUnsafeMutableBufferPointer { place, filled in
         let source = unsafe extent.bytes(position..<end)
-        guard let target = unsafe place.baseAddress, let from = unsafe source.baseAddress else {
+        guard let target = place.baseAddress, let from = source.baseAddress else {
           return nil
         }
         unsafe memcpy(target + filled, from, count)
@@ -138,7 +138,7 @@ extension Subscriber {
       switch try find(at: at, limit: limit, deadline: deadline) {
       case .endOfBlob: return at - position
       case .inline(let bytes):
-        let piece = Array(bytes[at..<min(bytes.count, limit)])
+        let piece = bytes.span.extracting(at..<min(bytes.count, limit))
         try unsafe piece.withUnsafeBytes { (raw) throws(PatchbayError) in
           try unsafe Self.writeAll(raw, to: descriptor)
         }
