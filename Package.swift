@@ -7,6 +7,8 @@ import PackageDescription
 
 /// Every Swift room is compiled the same way.
 let strict: [SwiftSetting] = [.strictMemorySafety(), .treatAllWarnings(as: .error)]
+/// Tests play with raw memory and system calls on purpose.
+let checked: [SwiftSetting] = [.treatAllWarnings(as: .error)]
 
 func cRoom(_ name: String) -> Target {
   .target(
@@ -23,7 +25,7 @@ func program(_ name: String, at path: String? = nil, _ needs: Target.Dependency.
 }
 
 func tests(_ name: String, _ needs: Target.Dependency...) -> Target {
-  .testTarget(name: name, dependencies: needs, swiftSettings: strict)
+  .testTarget(name: name, dependencies: needs, swiftSettings: checked)
 }
 
 let arguments = Target.Dependency.product(
@@ -52,7 +54,19 @@ let package = Package(
     // Level 3: the loop that runs the ledger; the client library.
     room(
       "Patchbay", "PatchbayRing", "PatchbayLayout", "PatchbayWire", "PatchbaySystem", "PatchbayTypes"),
-    tests("PatchbayRingTests", "PatchbayRing", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
+    // Tests: what they share, the process on the other side, and a suite per room.
+    .target(
+      name: "PatchbayTestSupport", dependencies: ["PatchbaySystem", "CPatchbaySystem"],
+      path: "Tests/PatchbayTestSupport", swiftSettings: checked),
+    .executableTarget(
+      name: "patchbay-peer",
+      dependencies: [
+        "Patchbay", "PatchbayRing", "PatchbayLayout", "PatchbaySystem", "CPatchbaySystem",
+        "PatchbayTestSupport",
+      ], path: "Tests/PatchbayPeer", swiftSettings: checked),
+    tests(
+      "PatchbayRingTests", "PatchbayRing", "PatchbayLayout", "CPatchbayLayout", "PatchbaySystem",
+      "PatchbayTypes", "PatchbayTestSupport", "patchbay-peer"),
   ],
   swiftLanguageModes: [.v6]
 )
