@@ -36,10 +36,17 @@ final class Conversation {
       client = try PatchbayClient(socketPath: try word(words, 0))
       return "\(getpid())"
     case "publish", "write", "append", "batch", "loan", "patchwork", "seal", "fail", "missing",
-      "drop":
+      "zeros", "drop":
       return try publish(verb, words)
     case "threads": return try writeFromThreads(words)
     case "waiters": return try startWaiters(words)
+    case "inline":
+      let (count, size) = (try number(words, 1), try number(words, 2))
+      let bytes = [UInt8](repeating: 7, count: size)
+      for index in 0..<count {
+        try connected().publish(bytes, as: try BlobKey("\(try word(words, 0))\(index)"))
+      }
+      return ""
     default: return try subscribe(verb, words)
     }
   }
@@ -94,6 +101,9 @@ final class Conversation {
     case "append":
       let end = publisher.position
       try publisher.append(oracleBytes(generation, end..<end + (try number(words, 1))))
+    case "zeros":
+      // For lengths at which making the oracle's bytes would be the whole time.
+      try publisher.append([UInt8](repeating: 0, count: try number(words, 1)))
     case "batch":
       let size = try number(words, 2)
       try publisher.withBatch {
@@ -260,6 +270,10 @@ final class Conversation {
       let bytes = try subscriber.readFully(range, deadline: deadline(words, 3))
       try check(bytes.span, subscriber, at: range.lowerBound)
       return "\(bytes.count)"
+    case "count":
+      var cursor = subscriber.cursor(from: try number(words, 1))
+      while try cursor.read(upTo: 1 << 20) != nil {}
+      return "\(cursor.position)"
     default: return try stream(subscriber, from: try number(words, 1))
     }
   }
