@@ -32,6 +32,9 @@ let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 
 let package = Package(
   name: "patchbay",
+  products: [
+    .library(name: "PatchbayBroker", targets: ["PatchbayBroker"])
+  ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
@@ -47,7 +50,17 @@ let package = Package(
     room("PatchbayWire", "CPatchbayLayout", "PatchbayTypes"),
     room("PatchbayLayout", "CPatchbayLayout", "PatchbayTypes"),
     // Level 2: bytes of rings, bells and tables; what the broker knows and decides.
+    room("PatchbayRing", "CPatchbayLayout", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
     room("PatchbayLedger", "PatchbayLayout", "PatchbayWire", "PatchbayTypes"),
+    // Level 3: the loop that runs the ledger.
+    room(
+      "PatchbayLoop", "PatchbayLedger", "PatchbayRing", "PatchbayWire", "PatchbayLayout",
+      "PatchbaySystem", "CPatchbayLayout", "CPatchbaySystem", "PatchbayTypes", logging),
+    // Level 4: the embeddable broker.
+    room("PatchbayBroker", "PatchbayLoop", "PatchbaySystem", "PatchbayTypes", logging),
+    tests(
+      "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayWire",
+      "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes", logging),
   ],
   swiftLanguageModes: [.v6]
 )
