@@ -61,6 +61,7 @@ let package = Package(
     tests(
       "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayWire",
       "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes", logging),
+    tests("PatchbayRingTests", "PatchbayRing", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
   ],
   swiftLanguageModes: [.v6]
 )

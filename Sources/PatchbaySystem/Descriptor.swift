@@ -13,6 +13,13 @@ package struct Descriptor: ~Copyable, Sendable {
 
   deinit { _ = Glibc.close(rawValue) }
 
+  /// A second descriptor of the same open object.
+  package borrowing func duplicate() throws(PatchbayError) -> Descriptor {
+    let copy = fcntl(rawValue, F_DUPFD_CLOEXEC, 0)
+    guard copy >= 0 else { throw .system("Duplicating a descriptor", errno: errno) }
+    return Descriptor(owning: copy)
+  }
+
   /// Gives ownership away.
   package consuming func release() -> Int32 {
     let rawValue = self.rawValue

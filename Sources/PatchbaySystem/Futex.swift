@@ -7,8 +7,9 @@ import Synchronization
 
 package enum Futex {
   package enum Outcome: Sendable {
-    /// Woken, or interrupted, or the word had changed already: look again.
-    case lookAgain
+    case woken
+    /// The word had changed already, or a signal came: look again.
+    case notAsleep
     case timedOut
   }
 
@@ -19,8 +20,15 @@ package enum Futex {
     let result = unsafe pb_futex_wait(
       UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), expected, mask,
       until.nanoseconds)
-    return result == -ETIMEDOUT ? .timedOut : .lookAgain
+    return switch result {
+    case 0: .woken
+    case -ETIMEDOUT: .timedOut
+    default: .notAsleep
+    }
   }
+
+  /// Tells the core that this thread spins.
+  @inline(__always) package static func pause() { pb_pause() }
 
   /// Wakes every waiter whose mask shares a bit; how many there were.
   @unsafe package static func wake(

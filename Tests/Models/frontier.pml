@@ -15,24 +15,34 @@
  * what precedes it, but does not hold back the loads that follow. (Release is also what makes the FIFO
  * right: two marks of one writer do not overtake each other.) Only a fence waits for an empty buffer.
  *
+ * Two disciplines. By default a writer looks after every mark, wherever the frontier is. Then the last
+ * writer to fence sees all marks and raises the frontier over all of them by itself, so one look is
+ * enough, and a look that a dead writer did not take is made good by the next mark. With
+ * ONLY_AT_FRONTIER a writer does not look when the frontier is outside the range it has just marked:
+ * before the range, somebody else covers the gap and will look; beyond it, somebody has seen the mark.
+ * That relies on others, and it is right only if whoever moves the frontier fences and looks again.
+ *
  * Configurations, which hold:
- *   STRONG_RMW               a read-modify-write is a full fence, as on x86. With it the wrong
- *                            variants that drop a fence hold too: no test run on x86 can find them.
- *   ONLY_AT_FRONTIER         a writer does not look when the frontier it loads is outside the range it
- *                            has just marked: before it, somebody else covers the gap and will look
- *                            again; beyond it, somebody has seen the mark.
- *   DEATH                    a writer may be killed between any two steps (its buffer still drains);
- *                            whoever clears up after it takes one look on its behalf.
+ *   ONLY_AT_FRONTIER         see above.
+ *   NO_SECOND_LOOK           does not look again after moving the frontier. Wrong with ONLY_AT_FRONTIER.
+ *   NO_SECOND_FENCE          looks again, without a fence before. Wrong with ONLY_AT_FRONTIER.
+ *   STRONG_RMW               a read-modify-write is a full fence, as on x86. With it the variants that
+ *                            only drop a fence hold, so no test run on x86 can find them.
+ *   DEATH                    one writer may be killed between any two steps (its buffer still drains);
+ *                            whoever clears up after it takes one look on its behalf. The last unit is
+ *                            left out, to keep the search short.
  *
  * Wrong variants:
- *   WRONG_NO_FENCE           no fence between the mark and the load of the frontier and the map.
- *   WRONG_NO_SECOND_LOOK     stops after moving the frontier once.
- *   WRONG_NO_SECOND_FENCE    looks again without a fence after moving the frontier.
+ *   WRONG_NO_FENCE           no fence between the mark and the loads of the frontier and the map.
  *   WRONG_PLAIN_STORE        stores the frontier instead of raising it: it can move back.
  *   WRONG_NO_LOOK_FOR_DEAD   with DEATH: nobody looks for the dead, and the frontier may stay behind.
  */
 
+#ifdef DEATH
+#define UNITS 4
+#else
 #define UNITS 5
+#endif
 #define WRITERS 3
 
 #define MARK 0
@@ -88,7 +98,10 @@ inline effect(what, value)
 {
     pending[me]!what, value;
 #ifdef STRONG_RMW
-    DRAINED(me);
+    if
+    :: what == STORE
+    :: what != STORE -> DRAINED(me)
+    fi
 #endif
 }
 
@@ -119,11 +132,11 @@ inline advance()
         fi;
         raised = upTo;
         effect(MOVE, upTo);
-#ifdef WRONG_NO_SECOND_LOOK
+#ifdef NO_SECOND_LOOK
         break;
 #endif
-#ifndef WRONG_NO_SECOND_FENCE
-        DRAINED(me);
+#ifndef NO_SECOND_FENCE
+        atomic { DRAINED(me) -> raised = 0 };
 #endif
         loadFrontier()
     od;
@@ -139,7 +152,7 @@ inline cover(start, limit)
     od;
     unit = 0;
 #ifndef WRONG_NO_FENCE
-    DRAINED(me);
+    atomic { DRAINED(me) -> raised = 0 };
 #endif
     loadFrontier();
 #ifdef ONLY_AT_FRONTIER
@@ -161,7 +174,7 @@ proctype writer(byte me)
         :: me == 0 -> cover(0, 1); cover(2, 3)
         :: me == 0 -> cover(2, 3); cover(0, 1)
         :: me == 1 -> cover(1, 2)
-        :: me == 2 -> cover(3, 5)
+        :: me == 2 -> cover(3, UNITS)
         fi;
         raised = 0
     } unless {

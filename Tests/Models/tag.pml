@@ -8,22 +8,22 @@
  * is covered, loads the tag again, and accepts if nothing changed. An accepted unit must hold the
  * number of the life that the reader wanted.
  *
- * Store buffers: the owner's stores enter its FIFO (`pending`) and reach memory when the buffer's
- * process takes them out, at any later time. By default they leave in order (TSO, as on x86). With PSO
- * stores to different locations leave in any order, as they may on arm64; a release store then waits for
- * all stores before it, and lets the stores after it overtake; a release fence keeps both sides apart.
- * To every onlooker a store that waits in the buffer is the same as an owner that waits before it
- * stores, as long as the owner loads nothing in between, so both are modelled as waiting for an empty
- * buffer. The reader's loads happen in order; the variants that drop an acquire let the one load that it
- * held back go first.
+ * Store buffers: the owner's stores enter its buffer (`where`, `value`, `isRelease`) and reach memory
+ * when the buffer's process takes them out, at any later time. By default they leave in order (TSO, as
+ * on x86). With PSO stores to different locations leave in any order, as they may on arm64; a release
+ * store leaves only when all stores before it have left, but the stores after it may overtake it. A
+ * release fence keeps the stores before it before those after it; the owner waits for an empty buffer
+ * there, which is the same to every onlooker, as the owner loads nothing meanwhile. The reader's loads
+ * happen in order; a variant that drops an acquire lets the one load go first that it held back.
  *
  * Configurations, which hold:
  *   PSO                           stores to different locations leave the owner in any order.
  *   EARLY_TAG                     the new tag is stored right after the reset, and the units and their
  *                                 marks follow one by one: a slot that is read while it is written.
- *   VIEWS                         the reader does not copy: it announces a view, fences, checks tag and
- *                                 mark once, and reads when it pleases. The owner fences after the
- *                                 invalidation and waits until no view is announced.
+ *   VIEWS                         the reader does not copy: it announces a view (a store, buffered),
+ *                                 fences, checks the tag once, loads the mark, and reads when it
+ *                                 pleases. The owner has a full fence after the invalidation, and
+ *                                 goes on when it finds no view announced.
  *
  * Wrong variants:
  *   WRONG_NO_SECOND_CHECK         the tag is not loaded again after the copy.
@@ -53,9 +53,16 @@
 #define SECOND 3
 #define VIEW 4
 
+#define CAPACITY 7
+
 byte memory[5];
-chan pending = [7] of { byte, byte };   /* the owner's stores: where, value */
-chan announcing = [2] of { byte };      /* the reader's stores to VIEW */
+
+byte where[CAPACITY]; /* the owner's stores that are not yet in memory, oldest first */
+byte value[CAPACITY];
+bool isRelease[CAPACITY];
+byte pendingCount;
+
+chan announcing = [2] of { byte }; /* the reader's stores to VIEW */
 
 #ifdef WRONG_NO_USE_NUMBER
 #define NAME(life) 1
@@ -63,65 +70,100 @@ chan announcing = [2] of { byte };      /* the reader's stores to VIEW */
 #define NAME(life) life
 #endif
 
-#ifdef PSO
-#define ORDERED empty(pending)
+#define RELEASE 1
+#define PLAIN 0
+
+#ifdef WRONG_TAG_NOT_RELEASED
+#define TAG_ORDER PLAIN
 #else
-#define ORDERED true
+#define TAG_ORDER RELEASE
+#endif
+
+#ifdef WRONG_MARK_NOT_RELEASED
+#define MARK_ORDER PLAIN
+#else
+#define MARK_ORDER RELEASE
+#endif
+
+/* TSO keeps stores apart without a release fence, and it costs nothing there. */
+#ifdef PSO
+#define RELEASE_FENCE pendingCount == 0
+#else
+#define RELEASE_FENCE true
 #endif
 
 proctype buffer()
 {
-    byte where, value;
+    byte pick, other;
+    bool mayLeave;
 end:
     do
+    :: atomic {
+        pendingCount > 0 ->
+        pick = 0;
 #ifdef PSO
-    /* Takes out the oldest store to one location, past those to the others. */
-    :: atomic { pending??TAG, value -> memory[TAG] = value; value = 0 }
-    :: atomic { pending??MARK, value -> memory[MARK] = value; value = 0 }
-    :: atomic { pending??FIRST, value -> memory[FIRST] = value; value = 0 }
-    :: atomic { pending??SECOND, value -> memory[SECOND] = value; value = 0 }
-#else
-    :: atomic { pending?where, value -> memory[where] = value; where = 0; value = 0 }
+        do
+        :: pick + 1 < pendingCount -> pick++
+        :: break
+        od;
 #endif
-    :: atomic { announcing?value -> memory[VIEW] = value; value = 0 }
+        mayLeave = pick == 0 || !isRelease[pick];
+        other = 0;
+        do
+        :: other < pick -> mayLeave = mayLeave && where[other] != where[pick]; other++
+        :: else -> break
+        od;
+        if
+        :: mayLeave ->
+            memory[where[pick]] = value[pick];
+            pendingCount--;
+            do
+            :: pick < pendingCount ->
+                where[pick] = where[pick + 1];
+                value[pick] = value[pick + 1];
+                isRelease[pick] = isRelease[pick + 1];
+                pick++
+            :: else -> break
+            od;
+            where[pick] = 0;
+            value[pick] = 0;
+            isRelease[pick] = 0
+        :: else
+        fi;
+        pick = 0;
+        other = 0;
+        mayLeave = false
+       }
+    :: atomic { announcing?other -> memory[VIEW] = other; other = 0 }
     od
 }
 
-inline store(where, value)
+inline store(location, content, order)
 {
-    pending!where, value
-}
-
-inline storeMark(value)
-{
-#ifndef WRONG_MARK_NOT_RELEASED
-    ORDERED;
-#endif
-    store(MARK, value)
-}
-
-inline storeTag(value)
-{
-#ifndef WRONG_TAG_NOT_RELEASED
-    ORDERED;
-#endif
-    store(TAG, value)
+    atomic {
+        pendingCount < CAPACITY ->
+        where[pendingCount] = location;
+        value[pendingCount] = content;
+        isRelease[pendingCount] = order;
+        pendingCount++
+    }
 }
 
 inline invalidate()
 {
 #ifdef WRONG_INVALIDATION_RELEASED
-    ORDERED;
-#endif
-    store(TAG, 0);
-#if !defined(WRONG_INVALIDATION_RELEASED) && !defined(WRONG_INVALIDATION_UNORDERED)
-    ORDERED;
+    store(TAG, 0, RELEASE);
+#else
+    store(TAG, 0, PLAIN);
 #endif
 #ifdef VIEWS
+    /* This fence also orders the load after it, so it has to be a full one. */
 #ifndef WRONG_NO_OWNER_FENCE
-    empty(pending);
+    pendingCount == 0;
 #endif
     memory[VIEW] == 0;
+#elif !defined(WRONG_INVALIDATION_RELEASED) && !defined(WRONG_INVALIDATION_UNORDERED)
+    RELEASE_FENCE;
 #endif
 }
 
@@ -134,19 +176,19 @@ proctype owner()
         invalidate();
 #endif
 #ifndef WRONG_NO_RESET
-        store(MARK, 0);
+        store(MARK, 0, PLAIN);
 #endif
 #ifdef EARLY_TAG
-        storeTag(NAME(life));
-        store(FIRST, life);
-        storeMark(1);
-        store(SECOND, life);
-        storeMark(2);
+        store(TAG, NAME(life), TAG_ORDER);
+        store(FIRST, life, PLAIN);
+        store(MARK, 1, MARK_ORDER);
+        store(SECOND, life, PLAIN);
+        store(MARK, 2, MARK_ORDER);
 #else
-        store(FIRST, life);
-        store(SECOND, life);
-        storeMark(2);
-        storeTag(NAME(life));
+        store(FIRST, life, PLAIN);
+        store(SECOND, life, PLAIN);
+        store(MARK, 2, MARK_ORDER);
+        store(TAG, NAME(life), TAG_ORDER);
 #endif
         life++
     :: else -> break

@@ -14,6 +14,15 @@ int pb_futex_wait(const uint32_t *word, uint32_t expected, uint32_t mask, int64_
 // Wakes every waiter whose mask shares a bit with this one; how many.
 int pb_futex_wake(uint32_t *word, uint32_t mask);
 
+// Tells the core that a loop spins.
+static inline void pb_pause(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("isb" ::: "memory");
+#endif
+}
+
 // CLOCK_MONOTONIC and CLOCK_REALTIME in nanoseconds.
 int64_t pb_monotonic_ns(void);
 int64_t pb_realtime_ns(void);

@@ -1,0 +1,197 @@
+// Waking exactly those who wait for what was written, without a call when nobody does.
+//
+// Two words per bell. `waiting` has a bit per wake class; `seq` is the futex word. They are hints in
+// memory that all clients of an access class may write: a killed, stopped or hostile process can
+// spoil a bell, so every wait is bounded and looks at the truth (map, frontier, board) each time.
+//
+//   subscriber                               whoever rings
+//   1 look at the truth                      1 store the truth (mark, status)
+//   2 s = seq                                2 fence
+//   3 waiting |= my bit                      3 hit = waiting & mask; none: done
+//   4 look at the truth again                4 waiting &= ~hit
+//   5 sleep while seq == s, for my bit       5 seq += 1
+//                                            6 wake sleepers with a bit of hit
+//
+// Between 3 and 4 on the left and 1 and 3 on the right lies a fence on both sides, so either the
+// subscriber sees the truth or the ringer sees the bit. If the ringer has seen the bit, seq changes
+// after the subscriber read it: the sleep does not begin or is ended. A model with explicit store
+// buffers checks this and that a single flag, the mask as futex word, a missing fence, and reading
+// seq after arming all lose wake-ups. A ringer that dies between 4 and 6 leaves sleepers to the
+// broker, which rings everything on a death, and to the bound.
+
+import CPatchbayLayout
+import PatchbaySystem
+import PatchbayTypes
+import Synchronization
+
+/// One bell of a mapped set.
+@safe package struct Doorbell: Sendable {
+  private let words: SharedWords
+  private let offset: Int
+
+  /// No sleep lasts longer without a look at the truth.
+  package static let bound = Duration.milliseconds(500)
+
+  init(_ words: SharedWords, offset: Int) {
+    self.words = words
+    self.offset = offset
+  }
+
+  @inline(__always) private var waiting: UnsafeMutablePointer<Atomic<UInt32>> {
+    unsafe words.word32(offset + Int(PB_BELL_WAITING_AT))
+  }
+
+  @inline(__always) private var seq: UnsafeMutablePointer<Atomic<UInt32>> {
+    unsafe words.word32(offset + Int(PB_BELL_SEQ_AT))
+  }
+
+  /// Wakes whoever waits for one of these classes, after the truth has been stored. Without a
+  /// waiter: a fence and a load.
+  @inline(__always)
+  package func ring(_ mask: UInt32) {
+    // sequentially consistent (fence): the truth stored before is visible to whoever armed the
+    // bell too late to be seen by the load below. BELL-RING, pairs with BELL-ARM.
+    atomicMemoryFence(ordering: .sequentiallyConsistent)
+    // relaxed: the fence above orders it.
+    let hit = unsafe waiting.pointee.load(ordering: .relaxed) & mask
+    if hit != 0 { wake(hit) }
+  }
+
+  /// Wakes everybody who waits on this bell, whatever the hints say: for changes of state.
+  package func ringAll() {
+    // sequentially consistent (fence): as in `ring`. BELL-RING, pairs with BELL-ARM.
+    atomicMemoryFence(ordering: .sequentiallyConsistent)
+    wake(.max)
+  }
+
+  private func wake(_ hit: UInt32) {
+    // relaxed: bits that are cleared here belong to subscribers that read seq before the add below.
+    unsafe waiting.pointee.bitwiseAnd(~hit, ordering: .relaxed)
+    // releasing: the cleared bits and the truth, for a subscriber that reads the new seq: it arms
+    // after the clearing, never before it. BELL-SEQ.
+    unsafe seq.pointee.wrappingAdd(1, ordering: .releasing)
+    let woken = unsafe Futex.wake(seq, mask: hit)
+    count(Int(PB_BELL_WAKES_AT), woken)
+  }
+
+  /// Waits until `look` returns something, at most until a moment.
+  /// - Parameter look: asks the truth; called on this thread, again after every wake-up.
+  /// - Returns: what `look` returned, nil when the moment came first.
+  package func wait<Found>(
+    for bits: UInt32, until: MonotonicTime, patience: SpinPatience,
+    _ look: () throws(PatchbayError) -> Found?
+  ) throws(PatchbayError) -> Found? {
+    if let found = try patience.spin(look) { return found }
+    while true {
+      // acquiring: bits cleared before this value of seq. Pairs with BELL-SEQ.
+      let before = unsafe seq.pointee.load(ordering: .acquiring)
+      // sequentially consistent: the bit is visible before the look below reads the truth.
+      // BELL-ARM, pairs with BELL-RING. If this process dies here, one ring wakes nobody.
+      unsafe waiting.pointee.bitwiseOr(bits, ordering: .sequentiallyConsistent)
+      // sequentially consistent (fence): a read-modify-write alone does not keep the plain loads of
+      // the look behind it on arm64. BELL-ARM, pairs with BELL-RING.
+      atomicMemoryFence(ordering: .sequentiallyConsistent)
+      if let found = try look() { return found }
+      let now = MonotonicTime.now
+      guard now < until else { return nil }
+      let outcome = unsafe Futex.wait(
+        on: seq, expected: before, mask: bits, until: min(until, now.advanced(by: Self.bound)))
+      let found = try look()
+      note(outcome, found: found != nil)
+      if let found { return found }
+    }
+  }
+
+  private func note(_ outcome: Futex.Outcome, found: Bool) {
+    switch outcome {
+    case .woken where !found: count(Int(PB_BELL_NEEDLESS_WAKES_AT), 1)
+    case .timedOut where found: count(Int(PB_BELL_RESCUED_WAITS_AT), 1)
+    default: break
+    }
+  }
+
+  private func count(_ field: Int, _ number: Int) {
+    guard number > 0 else { return }
+    // relaxed: figures for people.
+    unsafe words.word64(offset + field).pointee.wrappingAdd(UInt64(number), ordering: .relaxed)
+  }
+
+  var counts: DoorbellCounts {
+    DoorbellCounts(
+      wakes: read(Int(PB_BELL_WAKES_AT)), needlessWakes: read(Int(PB_BELL_NEEDLESS_WAKES_AT)),
+      rescuedWaits: read(Int(PB_BELL_RESCUED_WAITS_AT)))
+  }
+
+  private func read(_ field: Int) -> UInt64 {
+    // relaxed: figures for people.
+    unsafe words.word64(offset + field).pointee.load(ordering: .relaxed)
+  }
+}
+
+/// What the bells of a set have counted.
+package struct DoorbellCounts: Sendable, Hashable {
+  package var wakes: UInt64 = 0
+  package var needlessWakes: UInt64 = 0
+  package var rescuedWaits: UInt64 = 0
+}
+
+/// How long a waiter looks before it sleeps: longer while looking pays, shorter while it does not.
+package final class SpinPatience: Sendable {
+  private let budget = Atomic<Int>(64)
+  private static let limits = 8...4096
+
+  package init() {}
+
+  /// Looks a bounded number of times.
+  func spin<Found>(
+    _ look: () throws(PatchbayError) -> Found?
+  ) throws(PatchbayError) -> Found? {
+    // relaxed (both): a figure of this process that only sizes the loop.
+    let tries = budget.load(ordering: .relaxed)
+    for _ in 0..<tries {
+      if let found = try look() {
+        // relaxed: as above.
+        budget.store(min(tries * 2, Self.limits.upperBound), ordering: .relaxed)
+        return found
+      }
+      Futex.pause()
+    }
+    // relaxed: as above.
+    budget.store(max(tries / 2, Self.limits.lowerBound), ordering: .relaxed)
+    return nil
+  }
+}
+
+/// The doorbells of one access class: bell i belongs to board entry i.
+package final class DoorbellSet: Sendable {
+  private let words: SharedWords
+  private let count: Int
+
+  /// Maps the bells behind a descriptor.
+  package init(_ descriptor: borrowing Descriptor, count: Int) throws(PatchbayError) {
+    self.count = count
+    words = SharedWords(
+      try SharedMapping(
+        descriptor, byteCount: Self.byteCount(count), isWritable: true, what: "the doorbells"))
+  }
+
+  package static func byteCount(_ count: Int) -> Int {
+    Int(PB_BOARD_HEADER_BYTES) + count * Int(PB_BELL_BYTES)
+  }
+
+  /// The bell of an entry; the entry's number was checked when it was granted.
+  package func bell(_ entry: Int) -> Doorbell {
+    precondition((0..<count).contains(entry))
+    return Doorbell(words, offset: Int(PB_BOARD_HEADER_BYTES) + entry * Int(PB_BELL_BYTES))
+  }
+
+  /// The sum over all bells.
+  package func counts() -> DoorbellCounts {
+    (0..<count).reduce(into: DoorbellCounts()) { sum, entry in
+      let counts = bell(entry).counts
+      sum.wakes &+= counts.wakes
+      sum.needlessWakes &+= counts.needlessWakes
+      sum.rescuedWaits &+= counts.rescuedWaits
+    }
+  }
+}

@@ -1,0 +1,187 @@
+// One ring in its role as part of a blob: the only way to its tag, frontier, map and data.
+//
+// Positions outside, offsets inside: every method takes positions of the blob, this file turns
+// them into offsets of the ring. A publisher copies, then covers; a subscriber asks what is covered,
+// copies, then asks whether the ring still is what it was (the tag); only then are the bytes its own.
+
+import CPatchbayLayout
+import PatchbayLayout
+import PatchbaySystem
+import PatchbayTypes
+import Synchronization
+
+/// A mapped ring that holds the blob positions `range`.
+@safe package final class Extent: Sendable {
+  package let index: Int
+  package let ringID: UInt64
+  package let useNumber: UInt32
+  /// The blob positions this ring can hold; the last one may be longer than the blob.
+  package let range: Range<Int>
+  package let geometry: RingGeometry
+
+  private let words: SharedWords
+  private let map: WrittenMap?
+
+  /// Maps a ring. The descriptor may be closed afterwards.
+  /// - Throws: `protocolViolation`, `corrupt`, `inputOutput`.
+  package init(
+    _ descriptor: borrowing Descriptor, index: Int, start: Int, ringID: UInt64, useNumber: UInt32,
+    geometry: RingGeometry, isWritable: Bool
+  ) throws(PatchbayError) {
+    self.index = index
+    self.ringID = ringID
+    self.useNumber = useNumber
+    self.geometry = geometry
+    range = start..<start + geometry.dataByteCount
+    words = SharedWords(
+      try SharedMapping(
+        descriptor, byteCount: geometry.objectByteCount, isWritable: isWritable,
+        what: "ring \(ringID)"))
+    map = geometry.hasMap ? WrittenMap(words, geometry) : nil
+  }
+
+  // MARK: Tag
+
+  private var tagValue: UInt64 { UInt64(useNumber) << 32 | UInt64(UInt32(truncatingIfNeeded: index) &+ 1) }
+
+  /// Whether the ring serves this use now: the look before a read.
+  package var isCurrent: Bool {
+    // acquiring: the reset of frontier and map that came before the tag. Pairs with TAG-BEGIN.
+    unsafe words.word64(Int(PB_RING_TAG_AT)).pointee.load(ordering: .acquiring) == tagValue
+  }
+
+  /// Whether what was copied since `isCurrent` is this use's: the look after a read.
+  package var isStillCurrent: Bool {
+    // acquiring (fence): no load of the copy may sink below the load of the tag. Pairs with TAG-END.
+    atomicMemoryFence(ordering: .acquiring)
+    // relaxed: the fence above orders it.
+    return unsafe words.word64(Int(PB_RING_TAG_AT)).pointee.load(ordering: .relaxed) == tagValue
+  }
+
+  /// Starts a use of the ring: nothing is covered afterwards. Only its first publisher, once.
+  /// - Parameter isFresh: the ring has never been used, so all its bytes are zero already.
+  package func beginUse(isFresh: Bool) {
+    let tag = unsafe words.word64(Int(PB_RING_TAG_AT))
+    if !isFresh {
+      // relaxed: the fence below orders it before the reset.
+      unsafe tag.pointee.store(0, ordering: .relaxed)
+      // sequentially consistent (fence): the invalid tag is visible before anything is reset, and
+      // before views are looked for. TAG-END.
+      atomicMemoryFence(ordering: .sequentiallyConsistent)
+      // relaxed (both): readers meet them only after the new tag. Pairs with TAG-BEGIN.
+      unsafe words.word64(Int(PB_RING_FRONTIER_AT)).pointee.store(0, ordering: .relaxed)
+      // relaxed: a hint for people.
+      unsafe words.word64(Int(PB_RING_COVERED_BYTES_AT)).pointee.store(0, ordering: .relaxed)
+      map?.reset()
+    }
+    // releasing: the reset. TAG-BEGIN. If the publisher dies before this line nobody ever reads
+    // the ring.
+    unsafe tag.pointee.store(tagValue, ordering: .releasing)
+  }
+
+  // MARK: Asking
+
+  /// End of the contiguous prefix, as a position of the blob; never beyond the ring.
+  package var frontier: Int {
+    // acquiring: the data below it. Pairs with DATA-FRONTIER.
+    let shared = unsafe words.word64(Int(PB_RING_FRONTIER_AT)).pointee.load(ordering: .acquiring)
+    // A peer wrote it: a number beyond the ring is cut, so it can never lead a copy outside.
+    return range.lowerBound + Int(min(shared, UInt64(geometry.dataByteCount)))
+  }
+
+  /// Where the covered bytes that begin at `position` end; `position` when it is uncovered.
+  package func coveredEnd(from position: Int, limit: Int) -> Int {
+    let limit = min(limit, range.upperBound)
+    let frontier = self.frontier
+    let start = position < frontier ? frontier : position
+    guard start < limit, let map else { return max(position, min(start, limit)) }
+    return range.lowerBound
+      + map.coveredEnd(from: start - range.lowerBound, limit: limit - range.lowerBound)
+  }
+
+  /// Where the next covered byte at or after `position` is, or `limit`.
+  package func uncoveredEnd(from position: Int, limit: Int) -> Int {
+    let limit = min(limit, range.upperBound)
+    guard position >= frontier else { return position }
+    guard let map else { return limit }
+    return range.lowerBound
+      + map.uncoveredEnd(from: position - range.lowerBound, limit: limit - range.lowerBound)
+  }
+
+  // MARK: Reading
+
+  /// The covered bytes of a range. Valid while this object lives; whether they are still this
+  /// use's is what `isStillCurrent` tells afterwards.
+  @unsafe package func bytes(_ positions: Range<Int>) -> UnsafeRawBufferPointer {
+    unsafe UnsafeRawBufferPointer(writableBytes(positions))
+  }
+
+  // MARK: Writing
+
+  /// The place of a range of positions, to copy into. Uncovered until `cover` or `coverPrefix`.
+  @unsafe package func writableBytes(_ positions: Range<Int>) -> UnsafeMutableRawBufferPointer {
+    precondition(positions.lowerBound >= range.lowerBound)
+    return unsafe words.bytes(
+      geometry.dataOffset + positions.lowerBound - range.lowerBound, positions.count)
+  }
+
+  /// Copies bytes to their place; they are uncovered until they are covered.
+  package func copyIn(_ bytes: Span<UInt8>, at position: Int) {
+    let target = unsafe writableBytes(position..<position + bytes.count)
+    unsafe bytes.withUnsafeBytes { unsafe target.copyMemory(from: $0) }
+  }
+
+  /// Covers a range that has been copied in, in a ring with a map. Any thread or process of the
+  /// blob's publishers, for ranges that nobody else writes. The caller rings the doorbell, with its
+  /// fence, afterwards.
+  package func cover(_ positions: Range<Int>) {
+    guard !positions.isEmpty else { return }
+    precondition(positions.lowerBound >= range.lowerBound && positions.upperBound <= range.upperBound)
+    guard let map else { preconditionFailure("a ring without a map is covered by its frontier") }
+    let offsets = positions.lowerBound - range.lowerBound..<positions.upperBound - range.lowerBound
+    map.mark(offsets)
+    addToHint(positions.count)
+    advanceFrontier(past: offsets, in: map)
+  }
+
+  /// Covers everything below a position, in a ring without a map. One thread at a time.
+  package func coverPrefix(to position: Int) {
+    precondition(map == nil && range.contains(position - 1) && position >= frontier)
+    addToHint(position - frontier)
+    // releasing: the data below it. DATA-FRONTIER. If the publisher dies before this line the
+    // bytes are uncovered; after it they are covered for good.
+    unsafe words.word64(Int(PB_RING_FRONTIER_AT)).pointee.store(
+      UInt64(position - range.lowerBound), ordering: .releasing)
+  }
+
+  private func addToHint(_ byteCount: Int) {
+    // relaxed: a hint for people; nothing is read on its account.
+    unsafe words.word64(Int(PB_RING_COVERED_BYTES_AT)).pointee.wrappingAdd(
+      UInt64(byteCount), ordering: .relaxed)
+  }
+
+  /// Moves the frontier over what is covered. Whoever marks at it, or moves it, fences and looks
+  /// again: of two writers whose ranges meet at least one sees the other's mark, or the frontier
+  /// that the other has moved, so the frontier never stops short of covered bytes.
+  private func advanceFrontier(past offsets: Range<Int>, in map: WrittenMap) {
+    let word = unsafe words.word64(Int(PB_RING_FRONTIER_AT))
+    while true {
+      // sequentially consistent (fence): this mark (or this move) before the loads below, against
+      // the same fence of another writer. LOOK-AGAIN.
+      atomicMemoryFence(ordering: .sequentiallyConsistent)
+      // acquiring: what the mover of the frontier saw. Pairs with DATA-FRONTIER.
+      let seen = unsafe word.pointee.load(ordering: .acquiring)
+      let now = Int(min(seen, UInt64(geometry.dataByteCount)))
+      guard offsets.lowerBound <= now else { return }
+      let end = map.coveredEnd(from: now, limit: geometry.dataByteCount)
+      guard end > now else { return }
+      raiseFrontier(to: UInt64(end))
+    }
+  }
+
+  /// Moves the frontier to `end` unless another has moved it further: it never goes back.
+  private func raiseFrontier(to end: UInt64) {
+    // releasing: the data below it, which this writer has seen marked. DATA-FRONTIER.
+    _ = unsafe words.word64(Int(PB_RING_FRONTIER_AT)).pointee.max(end, ordering: .releasing)
+  }
+}
