@@ -52,15 +52,19 @@ let package = Package(
     // Level 2: bytes of rings, bells and tables; what the broker knows and decides.
     room("PatchbayRing", "CPatchbayLayout", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
     room("PatchbayLedger", "PatchbayLayout", "PatchbayWire", "PatchbayTypes"),
-    // Level 3: the loop that runs the ledger.
+    // Level 3: the loop that runs the ledger; the client library.
     room(
       "PatchbayLoop", "PatchbayLedger", "PatchbayRing", "PatchbayWire", "PatchbayLayout",
       "PatchbaySystem", "CPatchbayLayout", "CPatchbaySystem", "PatchbayTypes", logging),
+    room(
+      "Patchbay", "PatchbayRing", "PatchbayLayout", "PatchbayWire", "PatchbaySystem", "PatchbayTypes"),
     // Level 4: the embeddable broker.
-    room("PatchbayBroker", "PatchbayLoop", "PatchbaySystem", "PatchbayTypes", logging),
+    room(
+      "PatchbayBroker", "PatchbayLoop", "Patchbay", "PatchbaySystem", "PatchbayTypes", logging),
     tests(
-      "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayWire",
-      "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes", logging),
+      "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayRing",
+      "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes",
+      logging),
     tests("PatchbayRingTests", "PatchbayRing", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
   ],
   swiftLanguageModes: [.v6]
