@@ -1,6 +1,7 @@
 // The broker as a library: what `patchbay serve` runs, for programs that bring their own.
 
 import Logging
+import Patchbay
 import PatchbayLoop
 import PatchbaySystem
 import PatchbayTypes
@@ -70,6 +71,14 @@ public final class Broker: Sendable {
     let broker = try Broker(configuration)
     defer { broker.drain() }
     return try body(broker)
+  }
+
+  /// Connects a new client to this broker. Blocks until they have shaken hands.
+  ///
+  /// - Throws: `noBroker` when it has ended, `limitReached`, `timedOut`.
+  @available(*, noasync)
+  public func makeClient() throws(PatchbayError) -> PatchbayClient {
+    try PatchbayClient(socketPath: socketPath)
   }
 
   /// Takes no new blobs and readers, lets what is open finish, at most for the configured time, and

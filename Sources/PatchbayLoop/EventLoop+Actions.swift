@@ -159,6 +159,8 @@ extension EventLoop {
   private func createBoard(_ board: UInt32) {
     do throws(PatchbayError) {
       try boards.create(board)
+      // The ledger had set this much aside; it learns that it is taken before it learns by what.
+      reportRoom()
       submit(.boardCreated(board))
     } catch {
       submit(.boardRefused(board, errno: error.systemErrno ?? 0))

@@ -7,6 +7,7 @@
 // of a turn and its queue are bounded, and an error that concerns it ends its connection only.
 
 import CPatchbaySystem
+import Glibc
 import Logging
 import PatchbayLedger
 import PatchbayRing
@@ -79,7 +80,9 @@ final class EventLoop {
     refusals = RateLimitedLog(logger)
     var limits = LedgerLimits(memoryByteCount: memoryLimit)
     limits.handshake = configuration.handshakeLimit
-    ledger = Self.makeLedger(limits, instance: instance)
+    ledger = Ledger(
+      limits: limits, instance: instance, brokerProcess: getpid(), brokerUser: geteuid(),
+      at: Self.now, tokenSource: SystemRandomNumberGenerator())
     journalStorage = SharedJournalStorage(instance: instance)
     do throws(PatchbayError) {
       journal = try Journal(instance: instance, storage: journalStorage)
@@ -184,7 +187,7 @@ final class EventLoop {
 
   /// Tells the ledger, when they have changed, how much the loop itself holds and whether the
   /// journal still has room for whatever may come.
-  private func reportRoom() {
+  func reportRoom() {
     let isFull = !journal.ensureReserve()
     if isFull != reportedJournalFull {
       reportedJournalFull = isFull
