@@ -48,8 +48,10 @@ let package = Package(
     room("PatchbayLayout", "CPatchbayLayout", "PatchbayTypes"),
     // Level 2: bytes of rings, bells and tables; what the broker knows and decides.
     room("PatchbayRing", "CPatchbayLayout", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
-    room("PatchbayLedger", "PatchbayLayout", "PatchbayWire", "PatchbayTypes"),
+    room("PatchbayLedger", "CPatchbayLayout", "PatchbayLayout", "PatchbayWire", "PatchbayTypes"),
     tests("PatchbayRingTests", "PatchbayRing", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
+    tests(
+      "PatchbayLedgerTests", "PatchbayLedger", "PatchbayWire", "PatchbayLayout", "PatchbayTypes"),
   ],
   swiftLanguageModes: [.v6]
 )
