@@ -51,7 +51,7 @@ let package = Package(
     room("PatchbayLayout", "CPatchbayLayout", "PatchbayTypes"),
     // Level 2: bytes of rings, bells and tables; what the broker knows and decides.
     room("PatchbayRing", "CPatchbayLayout", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
-    room("PatchbayLedger", "PatchbayLayout", "PatchbayWire", "PatchbayTypes"),
+    room("PatchbayLedger", "CPatchbayLayout", "PatchbayLayout", "PatchbayWire", "PatchbayTypes"),
     // Level 3: the loop that runs the ledger; the client library.
     room(
       "PatchbayLoop", "PatchbayLedger", "PatchbayRing", "PatchbayWire", "PatchbayLayout",
@@ -66,6 +66,8 @@ let package = Package(
       "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes",
       logging),
     tests("PatchbayRingTests", "PatchbayRing", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
+    tests(
+      "PatchbayLedgerTests", "PatchbayLedger", "PatchbayWire", "PatchbayLayout", "PatchbayTypes"),
   ],
   swiftLanguageModes: [.v6]
 )
