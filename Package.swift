@@ -34,6 +34,10 @@ let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 
 let package = Package(
   name: "patchbay",
+  products: [
+    .library(name: "Patchbay", targets: ["Patchbay"]),
+    .library(name: "PatchbayBroker", targets: ["PatchbayBroker"]),
+  ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
@@ -50,10 +54,15 @@ let package = Package(
     room("PatchbayLayout", "CPatchbayLayout", "PatchbayTypes"),
     // Level 2: bytes of rings, bells and tables; what the broker knows and decides.
     room("PatchbayRing", "CPatchbayLayout", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
-    room("PatchbayLedger", "PatchbayLayout", "PatchbayWire", "PatchbayTypes"),
+    room("PatchbayLedger", "CPatchbayLayout", "PatchbayLayout", "PatchbayWire", "PatchbayTypes"),
     // Level 3: the loop that runs the ledger; the client library.
     room(
+      "PatchbayLoop", "PatchbayLedger", "PatchbayRing", "PatchbayWire", "PatchbayLayout",
+      "PatchbaySystem", "CPatchbayLayout", "CPatchbaySystem", "PatchbayTypes", logging),
+    room(
       "Patchbay", "PatchbayRing", "PatchbayLayout", "PatchbayWire", "PatchbaySystem", "PatchbayTypes"),
+    // Level 4: the embeddable broker, the command, the load tool, small programs.
+    room("PatchbayBroker", "PatchbayLoop", "Patchbay", "PatchbaySystem", "PatchbayTypes", logging),
     // Tests: what they share, the process on the other side, and a suite per room.
     .target(
       name: "PatchbayTestSupport", dependencies: ["PatchbaySystem", "CPatchbaySystem"],
@@ -67,6 +76,12 @@ let package = Package(
     tests(
       "PatchbayRingTests", "PatchbayRing", "PatchbayLayout", "CPatchbayLayout", "PatchbaySystem",
       "PatchbayTypes", "PatchbayTestSupport", "patchbay-peer"),
+    tests(
+      "PatchbayLedgerTests", "PatchbayLedger", "PatchbayWire", "PatchbayLayout", "PatchbayTypes"),
+    tests(
+      "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayRing",
+      "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes",
+      logging),
   ],
   swiftLanguageModes: [.v6]
 )

@@ -18,7 +18,7 @@ package enum LedgerEvent: Sendable, Hashable {
   /// Answers to `createRing`.
   case ringCreated(RingID, inode: UInt64)
   case ringRefused(RingID, errno: Int32)
-  /// Answers to `createBoard`.
+  /// Answers to `createBoard`. The `overheadChanged` that accounts for a new board comes first.
   case boardCreated(UInt32)
   case boardRefused(UInt32, errno: Int32)
   /// Answer to `inspect`: the coverage, or why the rings could not be read.

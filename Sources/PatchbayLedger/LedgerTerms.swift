@@ -1,5 +1,6 @@
 // The names by which the ledger and the loop that runs it speak of things outside the ledger.
 
+import CPatchbayLayout
 import PatchbayTypes
 
 /// One connection, from accept to hang-up. Never reused.
@@ -82,6 +83,9 @@ package struct LedgerLimits: Hashable, Sendable {
   package var waitingOpensPerSession = 4096
   package var handlesPerSession = 65536
   package var blobCount = 1 << 20
+  package var extentsPerBlob = 16384
+  /// Entries of one board; the layout's number except in tests.
+  package var entriesPerBoard = Int(PB_BOARD_ENTRY_COUNT)
   package var handshake: Duration = .seconds(5)
   /// Sizes of extents where the publisher leaves them to the broker.
   package var firstExtent = 64 * 1024

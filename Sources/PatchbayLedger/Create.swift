@@ -1,0 +1,228 @@
+// Creation. Everything that can be refused is refused before anything changes, so a create that
+// fails leaves an old blob of the key where it was, except when the system refuses the memory of the
+// new one after the old has gone. Until its board entry and its first ring are there a blob is
+// unborn: its key counts as taken, and nobody but its creator's request knows of it, for it may
+// still come to nothing.
+
+import PatchbayLayout
+import PatchbayTypes
+import PatchbayWire
+
+extension Ledger {
+  mutating func create(
+    _ session: SessionID, _ number: UInt64, _ request: CreateRequest
+  ) throws(PatchbayError) {
+    try checkOffer(request)
+    guard !isDraining else { throw .draining }
+    guard !isJournalFull else { throw .journalFull(request.key) }
+    let old = owners[request.key]
+    try checkTaken(old, request)
+    try checkHandles(session)
+    if let bytes = request.inlineBytes {
+      try createInline(session, number, request, bytes, replacing: old)
+    } else {
+      try createWithExtents(session, number, request, replacing: old)
+    }
+  }
+
+  /// Refuses what this version does not offer.
+  private func checkOffer(_ request: CreateRequest) throws(PatchbayError) {
+    guard request.policy == .keep, request.acknowledgement == .visible else {
+      throw .notOffered(request)
+    }
+    guard request.mode & ~0o666 == 0 else { throw .badMode(request) }
+    guard let bytes = request.inlineBytes else { return }
+    guard bytes.count <= Frame.inlineByteLimit else {
+      throw .inlineTooLong(request.key, byteCount: bytes.count)
+    }
+    if let announced = request.byteCount, announced != bytes.count {
+      throw .lengthMismatch(request.key, announced: announced, found: bytes.count)
+    }
+  }
+
+  private func checkTaken(
+    _ old: Generation?, _ request: CreateRequest
+  ) throws(PatchbayError) {
+    guard let old, let blob = blobs[old] else { return }
+    let step: LifeCycle.Step = request.replaces && blob.isBorn ? .createReplacing : .create
+    if case .refused = LifeCycle.outcome(of: step, in: blob.state) { throw .keyExists(blob) }
+  }
+
+  func checkHandles(_ session: SessionID) throws(PatchbayError) {
+    guard sessions[session]?.handleCount ?? 0 < limits.handlesPerSession else {
+      throw .tooManyHandles(limit: limits.handlesPerSession)
+    }
+  }
+
+  private mutating func makeOrigin(
+    _ session: SessionID, _ number: UInt64, _ request: CreateRequest, plan: ExtentPlan
+  ) -> BlobOrigin? {
+    guard let creator = sessions[session] else { return nil }
+    lastGeneration += 1
+    return BlobOrigin(
+      request: request, generation: Generation(rawValue: lastGeneration),
+      access: Access(uid: creator.peer.uid, gid: creator.peer.gid, mode: request.mode), plan: plan,
+      created: now.wall, creator: session, token: creator.token, number: number)
+  }
+
+  private mutating func createInline(
+    _ session: SessionID, _ number: UInt64, _ request: CreateRequest, _ bytes: [UInt8],
+    replacing old: Generation?
+  ) throws(PatchbayError) {
+    try checkRoom(bytes.count, for: "the blob \(request.key)")
+    let plan = try ExtentPlan(first: ExtentPlan.page, limit: ExtentPlan.page)
+    try makeRoomInCatalog()
+    if let old { unname(old) }
+    try makeRoom(bytes.count, for: "the blob \(request.key)")
+    guard let origin = makeOrigin(session, number, request, plan: plan) else { return }
+    var blob = Blob(origin: origin)
+    blob.state = .sealed
+    blob.byteCount = bytes.count
+    blob.inlineBytes = bytes
+    blob.residentByteCount = bytes.count
+    blob.sealer = session
+    inlineByteCount += bytes.count
+    blobs[origin.generation] = blob
+    owners[request.key] = origin.generation
+    born(origin.generation)
+    settle(origin.generation)
+  }
+
+  private mutating func createWithExtents(
+    _ session: SessionID, _ number: UInt64, _ request: CreateRequest, replacing old: Generation?
+  ) throws(PatchbayError) {
+    let plan = try makePlan(request)
+    let geometry = try firstGeometry(request, plan)
+    guard let peer = sessions[session]?.peer else { return }
+    let access = Access(uid: peer.uid, gid: peer.gid, mode: request.mode)
+    let what = "the blob \(request.key)"
+    try checkRoom((geometry?.objectByteCount ?? 0) + boardNeed(access), for: what)
+    try makeRoomInCatalog()
+    if let old { unname(old) }
+    try makeRoom((geometry?.objectByteCount ?? 0) + boardNeed(access), for: what)
+    guard let origin = makeOrigin(session, number, request, plan: plan) else { return }
+    let generation = origin.generation
+    var blob = Blob(origin: origin)
+    blob.publisher = session
+    blobs[generation] = blob
+    owners[request.key] = generation
+    openBlobCount += 1
+    sessions[session]?.handles[generation] = Handle(publishes: true)
+    sessions[session]?.handleCount += 1
+    seekSlot(generation)
+    if let geometry {
+      requestRing(
+        for: generation, index: 0, geometry: geometry, access: access, number: number)
+    }
+    bearIfReady(generation)
+  }
+
+  /// The extents as they were asked for, or one for the whole of a known length, or doubling ones.
+  private func makePlan(_ request: CreateRequest) throws(PatchbayError) -> ExtentPlan {
+    let asked = max(request.firstExtent, request.extentLimit, request.byteCount ?? 0)
+    guard min(request.firstExtent, request.extentLimit, request.byteCount ?? 0) >= 0,
+      asked <= ExtentPlan.positionLimit
+    else { throw .badSizes(request) }
+    if let byteCount = request.byteCount, request.firstExtent == 0, request.extentLimit == 0 {
+      let whole = max(ExtentPlan.page, RingGeometry.roundedToPage(byteCount))
+      try checkPossible(request, whole)
+      return try ExtentPlan(first: whole, limit: whole)
+    }
+    let limit = request.extentLimit > 0 ? request.extentLimit : limits.extentLimit
+    let first = RingGeometry.roundedToPage(
+      request.firstExtent > 0 ? request.firstExtent : min(limits.firstExtent, limit))
+    var rounded = max(first, ExtentPlan.page)
+    while rounded < limit { rounded *= 2 }
+    if let byteCount = request.byteCount { try checkPossible(request, byteCount) }
+    return try ExtentPlan(first: first, limit: rounded)
+  }
+
+  /// A length that memory could never hold is refused at once, before anything is evicted for it.
+  private func checkPossible(
+    _ request: CreateRequest, _ byteCount: Int
+  ) throws(PatchbayError) {
+    guard byteCount > limits.memoryByteCount - overheadByteCount else { return }
+    throw .neverFits(
+      request.key, byteCount: byteCount, limit: limits.memoryByteCount,
+      overhead: overheadByteCount)
+  }
+
+  /// The first ring; nil for an empty blob, which needs none.
+  private func firstGeometry(
+    _ request: CreateRequest, _ plan: ExtentPlan
+  ) throws(PatchbayError) -> RingGeometry? {
+    try Self.geometry(
+      of: 0, plan: plan, byteCount: request.byteCount, order: request.order)
+  }
+
+  /// The ring of one extent: its share of the blob in whole pages; nil if it has none.
+  static func geometry(
+    of index: Int, plan: ExtentPlan, byteCount: Int?, order: WriteOrder
+  ) throws(PatchbayError) -> RingGeometry? {
+    let range = plan.range(of: index)
+    let end = byteCount.map { min(range.upperBound, RingGeometry.roundedToPage($0)) }
+    let share = (end ?? range.upperBound) - range.lowerBound
+    guard share > 0 else { return nil }
+    return try RingGeometry(dataByteCount: share, hasMap: order == .any)
+  }
+
+  /// Lets a blob into the world once its entry and its first ring are there.
+  mutating func bearIfReady(_ generation: Generation) {
+    guard let blob = blobs[generation], !blob.isBorn, blob.slot != nil,
+      blob.pendingExtents.isEmpty
+    else { return }
+    born(generation)
+  }
+
+  private mutating func born(_ generation: Generation) {
+    blobs[generation]?.isBorn = true
+    blobs[generation]?.modified = now.wall
+    touch(generation)
+    guard let blob = blobs[generation] else { return }
+    let origin = blob.origin
+    catalog.insert(blob.key)
+    post(generation)
+    record(generation)
+    let grant = blob.grant(epoch: blob.epoch, beginsUse: true)
+    var descriptors: [DescriptorSource] = []
+    if let first = blob.extent(at: 0) {
+      rings[first.ring]?.beginNumber = origin.number
+      descriptors = [.ring(first.ring, isWritable: true)]
+    }
+    reply(origin.creator, origin.number, .created(grant), descriptors)
+    answerParked(blob.key)
+  }
+
+  /// Undoes a creation that came to nothing: the blob never existed.
+  mutating func discardUnborn(_ generation: Generation, _ error: PatchbayError?) {
+    guard let blob = blobs[generation], !blob.isBorn else { return }
+    _ = orphanPendingRings(of: generation)
+    for extent in blob.extents { dropRing(extent.ring, exists: true) }
+    endPublisherHandle(generation)
+    openBlobCount -= 1
+    if owners[blob.key] == generation { owners[blob.key] = nil }
+    if let slot = blob.slot { clear(slot, of: generation) }
+    blobs[generation] = nil
+    if let error { refuse(blob.origin.creator, blob.origin.number, error) }
+  }
+}
+
+extension Blob {
+  /// What a client is told that opens or creates it.
+  func grant(epoch: UInt32, beginsUse: Bool) -> BlobGrant {
+    BlobGrant(
+      blob: BlobReference(generation: origin.generation, epoch: epoch), state: state,
+      byteCount: byteCount, order: origin.request.order, plan: origin.plan,
+      wakeClasses: origin.wakeClasses, board: slot?.board ?? 0, entry: slot?.entry ?? 0,
+      inlineBytes: epoch == 0 ? inlineBytes : nil,
+      extent: extent(at: 0)?.grant(beginsUse: beginsUse))
+  }
+}
+
+extension ExtentRecord {
+  func grant(beginsUse: Bool) -> ExtentGrant {
+    ExtentGrant(
+      index: index, ringID: ring.rawValue, useNumber: useNumber, dataByteCount: dataByteCount,
+      beginsUse: beginsUse)
+  }
+}

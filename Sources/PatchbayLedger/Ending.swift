@@ -1,0 +1,73 @@
+// Closing handles and removing names. A removed blob's key is free at once; what readers and the
+// publisher have open goes on as if nothing had happened, and leaves with the last of them.
+
+import PatchbayTypes
+import PatchbayWire
+
+extension Ledger {
+  /// Ends one handle. Closing what is not open is harmless: the answer is the same.
+  mutating func close(_ session: SessionID, _ number: UInt64, _ reference: BlobReference) {
+    if let handle = sessions[session]?.handles[reference.generation] {
+      if reference.epoch != 0 {
+        closePublisher(session, reference)
+      } else if let opened = handle.readers.last ?? handle.observers.last {
+        endOpen(session, reference.generation, opened)
+      }
+    }
+    reply(session, number, .done)
+  }
+
+  /// A publisher that closes without a seal has abandoned its blob.
+  private mutating func closePublisher(_ session: SessionID, _ reference: BlobReference) {
+    guard let blob = blobs[reference.generation], blob.isBorn, blob.publisher == session,
+      blob.epoch == reference.epoch
+    else { return }
+    failBlob(
+      reference.generation, .abandoned, abandonedCause(blob, .abandoned), raisesEpoch: true)
+  }
+
+  /// Ends the open that this request made.
+  mutating func endOpen(_ session: SessionID, _ generation: Generation, _ number: UInt64) {
+    guard let handle = sessions[session]?.handles[generation] else { return }
+    if let place = handle.readers.lastIndex(of: number) {
+      sessions[session]?.handles[generation]?.readers.remove(at: place)
+      blobs[generation]?.readerCount -= 1
+    } else if let place = handle.observers.lastIndex(of: number) {
+      sessions[session]?.handles[generation]?.observers.remove(at: place)
+      blobs[generation]?.observerCount -= 1
+    } else {
+      return
+    }
+    sessions[session]?.handleCount -= 1
+    if sessions[session]?.handles[generation]?.isEmpty == true {
+      sessions[session]?.handles[generation] = nil
+    }
+    settle(generation)
+  }
+
+  mutating func remove(
+    _ session: SessionID, _ number: UInt64, _ request: RemoveRequest
+  ) throws(PatchbayError) {
+    guard let blob = visible(request.key) else { throw .noSuchKey(request.key) }
+    let generation = blob.origin.generation
+    if let wanted = request.generation, wanted != generation {
+      throw .otherGeneration(request.key, wanted: wanted, found: generation)
+    }
+    if case .refused = LifeCycle.outcome(of: .remove, in: blob.state) {
+      throw .noSuchKey(request.key)
+    }
+    unname(generation)
+    reply(session, number, .done)
+  }
+
+  /// Takes a blob's key away, and all the rest if nobody has it open. Memory goes before the
+  /// record: a record without its rings is recognized at the next start, the reverse is litter.
+  mutating func unname(_ generation: Generation) {
+    guard let blob = blobs[generation], blob.isNamed else { return }
+    blobs[generation]?.isNamed = false
+    if owners[blob.key] == generation { owners[blob.key] = nil }
+    catalog.remove(blob.key)
+    settle(generation)
+    actions.append(.eraseBlob(generation))
+  }
+}

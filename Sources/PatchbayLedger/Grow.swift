@@ -1,0 +1,193 @@
+// Extents after the first, and the answers about rings of all kinds. A ring is charged when it is
+// asked for; if its blob ends before the ring comes, the ring is unlinked on arrival.
+
+import Glibc
+import PatchbayLayout
+import PatchbayTypes
+import PatchbayWire
+
+extension Ledger {
+  /// The most requests that may wait for one ring or one inspection.
+  static let waiterLimit = 64
+
+  /// The blob that this session publishes under this epoch.
+  /// - Throws: `fenced` when the epoch is past, else what the life cycle says.
+  func published(
+    _ reference: BlobReference, by session: SessionID, for step: LifeCycle.Step
+  ) throws(PatchbayError) -> Blob {
+    let generation = reference.generation
+    guard let blob = blobs[generation], blob.isBorn else {
+      throw .notPublished(generation, step: step)
+    }
+    // Epoch 0 is a reader's: it was never a publisher's to lose.
+    if reference.epoch != 0, reference.epoch != blob.epoch { throw .fenced(blob, reference) }
+    if case .refused(let code) = LifeCycle.outcome(of: step, in: blob.state) {
+      throw .ended(blob, step: step, code: code)
+    }
+    guard blob.publisher == session, reference.epoch != 0 else {
+      throw .notPublished(generation, step: step)
+    }
+    return blob
+  }
+
+  mutating func grow(
+    _ session: SessionID, _ number: UInt64, _ request: GrowRequest
+  ) throws(PatchbayError) {
+    let blob = try published(request.blob, by: session, for: .grow)
+    let generation = request.blob.generation
+    let geometry = try extentGeometry(blob, request.index)
+    if let extent = blob.extent(at: request.index) {
+      grantExtent(session, number, extent)
+    } else if let pending = blob.pendingExtents[request.index] {
+      guard rings[pending]?.numbers.count ?? 0 < Self.waiterLimit else {
+        throw .tooManyWaiters(blob, limit: Self.waiterLimit)
+      }
+      rings[pending]?.numbers.append(number)
+    } else {
+      guard !isJournalFull else { throw .journalFull(blob.key) }
+      guard blob.extents.count + blob.pendingExtents.count < limits.extentsPerBlob else {
+        throw .tooManyExtents(blob, limit: limits.extentsPerBlob)
+      }
+      try makeRoom(
+        geometry.objectByteCount, for: "extent \(request.index) of the blob \(blob.key)")
+      requestRing(
+        for: generation, index: request.index, geometry: geometry, access: blob.origin.access,
+        number: number)
+    }
+  }
+
+  /// The size of an extent that lies within the blob.
+  private func extentGeometry(
+    _ blob: Blob, _ index: Int
+  ) throws(PatchbayError) -> RingGeometry {
+    let plan = blob.origin.plan
+    let end = blob.byteCount ?? ExtentPlan.positionLimit
+    guard end > 0, index >= 0, index <= plan.index(of: end - 1),
+      let geometry = try Self.geometry(
+        of: index, plan: plan, byteCount: blob.byteCount, order: blob.origin.request.order)
+    else { throw .extentOutOfBounds(blob, index) }
+    return geometry
+  }
+
+  /// Grants an extent for writing. Exactly one grant that arrives begins the ring's use.
+  private mutating func grantExtent(
+    _ session: SessionID, _ number: UInt64, _ extent: ExtentRecord
+  ) {
+    let begins = rings[extent.ring]?.beginNumber == nil
+    if begins { rings[extent.ring]?.beginNumber = number }
+    reply(
+      session, number, .extent(extent.grant(beginsUse: begins)),
+      [.ring(extent.ring, isWritable: true)])
+  }
+
+  mutating func ringCreated(_ id: RingID) {
+    guard let ring = rings[id], !isLive(id, ring) else { return }
+    pendingRingCount -= 1
+    guard let blob = blobs[ring.generation], blob.pendingExtents[ring.index] == id else {
+      dropRing(id, exists: true)
+      return
+    }
+    let extent = ExtentRecord(
+      index: ring.index, ring: id, useNumber: 1, dataByteCount: ring.dataByteCount)
+    blobs[ring.generation]?.pendingExtents[ring.index] = nil
+    blobs[ring.generation]?.insert(extent)
+    rings[id]?.numbers = []
+    if blob.isBorn {
+      extentArrived(extent, of: ring.generation, numbers: ring.numbers)
+    } else {
+      bearIfReady(ring.generation)
+    }
+  }
+
+  private func isLive(_ id: RingID, _ ring: Ring) -> Bool {
+    blobs[ring.generation]?.extent(at: ring.index)?.ring == id
+  }
+
+  private mutating func extentArrived(
+    _ extent: ExtentRecord, of generation: Generation, numbers: [UInt64]
+  ) {
+    blobs[generation]?.extentVersion &+= 1
+    blobs[generation]?.modified = now.wall
+    record(generation)
+    if let publisher = blobs[generation]?.publisher {
+      for number in numbers { grantExtent(publisher, number, extent) }
+    }
+    post(generation)
+    ring(generation)
+  }
+
+  mutating func ringRefused(_ id: RingID, _ errno: Int32) {
+    guard let ring = rings[id], !isLive(id, ring) else { return }
+    pendingRingCount -= 1
+    dropRing(id, exists: false)
+    guard let blob = blobs[ring.generation], blob.pendingExtents[ring.index] == id else { return }
+    blobs[ring.generation]?.pendingExtents[ring.index] = nil
+    blobs[ring.generation]?.residentByteCount -= ring.byteCount
+    let error = PatchbayError.systemRefused(
+      "\(ring.byteCount) bytes of shared memory for the blob \(blob.key)", errno: errno)
+    guard blob.isBorn else {
+      discardUnborn(ring.generation, error)
+      return
+    }
+    guard let publisher = blob.publisher else { return }
+    for number in ring.numbers { refuse(publisher, number, error) }
+  }
+
+  /// Gives a reader the descriptor of an extent of a blob that it has open.
+  mutating func attachExtent(
+    _ session: SessionID, _ number: UInt64, _ request: ExtentRequest
+  ) throws(PatchbayError) {
+    guard sessions[session]?.handles[request.generation] != nil,
+      let blob = blobs[request.generation], blob.isBorn
+    else { throw .notOpen(request.generation) }
+    guard let extent = blob.extent(at: request.index) else {
+      throw .noExtentYet(blob, request.index)
+    }
+    reply(
+      session, number, .extent(extent.grant(beginsUse: false)),
+      [.ring(extent.ring, isWritable: false)])
+  }
+
+  /// A reply did not reach its client: what it granted is taken back.
+  mutating func undelivered(_ session: SessionID, _ number: UInt64) {
+    guard let handles = sessions[session]?.handles else { return }
+    for (generation, handle) in handles.sorted(by: { $0.key < $1.key }) {
+      if handle.readers.contains(number) || handle.observers.contains(number) {
+        endOpen(session, generation, number)
+        return
+      }
+      guard handle.publishes, let blob = blobs[generation], blob.isBorn else { continue }
+      if blob.origin.number == number {
+        failBlob(generation, .abandoned, abandonedCause(blob, .undelivered), raisesEpoch: true)
+        return
+      }
+      // The use was not begun by whoever did not get the ring: the next grant begins it.
+      for extent in blob.extents where rings[extent.ring]?.beginNumber == number {
+        rings[extent.ring]?.beginNumber = nil
+        return
+      }
+    }
+  }
+}
+
+extension PatchbayError {
+  /// The system could not create something; its error number tells which limit it was.
+  static func systemRefused(_ what: String, errno: Int32) -> PatchbayError {
+    switch errno {
+    case ENOSPC, ENOMEM:
+      PatchbayError(
+        .noSpaceMemory,
+        "The system has no room for \(what). Make /dev/shm larger, or the broker's memory limit "
+          + "smaller than what is free there.", systemErrno: errno)
+    case EMFILE, ENFILE:
+      PatchbayError(
+        .limitReached,
+        "The broker has no file descriptor left for \(what). Raise its limit on open files, or "
+          + "remove blobs.", systemErrno: errno)
+    default:
+      PatchbayError(
+        .inputOutput, "The system refused \(what) with error number \(errno).",
+        systemErrno: errno)
+    }
+  }
+}

@@ -1,0 +1,169 @@
+// What the broker knows and decides, as a pure state machine: an event and a moment in, actions
+// out, in the order in which they are to be carried out. It reads no clock, opens no socket, holds
+// no pointer and draws no random number but from the source it was given, so the same events give
+// the same actions. Three rules hold throughout. Each request gets exactly one reply unless its
+// session ended first. A record stands before the reply that promises it, and a final state is
+// posted before its bell is rung. Nothing a client sends may trap here: its numbers are compared
+// before they are used, and looked up, never indexed with. Order never comes out of a dictionary.
+
+import PatchbayTypes
+import PatchbayWire
+
+package struct Ledger: Sendable {
+  let limits: LedgerLimits
+  let instance: UInt64
+  let brokerProcess: Int32
+  let brokerUser: UInt32
+  let started: Moment
+  var tokenSource: any RandomNumberGenerator & Sendable
+
+  var now: Moment
+  var actions: [LedgerAction] = []
+
+  var sessions: [SessionID: Session] = [:]
+  var handshakes = HandshakeQueue()
+  var connectionsOfUser: [UInt32: Int] = [:]
+  var connectionCount = 0
+  var clientCount = 0
+  var pastClients = PastClients()
+  var ghosts: [SessionID] = []
+
+  var blobs: [Generation: Blob] = [:]
+  /// The blob that owns each key, those being born included.
+  var owners: [BlobKey: Generation] = [:]
+  /// The keys that a client may see, in order.
+  var catalog = KeyCatalog()
+  var parkedOpens: [BlobKey: [ParkedOpen]] = [:]
+  var parkedCount = 0
+  /// Opens that wait for a board.
+  var askerCount = 0
+  var openBlobCount = 0
+  var inspections: [InspectionID: Generation] = [:]
+
+  var rings: [RingID: Ring] = [:]
+  var pendingRingCount = 0
+  var accessClasses: [Access: AccessClass] = [:]
+  var boardAccess: [UInt32: Access] = [:]
+
+  var overheadByteCount = 0
+  var ringByteCount = 0
+  var inlineByteCount = 0
+  var reservedByteCount = 0
+  /// Of them, what eviction could free.
+  var idleByteCount = 0
+  var idleBlobs = EvictionQueue()
+  var evictionCount: UInt64 = 0
+  var accessClock: UInt64 = 0
+
+  var lastGeneration: UInt64 = 0
+  var lastRing: UInt64 = 0
+  var lastClient: UInt64 = 0
+  var lastBoard: UInt32 = 0
+  var lastInspection: UInt64 = 0
+
+  var isJournalFull = false
+  var isDraining = false
+
+  /// - Parameter tokenSource: where client tokens come from; in a broker one that cannot be guessed.
+  package init(
+    limits: LedgerLimits, instance: UInt64, brokerProcess: Int32, brokerUser: UInt32,
+    at moment: Moment, tokenSource: any RandomNumberGenerator & Sendable
+  ) {
+    self.limits = limits
+    self.instance = instance
+    self.brokerProcess = brokerProcess
+    self.brokerUser = brokerUser
+    self.tokenSource = tokenSource
+    started = moment
+    now = moment
+  }
+
+  /// Takes in one event; what is returned must be carried out in order, all of it.
+  package mutating func handle(_ event: LedgerEvent, at moment: Moment) -> [LedgerAction] {
+    now = moment
+    take(event)
+    var decided: [LedgerAction] = []
+    swap(&decided, &actions)
+    return decided
+  }
+
+  private mutating func take(_ event: LedgerEvent) {
+    switch event {
+    case .connected(let session, let peer): connected(session, peer)
+    case .request(let session, let number, let request): requested(session, number, request)
+    case .hungUp(let session): hungUp(session)
+    case .exited(let session): exited(session)
+    case .ringCreated(let ring, _): ringCreated(ring)
+    case .ringRefused(let ring, let errno): ringRefused(ring, errno)
+    case .boardCreated(let board): boardCreated(board)
+    case .boardRefused(let board, let errno): boardRefused(board, errno)
+    case .inspected(let inspection, let result): inspected(inspection, result)
+    case .undelivered(let session, let number): undelivered(session, number)
+    case .overheadChanged(let byteCount): overheadByteCount = max(0, byteCount)
+    case .journalFull(let isFull): isJournalFull = isFull
+    case .tick: endLateHandshakes()
+    case .drainBegan: drain()
+    }
+  }
+
+  /// When a `tick` is next needed, on the monotonic clock; nil while nothing is due.
+  package var nextDeadline: Int64? { handshakes.nextDeadline }
+
+  /// Whether a broker that drains may end: no publisher has a blob open and no answer is owed.
+  /// Subscribers do not hold it up; they keep what they have mapped.
+  package var isDrained: Bool {
+    isDraining && openBlobCount == 0 && askerCount == 0 && pendingRingCount == 0
+  }
+
+  private mutating func requested(_ session: SessionID, _ number: UInt64, _ request: Request) {
+    guard let phase = sessions[session]?.phase else { return }
+    switch (phase, request) {
+    case (.ghost, _): return
+    case (.greeting, .hello(let hello)): greet(session, number, hello)
+    case (.greeting, _), (.talking, .hello):
+      refuse(session, number, .outOfOrder(request.kind))
+      disconnect(session)
+    case (.talking, _):
+      do throws(PatchbayError) {
+        try serve(session, number, request)
+      } catch {
+        refuse(session, number, error)
+      }
+    }
+  }
+
+  private mutating func serve(
+    _ session: SessionID, _ number: UInt64, _ request: Request
+  ) throws(PatchbayError) {
+    switch request {
+    case .hello: return
+    case .create(let create): try self.create(session, number, create)
+    case .grow(let grow): try self.grow(session, number, grow)
+    case .seal(let seal): try self.seal(session, number, seal)
+    case .fail(let fail): try self.fail(session, number, fail)
+    case .abandon(let blob): try abandon(session, number, blob)
+    case .open(let open): try self.open(session, number, open)
+    case .cancel(let cancel): self.cancel(session, number, cancel)
+    case .attachExtent(let extent): try attachExtent(session, number, extent)
+    case .attachBoard(let board): try attachBoard(session, number, board)
+    case .close(let blob): close(session, number, blob)
+    case .info(let info): try self.info(session, number, info)
+    case .list(let list): self.list(session, number, list)
+    case .remove(let remove): try self.remove(session, number, remove)
+    case .statistics: actions.append(.reportStatistics(session, number: number, statistics))
+    case .ping: reply(session, number, .pong)
+    }
+  }
+
+  /// Sends a reply, unless the session has ended: then nobody is left to read it.
+  mutating func reply(
+    _ session: SessionID, _ number: UInt64, _ reply: Reply, _ descriptors: [DescriptorSource] = []
+  ) {
+    guard let phase = sessions[session]?.phase, phase != .ghost else { return }
+    actions.append(.reply(session, number: number, reply, descriptors))
+  }
+
+  mutating func refuse(_ session: SessionID, _ number: UInt64, _ error: PatchbayError) {
+    reply(session, number, .failure(error))
+  }
+}

@@ -1,0 +1,170 @@
+// The things the ledger keeps: sessions with their handles, blobs, rings. Plain values, changed in
+// place by the ledger's extensions only. Counts that could be derived are kept where deriving them
+// would take a walk; each says what it counts.
+
+import PatchbayTypes
+import PatchbayWire
+
+struct Session: Sendable {
+  enum Phase: Sendable, Hashable {
+    /// Connected, has not said hello.
+    case greeting
+    case talking
+    /// Hung up, but its process lives and may still have rings mapped.
+    case ghost
+  }
+  let peer: Peer
+  var phase = Phase.greeting
+  var clientID: UInt64 = 0
+  var token = Token.none
+  var name = ""
+  var handles: [Generation: Handle] = [:]
+  /// Open handles and opens that wait for a board.
+  var handleCount = 0
+  /// The keys that its waiting opens wait for, by request number.
+  var parked: [UInt64: BlobKey] = [:]
+  /// Blobs with opens of this session that wait for a board.
+  var asked: [Generation] = []
+  /// A ghost's blobs: their rings may be mapped until the process is gone.
+  var haunted: [Generation] = []
+}
+
+/// What one session has open of one blob. Opens are kept by request number, so that a grant that
+/// could not be delivered is found again.
+struct Handle: Sendable {
+  var publishes = false
+  var readers: [UInt64] = []
+  var observers: [UInt64] = []
+  var isEmpty: Bool { !publishes && readers.isEmpty && observers.isEmpty }
+}
+
+/// What is settled when a blob is created and never changes. One object, so that a blob's changing
+/// part stays small.
+final class BlobOrigin: Sendable {
+  let request: CreateRequest
+  let generation: Generation
+  let access: Access
+  let plan: ExtentPlan
+  let wakeClasses: WakeClasses
+  let created: WallTime
+  let creator: SessionID
+  let token: Token
+  let number: UInt64
+
+  init(
+    request: CreateRequest, generation: Generation, access: Access, plan: ExtentPlan,
+    created: WallTime, creator: SessionID, token: Token, number: UInt64
+  ) {
+    // The bytes of an inline blob live in the blob, or they would be held twice.
+    var request = request
+    request.inlineBytes = nil
+    self.request = request
+    self.generation = generation
+    self.access = access
+    self.plan = plan
+    wakeClasses = WakeClasses(forByteCount: request.byteCount)
+    self.created = created
+    self.creator = creator
+    self.token = token
+    self.number = number
+  }
+}
+
+struct Blob: Sendable {
+  let origin: BlobOrigin
+  var state = BlobState.open
+  /// Whether its creation was answered. Before that only its creator's request knows of it.
+  var isBorn = false
+  /// Whether its key leads to it; false once removed or replaced.
+  var isNamed = true
+  /// Whether its rings' names are gone; what is left is the charge for ghosts.
+  var isUnlinked = false
+  var epoch: UInt32 = 1
+  var byteCount: Int?
+  var inlineBytes: [UInt8]?
+  /// By index, ascending.
+  var extents: [ExtentRecord] = []
+  var pendingExtents: [Int: RingID] = [:]
+  var extentVersion: UInt32 = 0
+  /// Who writes it; nil unless it is open.
+  var publisher: SessionID?
+  /// Who sealed it, so that a repeated seal is recognized.
+  var sealer: SessionID?
+  var pendingSeal: PendingSeal?
+  var slot: BoardSlot?
+  var waitsForSlot = false
+  var askers: [ParkedOpen] = []
+  var readerCount = 0
+  var observerCount = 0
+  var ghostCount = 0
+  /// Bytes charged for it.
+  var residentByteCount = 0
+  var modified: WallTime
+  var lastRead: WallTime?
+  /// The access clock when it was last read, or born.
+  var accessStamp: UInt64 = 0
+  /// Whether eviction may take it: ended, named, nobody has it open or mapped.
+  var isIdle = false
+  var isQueued = false
+  var causeCode: PatchbayError.Code?
+  var cause: String?
+
+  init(origin: BlobOrigin) {
+    self.origin = origin
+    byteCount = origin.request.byteCount
+    modified = origin.created
+  }
+
+  var key: BlobKey { origin.request.key }
+  var isHeld: Bool {
+    publisher != nil || readerCount > 0 || observerCount > 0 || !askers.isEmpty
+  }
+
+  /// Where the extent with this index is, or would go.
+  private func place(of index: Int) -> Int {
+    var low = 0
+    var high = extents.count
+    while low < high {
+      let middle = (low + high) / 2
+      if extents[middle].index < index { low = middle + 1 } else { high = middle }
+    }
+    return low
+  }
+
+  func extent(at index: Int) -> ExtentRecord? {
+    let place = place(of: index)
+    guard place < extents.count, extents[place].index == index else { return nil }
+    return extents[place]
+  }
+
+  mutating func insert(_ extent: ExtentRecord) {
+    extents.insert(extent, at: place(of: extent.index))
+  }
+}
+
+/// A seal whose bytes are being looked at.
+struct PendingSeal: Sendable {
+  let inspection: InspectionID
+  let byteCount: Int
+  /// The requests that want to know, all of the publisher.
+  var numbers: [UInt64]
+}
+
+/// An open that cannot be answered yet.
+struct ParkedOpen: Sendable, Hashable {
+  let session: SessionID
+  let number: UInt64
+  let observes: Bool
+}
+
+struct Ring: Sendable {
+  let generation: Generation
+  let index: Int
+  let dataByteCount: Int
+  /// Bytes of the whole object: what it is charged with.
+  let byteCount: Int
+  /// Grows that wait for it.
+  var numbers: [UInt64] = []
+  /// The request that was told to begin its use; nil until one was.
+  var beginNumber: UInt64?
+}

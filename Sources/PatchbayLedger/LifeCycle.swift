@@ -1,0 +1,80 @@
+// Which step is legal for a blob in which state, and what becomes of the blob: the one table. The
+// ledger asks it before it acts, and the documentation's page shows the same table.
+//
+// A step that names a key sees `gone` where no blob has the key. A step that names a handle sees the
+// blob's own state for as long as the handle is open, even after the key was removed; `gone` where
+// there is no such blob any more.
+
+import PatchbayTypes
+
+package enum LifeCycle {
+  package enum Step: String, Sendable, CaseIterable {
+    case create
+    case createReplacing = "create, replacing"
+    case grow, seal, fail, abandon, open
+    case observe = "open, observing"
+    case attachExtent, close, remove
+    case publisherLost = "publisher hangs up or exits"
+    case memoryShort = "evicted"
+  }
+
+  package enum Outcome: Sendable, Hashable {
+    case stays
+    case becomes(BlobState)
+    /// A new generation begins; the old one, if there is one, is gone.
+    case begins
+    case refused(PatchbayError.Code)
+    /// Refused with the code and the cause of the blob's own failure.
+    case refusedWithCause
+  }
+
+  /// The states that a blob can be in so far; nothing is suspended in this version.
+  package static let states: [BlobState] = [.open, .sealed, .failed, .gone]
+
+  package static func outcome(of step: Step, in state: BlobState) -> Outcome {
+    switch step {
+    case .create: state == .failed || state == .gone ? .begins : .refused(.keyExists)
+    case .createReplacing: .begins
+    case .grow: state == .open ? .stays : .refused(.closed)
+    case .seal: sealOutcome(in: state)
+    case .fail, .abandon: state == .open ? .becomes(.failed) : .refused(.closed)
+    case .open: openOutcome(in: state)
+    case .observe: state == .gone ? .refused(.noSuchKey) : .stays
+    case .attachExtent: state == .gone ? .refused(.closed) : .stays
+    case .close: .stays
+    case .remove: state == .gone ? .refused(.noSuchKey) : .becomes(.gone)
+    case .publisherLost: state == .open ? .becomes(.failed) : .stays
+    case .memoryShort: state == .sealed || state == .failed ? .becomes(.gone) : .stays
+    }
+  }
+
+  /// A sealed blob stays so when its own publisher repeats the seal with the same length.
+  private static func sealOutcome(in state: BlobState) -> Outcome {
+    switch state {
+    case .open: .becomes(.sealed)
+    case .sealed: .stays
+    case .suspended, .failed, .gone: .refused(.closed)
+    }
+  }
+
+  private static func openOutcome(in state: BlobState) -> Outcome {
+    switch state {
+    case .open, .suspended, .sealed: .stays
+    case .failed: .refusedWithCause
+    case .gone: .refused(.noSuchKey)
+    }
+  }
+}
+
+extension LifeCycle.Outcome: CustomStringConvertible {
+  /// As the documentation's table writes it.
+  package var description: String {
+    switch self {
+    case .stays: "stays"
+    case .becomes(let state): "becomes \(state)"
+    case .begins: "a new generation begins"
+    case .refused(let code): "refused: \(code)"
+    case .refusedWithCause: "refused: its cause"
+    }
+  }
+}

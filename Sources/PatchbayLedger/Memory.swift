@@ -1,0 +1,152 @@
+// What memory is charged with, and what leaves when it is short. The charge of a ring is its whole
+// object, from the moment it is asked for until its name is gone and no session and no ghost can
+// have it mapped. Blobs are evicted only when that makes enough room, least recently read first.
+
+import CPatchbayLayout
+import PatchbayLayout
+import PatchbayTypes
+import PatchbayWire
+
+extension Ledger {
+  package var usedByteCount: Int {
+    overheadByteCount + ringByteCount + inlineByteCount + reservedByteCount
+  }
+
+  /// Bytes of one board with its doorbells.
+  var boardByteCount: Int {
+    2 * Int(PB_BOARD_HEADER_BYTES)
+      + limits.entriesPerBoard * (Int(PB_ENTRY_BYTES) + Int(PB_BELL_BYTES))
+  }
+
+  /// - Throws: `noSpaceMemory` if not even eviction could make room. Nothing is evicted then.
+  func checkRoom(_ byteCount: Int, for what: String) throws(PatchbayError) {
+    let (needed, overflow) = (usedByteCount - idleByteCount).addingReportingOverflow(byteCount)
+    guard overflow || needed > limits.memoryByteCount else { return }
+    throw .noRoom(
+      for: what, byteCount: byteCount, used: usedByteCount, limit: limits.memoryByteCount,
+      held: ringByteCount + inlineByteCount - idleByteCount)
+  }
+
+  /// Evicts until this much fits.
+  mutating func makeRoom(_ byteCount: Int, for what: String) throws(PatchbayError) {
+    try checkRoom(byteCount, for: what)
+    while usedByteCount + byteCount > limits.memoryByteCount, evictOne() {}
+  }
+
+  /// Makes room for one more blob in the catalog.
+  mutating func makeRoomInCatalog() throws(PatchbayError) {
+    while blobs.count >= limits.blobCount {
+      guard evictOne() else { throw .tooManyBlobs(limit: limits.blobCount) }
+    }
+  }
+
+  /// Evicts the idle blob that goes first; false if there is none.
+  mutating func evictOne() -> Bool {
+    while let entry = idleBlobs.pop() {
+      let generation = entry.generation
+      blobs[generation]?.isQueued = false
+      guard let blob = blobs[generation], blob.isIdle,
+        LifeCycle.outcome(of: .memoryShort, in: blob.state) == .becomes(.gone)
+      else { continue }
+      guard blob.accessStamp == entry.stamp else {
+        queueForEviction(generation)
+        continue
+      }
+      evictionCount += 1
+      unname(generation)
+      return true
+    }
+    return false
+  }
+
+  private mutating func queueForEviction(_ generation: Generation) {
+    guard let blob = blobs[generation], !blob.isQueued else { return }
+    blobs[generation]?.isQueued = true
+    idleBlobs.push(
+      EvictionQueue.Entry(
+        isFailed: blob.state == .failed, stamp: blob.accessStamp, generation: generation))
+    // Removed blobs leave their entries behind; they are swept when they are the majority.
+    guard idleBlobs.count > 2 * blobs.count + 64 else { return }
+    let live = blobs
+    idleBlobs.keep { live[$0.generation]?.isQueued == true }
+  }
+
+  /// Brings the eviction queue up to date after anything that holds or frees a blob.
+  mutating func updateIdle(_ generation: Generation) {
+    guard let blob = blobs[generation] else { return }
+    let isIdle =
+      blob.isBorn && blob.isNamed && blob.state != .open && !blob.isHeld && blob.ghostCount == 0
+    guard isIdle != blob.isIdle else { return }
+    blobs[generation]?.isIdle = isIdle
+    idleByteCount += isIdle ? blob.residentByteCount : -blob.residentByteCount
+    if isIdle { queueForEviction(generation) }
+  }
+
+  mutating func touch(_ generation: Generation) {
+    accessClock += 1
+    blobs[generation]?.accessStamp = accessClock
+  }
+
+  /// Takes back everything a blob holds, as far as nobody can still be using it; called after
+  /// whatever may have been the last use.
+  mutating func settle(_ generation: Generation) {
+    updateIdle(generation)
+    guard let blob = blobs[generation], blob.isBorn, blob.state != .open, !blob.isHeld else {
+      return
+    }
+    if let slot = blob.slot { clear(slot, of: generation) }
+    if !blob.isNamed { bury(generation, blob) }
+  }
+
+  private mutating func bury(_ generation: Generation, _ blob: Blob) {
+    if !blob.isUnlinked {
+      for extent in blob.extents { actions.append(.unlinkRing(extent.ring)) }
+      blobs[generation]?.isUnlinked = true
+    }
+    guard blob.ghostCount == 0 else { return }
+    for extent in blob.extents { uncharge(extent.ring) }
+    inlineByteCount -= blob.inlineBytes?.count ?? 0
+    blobs[generation] = nil
+  }
+
+  private mutating func uncharge(_ ring: RingID) {
+    ringByteCount -= rings.removeValue(forKey: ring)?.byteCount ?? 0
+  }
+
+  /// Asks for a ring, charged from now on. The caller has made room.
+  mutating func requestRing(
+    for generation: Generation, index: Int, geometry: RingGeometry, access: Access, number: UInt64
+  ) {
+    lastRing += 1
+    let ring = RingID(rawValue: lastRing)
+    rings[ring] = Ring(
+      generation: generation, index: index, dataByteCount: geometry.dataByteCount,
+      byteCount: geometry.objectByteCount, numbers: [number])
+    pendingRingCount += 1
+    ringByteCount += geometry.objectByteCount
+    blobs[generation]?.pendingExtents[index] = ring
+    blobs[generation]?.residentByteCount += geometry.objectByteCount
+    actions.append(
+      .createRing(
+        ring, dataByteCount: geometry.dataByteCount, hasMap: geometry.hasMap, access))
+  }
+
+  /// Gives up the rings that were asked for and have not come: each is unlinked when it does.
+  /// - Returns: the requests that waited for them, in the order of their extents.
+  mutating func orphanPendingRings(of generation: Generation) -> [UInt64] {
+    guard let pending = blobs[generation]?.pendingExtents, !pending.isEmpty else { return [] }
+    blobs[generation]?.pendingExtents = [:]
+    var numbers: [UInt64] = []
+    for (_, ring) in pending.sorted(by: { $0.key < $1.key }) {
+      numbers += rings[ring]?.numbers ?? []
+      blobs[generation]?.residentByteCount -= rings[ring]?.byteCount ?? 0
+    }
+    return numbers
+  }
+
+  /// Frees a ring that nobody was ever given, or that was refused.
+  mutating func dropRing(_ ring: RingID, exists: Bool) {
+    if exists { actions.append(.unlinkRing(ring)) }
+    uncharge(ring)
+  }
+}

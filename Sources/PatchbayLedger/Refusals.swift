@@ -1,0 +1,258 @@
+// What the ledger says when it refuses: what was tried, on what, with which numbers, and what to do.
+
+import PatchbayTypes
+import PatchbayWire
+
+extension PatchbayError {
+  // MARK: Connections
+
+  static var draining: PatchbayError {
+    PatchbayError(.noBroker, "The broker is shutting down. Start another one and try again.")
+  }
+
+  static func foreignUser(_ uid: UInt32, broker: UInt32) -> PatchbayError {
+    PatchbayError(
+      .notPermitted,
+      "User \(uid) may not connect to this broker; it serves user \(broker) alone. Run a broker "
+        + "of your own.")
+  }
+
+  static func tooManyConnections(_ count: Int, limit: Int, of whom: String) -> PatchbayError {
+    PatchbayError(
+      .limitReached,
+      "\(count) connections of \(whom) are open and the limit is \(limit). Close some, or use one "
+        + "client for many blobs.")
+  }
+
+  static func noCommonVersion(_ hello: Hello) -> PatchbayError {
+    let own = Frame.protocolVersion
+    return PatchbayError(
+      .versionMismatch,
+      "The client speaks protocol versions \(hello.oldestVersion) to \(hello.newestVersion), the "
+        + "broker \(own) to \(own). Use the client and the broker of one release.")
+  }
+
+  static func outOfOrder(_ kind: Request.Kind) -> PatchbayError {
+    PatchbayError(
+      .protocolViolation,
+      kind == .hello
+        ? "A second hello came on one connection." : "\(kind) came before hello.")
+  }
+
+  static func numberInUse(_ number: UInt64) -> PatchbayError {
+    PatchbayError(
+      .protocolViolation,
+      "Request number \(number) was used again while the open that has it still waits.")
+  }
+
+  // MARK: Creation
+
+  static func notOffered(_ request: CreateRequest) -> PatchbayError {
+    PatchbayError(
+      .protocolViolation,
+      "The blob \(request.key) was to have policy \(request.policy) and acknowledgement "
+        + "\(request.acknowledgement); this broker offers keep and visible only.")
+  }
+
+  static func badMode(_ request: CreateRequest) -> PatchbayError {
+    PatchbayError(
+      .protocolViolation,
+      "The blob \(request.key) was to have mode 0\(String(request.mode, radix: 8)); only the bits "
+        + "of 0666 mean something.")
+  }
+
+  static func badSizes(_ request: CreateRequest) -> PatchbayError {
+    PatchbayError(
+      .protocolViolation,
+      "The blob \(request.key) was to have \(request.byteCount ?? 0) bytes in extents of "
+        + "\(request.firstExtent) up to \(request.extentLimit); sizes are 0 to "
+        + "\(ExtentPlan.positionLimit).")
+  }
+
+  static func inlineTooLong(_ key: BlobKey, byteCount: Int) -> PatchbayError {
+    PatchbayError(
+      .protocolViolation,
+      "\(byteCount) bytes came with the creation of \(key); at most \(Frame.inlineByteLimit) may. "
+        + "Create the blob and write them.")
+  }
+
+  static func keyExists(_ blob: Blob) -> PatchbayError {
+    let state = blob.isBorn ? "\(blob.state)" : "being created"
+    return PatchbayError(
+      .keyExists,
+      "The key \(blob.key) has a blob already, generation \(blob.origin.generation), which is "
+        + "\(state). Remove it first, or ask to replace it.")
+  }
+
+  static func lengthMismatch(_ key: BlobKey, announced: Int, found: Int) -> PatchbayError {
+    PatchbayError(
+      .lengthMismatch,
+      "The blob \(key) has \(announced) bytes by its announcement or seal, but \(found) were named "
+        + "now. Name the same length, or leave it unknown at creation.")
+  }
+
+  static func impossibleLength(_ key: BlobKey, _ byteCount: Int) -> PatchbayError {
+    PatchbayError(
+      .rangeOutOfBounds,
+      "The blob \(key) was to be sealed with \(byteCount) bytes; lengths are 0 to "
+        + "\(ExtentPlan.positionLimit).")
+  }
+
+  // MARK: Memory
+
+  static func neverFits(
+    _ key: BlobKey, byteCount: Int, limit: Int, overhead: Int
+  ) -> PatchbayError {
+    PatchbayError(
+      .noSpaceMemory,
+      "The blob \(key) needs \(byteCount) bytes, but the broker's memory limit is \(limit), of "
+        + "which it needs \(overhead) itself. Raise the limit.")
+  }
+
+  static func noRoom(
+    for what: String, byteCount: Int, used: Int, limit: Int, held: Int
+  ) -> PatchbayError {
+    PatchbayError(
+      .noSpaceMemory,
+      "\(byteCount) bytes are needed for \(what), but \(used) of \(limit) are used and \(held) of "
+        + "them are held by blobs that are open or still mapped. Close or remove some, or raise "
+        + "the broker's memory limit.")
+  }
+
+  static func journalFull(_ key: BlobKey) -> PatchbayError {
+    PatchbayError(
+      .noSpaceMemory,
+      "The broker's journal has no room for the blob \(key). Remove blobs, or make /dev/shm larger.")
+  }
+
+  // MARK: Bounds
+
+  static func tooManyBlobs(limit: Int) -> PatchbayError {
+    PatchbayError(
+      .limitReached, "The broker holds \(limit) blobs, all in use: its limit. Remove some.")
+  }
+
+  static func tooManyHandles(limit: Int) -> PatchbayError {
+    PatchbayError(
+      .limitReached,
+      "This connection has \(limit) blobs open, its limit. Close some, or use another client.")
+  }
+
+  static func tooManyWaitingOpens(limit: Int) -> PatchbayError {
+    PatchbayError(
+      .limitReached,
+      "This connection waits for \(limit) keys, its limit. Cancel some, or use another client.")
+  }
+
+  static func tooManyWaiters(_ blob: Blob, limit: Int) -> PatchbayError {
+    PatchbayError(
+      .limitReached,
+      "\(limit) requests of one kind wait for the blob \(blob.key) already. Wait for an answer.")
+  }
+
+  static func tooManyExtents(_ blob: Blob, limit: Int) -> PatchbayError {
+    PatchbayError(
+      .limitReached,
+      "The blob \(blob.key) has \(limit) extents, the limit. Create it with larger extents.")
+  }
+
+  // MARK: Publishers
+
+  static func notPublished(_ generation: Generation, step: LifeCycle.Step) -> PatchbayError {
+    PatchbayError(
+      .closed,
+      "A \(step.rawValue) names generation \(generation), which this connection does not publish.")
+  }
+
+  static func fenced(_ blob: Blob, _ reference: BlobReference) -> PatchbayError {
+    PatchbayError(
+      .fenced,
+      "The blob \(blob.key), generation \(reference.generation), was taken from its publisher of "
+        + "epoch \(reference.epoch); it is at epoch \(blob.epoch). Create the key again.")
+  }
+
+  static func ended(
+    _ blob: Blob, step: LifeCycle.Step, code: PatchbayError.Code
+  ) -> PatchbayError {
+    PatchbayError(
+      code,
+      "A \(step.rawValue) came too late: the blob \(blob.key), generation "
+        + "\(blob.origin.generation), is \(blob.state). Create the key again.")
+  }
+
+  static func otherSealPending(_ key: BlobKey, _ first: Int, _ second: Int) -> PatchbayError {
+    PatchbayError(
+      .lengthMismatch,
+      "A seal of the blob \(key) with \(first) bytes is being verified; another with \(second) "
+        + "cannot be.")
+  }
+
+  static func incomplete(
+    _ blob: Blob, _ coverage: Coverage, byteCount: Int
+  ) -> PatchbayError {
+    let counts = "\(coverage.coveredByteCount) of \(byteCount) bytes"
+    let missing = Array(coverage.missing.prefix(WireLimit.missing))
+    guard blob.origin.request.order == .any else {
+      return PatchbayError(
+        .lengthMismatch,
+        "The blob \(blob.key) cannot be sealed: \(counts) were appended. Append the rest, or seal "
+          + "the length that is there.", missing: missing)
+    }
+    return PatchbayError(
+      .holesAtSeal,
+      "The blob \(blob.key) cannot be sealed: \(counts) are covered. Write the missing ranges and "
+        + "seal again.", missing: missing)
+  }
+
+  static func extentOutOfBounds(_ blob: Blob, _ index: Int) -> PatchbayError {
+    let length = blob.byteCount.map { "\($0) bytes" } ?? "at most \(ExtentPlan.positionLimit) bytes"
+    return PatchbayError(
+      .rangeOutOfBounds, "The blob \(blob.key) has \(length); its extent \(index) lies outside.")
+  }
+
+  // MARK: Readers
+
+  static func noSuchKey(_ key: BlobKey) -> PatchbayError {
+    PatchbayError(.noSuchKey, "No blob has the key \(key).")
+  }
+
+  static func otherGeneration(
+    _ key: BlobKey, wanted: Generation, found: Generation
+  ) -> PatchbayError {
+    PatchbayError(
+      .noSuchKey,
+      "The key \(key) is in its generation \(found), not \(wanted): what was meant is gone already.")
+  }
+
+  static func notOpen(_ generation: Generation) -> PatchbayError {
+    PatchbayError(.closed, "This connection does not have generation \(generation) open.")
+  }
+
+  static func noExtentYet(_ blob: Blob, _ index: Int) -> PatchbayError {
+    PatchbayError(
+      .rangeOutOfBounds,
+      "Extent \(index) of the blob \(blob.key) does not exist yet. Wait for its doorbell.")
+  }
+
+  static func waitCancelled(_ key: BlobKey) -> PatchbayError {
+    PatchbayError(.timedOut, "Nobody created the key \(key) while this open waited for it.")
+  }
+
+  static func noSuchBoard(_ board: UInt32) -> PatchbayError {
+    PatchbayError(.closed, "There is no board \(board).")
+  }
+
+  static func foreignBoard(_ board: UInt32) -> PatchbayError {
+    PatchbayError(.notPermitted, "Board \(board) belongs to blobs that this user may not read.")
+  }
+}
+
+extension Blob {
+  /// The failure, as whoever comes too late is told.
+  var failure: PatchbayError {
+    PatchbayError(
+      causeCode ?? .blobFailed,
+      "The blob \(key), generation \(origin.generation), has failed. Create the key again.",
+      cause: cause)
+  }
+}

@@ -1,0 +1,219 @@
+// Connections: who may connect, the greeting, and every way a session can end. A session that hung
+// up while its process lives becomes a ghost: it may still have rings mapped, so the blobs it had
+// open stay charged until the process has exited. Ghosts are bounded; the oldest is let go first.
+
+import PatchbayTypes
+import PatchbayWire
+
+extension Ledger {
+  mutating func connected(_ session: SessionID, _ peer: Peer) {
+    guard sessions[session] == nil else { return }
+    if let refusal = connectionRefusal(peer) {
+      actions.append(.reply(session, number: 0, .failure(refusal), []))
+      actions.append(.disconnect(session))
+      return
+    }
+    sessions[session] = Session(peer: peer)
+    connectionCount += 1
+    connectionsOfUser[peer.uid, default: 0] += 1
+    let deadline = now.monotonicNanoseconds.addingClamped(limits.handshake.wholeNanoseconds)
+    handshakes.append(session, deadline: deadline)
+  }
+
+  private func connectionRefusal(_ peer: Peer) -> PatchbayError? {
+    if isDraining { return .draining }
+    if peer.uid != brokerUser { return .foreignUser(peer.uid, broker: brokerUser) }
+    if connectionCount >= limits.connectionCount {
+      return .tooManyConnections(connectionCount, limit: limits.connectionCount, of: "this broker")
+    }
+    let count = connectionsOfUser[peer.uid] ?? 0
+    guard count >= limits.connectionsPerUser else { return nil }
+    return .tooManyConnections(count, limit: limits.connectionsPerUser, of: "user \(peer.uid)")
+  }
+
+  mutating func greet(_ session: SessionID, _ number: UInt64, _ hello: Hello) {
+    let version = Frame.protocolVersion
+    guard hello.oldestVersion <= version, hello.newestVersion >= version else {
+      refuse(session, number, .noCommonVersion(hello))
+      disconnect(session)
+      return
+    }
+    guard let peer = sessions[session]?.peer else { return }
+    let client = pastClients.take(hello.token, uid: peer.uid) ?? newClient(uid: peer.uid)
+    sessions[session]?.phase = .talking
+    sessions[session]?.clientID = client.clientID
+    sessions[session]?.token = client.token
+    sessions[session]?.name = hello.name.cut(toUTF8Count: WireLimit.name)
+    clientCount += 1
+    forgetGreeted()
+    actions.append(
+      .recordClient(ClientRecord(clientID: client.clientID, token: client.token, peer: peer)))
+    let welcome = Welcome(
+      version: version, clientID: client.clientID, token: client.token, instance: instance,
+      brokerProcess: brokerProcess)
+    reply(
+      session, number, .welcome(welcome), [.clientTable(session, clientID: client.clientID)])
+  }
+
+  private mutating func newClient(uid: UInt32) -> PastClient {
+    lastClient += 1
+    // Zeros stand for "no token", so they are never given out.
+    let token = Token(high: tokenSource.next() | 1, low: tokenSource.next())
+    return PastClient(clientID: lastClient, token: token, uid: uid)
+  }
+
+  mutating func endLateHandshakes() {
+    while let late = handshakes.popLate(at: now.monotonicNanoseconds) {
+      if sessions[late]?.phase == .greeting { disconnect(late) }
+    }
+    forgetGreeted()
+  }
+
+  private mutating func forgetGreeted() {
+    while let first = handshakes.first, sessions[first]?.phase != .greeting {
+      handshakes.removeFirst()
+    }
+  }
+
+  /// Ends a session from this side.
+  mutating func disconnect(_ session: SessionID) {
+    actions.append(.disconnect(session))
+    end(session, isProcessGone: false)
+  }
+
+  mutating func hungUp(_ session: SessionID) {
+    end(session, isProcessGone: false)
+  }
+
+  /// The process is gone. If the connection is not, a child inherited it: it is closed.
+  mutating func exited(_ session: SessionID) {
+    guard let phase = sessions[session]?.phase else { return }
+    guard phase == .ghost else {
+      actions.append(.disconnect(session))
+      end(session, isProcessGone: true)
+      return
+    }
+    ghosts.removeAll { $0 == session }
+    layToRest(session)
+  }
+
+  private mutating func end(_ session: SessionID, isProcessGone: Bool) {
+    guard let ended = sessions[session], ended.phase != .ghost else { return }
+    sessions[session]?.phase = .ghost
+    countOut(ended)
+    unpark(session, ended.parked)
+    takeBackAsked(session, ended.asked)
+    let opened = ended.handles.keys.sorted()
+    if !isProcessGone { haunt(session, opened) }
+    for generation in opened { endHandles(session, generation) }
+    sessions[session]?.handles = [:]
+    if ended.phase == .talking { actions.append(.eraseClient(ended.clientID)) }
+    if sessions[session]?.haunted.isEmpty ?? true {
+      sessions[session] = nil
+    } else {
+      ghosts.append(session)
+    }
+    forgetGreeted()
+    if ghosts.count > limits.connectionCount { layToRest(ghosts.removeFirst()) }
+  }
+
+  private mutating func countOut(_ ended: Session) {
+    connectionCount -= 1
+    let left = (connectionsOfUser[ended.peer.uid] ?? 1) - 1
+    connectionsOfUser[ended.peer.uid] = left > 0 ? left : nil
+    guard ended.phase == .talking else { return }
+    clientCount -= 1
+    pastClients.add(
+      PastClient(clientID: ended.clientID, token: ended.token, uid: ended.peer.uid))
+  }
+
+  /// Keeps the blobs charged whose rings this session may have mapped.
+  private mutating func haunt(_ session: SessionID, _ opened: [Generation]) {
+    for generation in opened {
+      guard let blob = blobs[generation], blob.isBorn, !blob.extents.isEmpty else { continue }
+      blobs[generation]?.ghostCount += 1
+      sessions[session]?.haunted.append(generation)
+    }
+  }
+
+  private mutating func endHandles(_ session: SessionID, _ generation: Generation) {
+    guard let handle = sessions[session]?.handles[generation] else { return }
+    blobs[generation]?.readerCount -= handle.readers.count
+    blobs[generation]?.observerCount -= handle.observers.count
+    sessions[session]?.handles[generation]?.readers = []
+    sessions[session]?.handles[generation]?.observers = []
+    if handle.publishes { losePublisher(session, generation) }
+    settle(generation)
+  }
+
+  private mutating func layToRest(_ ghost: SessionID) {
+    for generation in sessions.removeValue(forKey: ghost)?.haunted ?? [] {
+      blobs[generation]?.ghostCount -= 1
+      settle(generation)
+    }
+  }
+}
+
+/// Connections that have not said hello, the earliest deadline first: all have the same patience,
+/// so the order of arrival is the order of deadlines.
+struct HandshakeQueue: Sendable {
+  private var waiting: [(session: SessionID, deadline: Int64)] = []
+  private var head = 0
+
+  var first: SessionID? { head < waiting.count ? waiting[head].session : nil }
+  var nextDeadline: Int64? { head < waiting.count ? waiting[head].deadline : nil }
+
+  mutating func append(_ session: SessionID, deadline: Int64) {
+    waiting.append((session, deadline))
+  }
+
+  mutating func removeFirst() {
+    guard head < waiting.count else { return }
+    head += 1
+    guard head > 64, head * 2 > waiting.count else { return }
+    waiting.removeFirst(head)
+    head = 0
+  }
+
+  mutating func popLate(at moment: Int64) -> SessionID? {
+    guard let first, let nextDeadline, nextDeadline <= moment else { return nil }
+    removeFirst()
+    return first
+  }
+}
+
+/// A client that may come back: its number is its own for as long as its token is remembered.
+struct PastClient: Sendable {
+  let clientID: UInt64
+  let token: Token
+  let uid: UInt32
+}
+
+/// The clients whose sessions ended last, bounded.
+struct PastClients: Sendable {
+  private var clients: [Token: PastClient] = [:]
+  private var order: [Token] = []
+  private static let limit = 1024
+
+  mutating func add(_ client: PastClient) {
+    clients[client.token] = client
+    order.append(client.token)
+    guard order.count > 2 * Self.limit else { return }
+    for token in order.prefix(Self.limit) { clients[token] = nil }
+    order.removeFirst(Self.limit)
+  }
+
+  mutating func take(_ token: Token, uid: UInt32) -> PastClient? {
+    guard let client = clients[token], client.uid == uid else { return nil }
+    clients[token] = nil
+    return client
+  }
+}
+
+extension Int64 {
+  /// The sum, or the largest number there is.
+  func addingClamped(_ other: Int64) -> Int64 {
+    let (sum, overflow) = addingReportingOverflow(other)
+    return overflow ? .max : sum
+  }
+}
