@@ -63,6 +63,8 @@ let package = Package(
       "Patchbay", "PatchbayRing", "PatchbayLayout", "PatchbayWire", "PatchbaySystem", "PatchbayTypes"),
     // Level 4: the embeddable broker, the command, the load tool, small programs.
     room("PatchbayBroker", "PatchbayLoop", "Patchbay", "PatchbaySystem", "PatchbayTypes", logging),
+    program(
+      "EmbeddedBroker", at: "Sources/Examples/EmbeddedBroker", "PatchbayBroker", "Patchbay"),
     // Tests: what they share, the process on the other side, and a suite per room.
     .target(
       name: "PatchbayTestSupport", dependencies: ["PatchbaySystem", "CPatchbaySystem"],
