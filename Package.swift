@@ -84,6 +84,7 @@ let package = Package(
       "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayRing",
       "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes",
       logging),
+    tests("PatchbayHouseTests", "PatchbayTestSupport"),
   ],
   swiftLanguageModes: [.v6]
 )
