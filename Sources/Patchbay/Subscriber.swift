@@ -36,6 +36,7 @@ public final class Subscriber: Sendable {
     // sequentially consistent (both): a waiter counts itself, then looks at the flag; this raises
     // the flag, then looks for waiters. CLOSE.
     guard !isClosed.exchange(true, ordering: .sequentiallyConsistent) else { return }
+    // sequentially consistent: as above. CLOSE.
     if waiterCount.load(ordering: .sequentiallyConsistent) > 0 { handle.bell?.ringAll() }
     handle.dropExtents()
     if leases.withLock({ $0 == 0 }) { endHandle() }
@@ -131,6 +132,7 @@ public final class Subscriber: Sendable {
     guard let bell = handle.bell else { throw Self.closed }
     // sequentially consistent (both): as in `close`. CLOSE.
     waiterCount.add(1, ordering: .sequentiallyConsistent)
+    // sequentially consistent: as above. CLOSE.
     defer { waiterCount.subtract(1, ordering: .sequentiallyConsistent) }
     let found = try bell.wait(
       for: handle.grant.wakeClasses.bit(of: position), until: MonotonicTime(deadline),
