@@ -9,11 +9,6 @@ import PatchbayWire
 import Testing
 
 @Suite(.serialized) struct GroundTests {
-  private func hex(_ number: UInt64) -> String {
-    let digits = String(number, radix: 16)
-    return String(repeating: "0", count: 16 - digits.count) + digits
-  }
-
   private func write(_ text: String, to path: String) throws {
     let file = Descriptor(
       owning: try checked(
@@ -71,10 +66,10 @@ import Testing
     let scratch = try Scratch()
     let killed = UInt64.random(in: 1...UInt64.max)
     let stranger = UInt64.random(in: 1...UInt64.max)
-    try write("\(hex(killed))\n", to: "\(scratch.socket).lock")
+    try write("\(Listing.hex(killed))\n", to: "\(scratch.socket).lock")
     for name in ["journal-0", "0000000000000001"] {
-      try makeObject("/patchbay-\(hex(killed))-\(name)")
-      try makeObject("/patchbay-\(hex(stranger))-\(name)")
+      try makeObject("/patchbay-\(Listing.hex(killed))-\(name)")
+      try makeObject("/patchbay-\(Listing.hex(stranger))-\(name)")
     }
     defer {
       for name in Listing.sharedObjects(of: stranger) { Listing.remove("/dev/shm/\(name)") }
@@ -185,6 +180,21 @@ import Testing
       let client = try RawClient(broker.socketPath)
       try client.hello()
       _ = try broker.makeClient()
+    }
+    #expect(!Listing.exists(scratch.socket))
+  }
+
+  @Test func `an embedded broker drains without holding a thread`() async throws {
+    let scratch = try Scratch()
+    var configuration = BrokerConfiguration(socketPath: scratch.socket, memoryLimit: 64 << 20)
+    configuration.logger.logLevel = .critical
+    let path = try await Broker.withBroker(configuration) { broker in broker.socketPath }
+    #expect(path == scratch.socket)
+    #expect(!Listing.exists(scratch.socket))
+    await #expect(throws: PatchbayError.self) {
+      _ = try await Broker.withBroker(configuration) { _ in
+        throw PatchbayError(.cancelled, "The body fails.")
+      }
     }
     #expect(!Listing.exists(scratch.socket))
   }
