@@ -7,6 +7,8 @@ import PackageDescription
 
 /// Every Swift room is compiled the same way.
 let strict: [SwiftSetting] = [.strictMemorySafety(), .treatAllWarnings(as: .error)]
+/// Tests play with raw memory and system calls on purpose.
+let checked: [SwiftSetting] = [.treatAllWarnings(as: .error)]
 
 func cRoom(_ name: String) -> Target {
   .target(
@@ -23,7 +25,7 @@ func program(_ name: String, at path: String? = nil, _ needs: Target.Dependency.
 }
 
 func tests(_ name: String, _ needs: Target.Dependency...) -> Target {
-  .testTarget(name: name, dependencies: needs, swiftSettings: strict)
+  .testTarget(name: name, dependencies: needs, swiftSettings: checked)
 }
 
 let arguments = Target.Dependency.product(
@@ -33,7 +35,8 @@ let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let package = Package(
   name: "patchbay",
   products: [
-    .library(name: "PatchbayBroker", targets: ["PatchbayBroker"])
+    .library(name: "Patchbay", targets: ["Patchbay"]),
+    .library(name: "PatchbayBroker", targets: ["PatchbayBroker"]),
   ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
@@ -58,16 +61,29 @@ let package = Package(
       "PatchbaySystem", "CPatchbayLayout", "CPatchbaySystem", "PatchbayTypes", logging),
     room(
       "Patchbay", "PatchbayRing", "PatchbayLayout", "PatchbayWire", "PatchbaySystem", "PatchbayTypes"),
-    // Level 4: the embeddable broker.
-    room(
-      "PatchbayBroker", "PatchbayLoop", "Patchbay", "PatchbaySystem", "PatchbayTypes", logging),
+    // Level 4: the embeddable broker, the command, the load tool, small programs.
+    room("PatchbayBroker", "PatchbayLoop", "Patchbay", "PatchbaySystem", "PatchbayTypes", logging),
+    program(
+      "EmbeddedBroker", at: "Sources/Examples/EmbeddedBroker", "PatchbayBroker", "Patchbay"),
+    // Tests: what they share, the process on the other side, and a suite per room.
+    .target(
+      name: "PatchbayTestSupport", dependencies: ["PatchbaySystem", "CPatchbaySystem"],
+      path: "Tests/PatchbayTestSupport", swiftSettings: checked),
+    .executableTarget(
+      name: "patchbay-peer",
+      dependencies: [
+        "Patchbay", "PatchbayRing", "PatchbayLayout", "PatchbaySystem", "CPatchbaySystem",
+        "PatchbayTestSupport",
+      ], path: "Tests/PatchbayPeer", swiftSettings: checked),
+    tests(
+      "PatchbayRingTests", "PatchbayRing", "PatchbayLayout", "CPatchbayLayout", "PatchbaySystem",
+      "PatchbayTypes", "PatchbayTestSupport", "patchbay-peer"),
+    tests(
+      "PatchbayLedgerTests", "PatchbayLedger", "PatchbayWire", "PatchbayLayout", "PatchbayTypes"),
     tests(
       "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayRing",
       "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes",
       logging),
-    tests("PatchbayRingTests", "PatchbayRing", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
-    tests(
-      "PatchbayLedgerTests", "PatchbayLedger", "PatchbayWire", "PatchbayLayout", "PatchbayTypes"),
   ],
   swiftLanguageModes: [.v6]
 )

@@ -120,6 +120,12 @@ import Synchronization
     unsafe words.word64(offset + field).pointee.wrappingAdd(UInt64(number), ordering: .relaxed)
   }
 
+  /// The classes somebody has announced to wait for.
+  package var armed: UInt32 {
+    // relaxed: for people and tests.
+    unsafe waiting.pointee.load(ordering: .relaxed)
+  }
+
   var counts: DoorbellCounts {
     DoorbellCounts(
       wakes: read(Int(PB_BELL_WAKES_AT)), needlessWakes: read(Int(PB_BELL_NEEDLESS_WAKES_AT)),
