@@ -59,11 +59,12 @@ public final class Broker: Sendable {
     try loop.start()
   }
 
+  // Disfavoured: async code whose body happens not to wait must not resolve to the blocking one.
+
   /// Runs `body` with a broker; leaving the scope, either way, drains it. Blocks while the body
   /// runs and until the broker has ended: afterwards its socket and its shared memory are gone.
   ///
   /// - Throws: what `init` and the body throw.
-  // Disfavoured: async code whose body happens not to wait must not resolve to this one.
   @_disfavoredOverload
   @available(*, noasync)
   public static func withBroker<Result>(
