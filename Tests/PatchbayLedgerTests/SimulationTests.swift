@@ -1,5 +1,5 @@
 // The ledger among random clients, thousands of steps a seed. A failure names its seed; the
-// environment variable PATCHBAY_SEED runs that one alone.
+// environment variable PATCHBAY_SEED runs that one alone, PATCHBAY_SEED_COUNT that many random ones.
 
 import Glibc
 import PatchbayLedger
@@ -8,14 +8,17 @@ import Testing
 @Suite struct SimulationTests {
   private static let steps = 1500
 
-  private static var chosenSeed: UInt64? {
-    guard let text = unsafe getenv("PATCHBAY_SEED") else { return nil }
+  private static func number(_ variable: String) -> UInt64? {
+    guard let text = unsafe getenv(variable) else { return nil }
     return unsafe UInt64(String(cString: text))
   }
 
+  private static var chosenSeed: UInt64? { number("PATCHBAY_SEED") }
+
   private static var seeds: [UInt64] {
     if let chosenSeed { return [chosenSeed] }
-    return Array(1...24) + [UInt64.random(in: 0 ... .max)]
+    let count = number("PATCHBAY_SEED_COUNT") ?? 1
+    return Array(1...24) + (0..<count).map { _ in UInt64.random(in: 0 ... .max) }
   }
 
   @Test(arguments: seeds)
