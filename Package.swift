@@ -92,7 +92,7 @@ let package = Package(
     tests("PatchbayHouseTests", "PatchbayTestSupport"),
     tests(
       "PatchbayProcessTests", "PatchbayTestSupport", "PatchbaySystem", "PatchbayWire",
-      "PatchbayTypes", "PatchbayCLI", "patchbay-peer"),
+      "PatchbayTypes", "patchbay-peer"),
   ],
   swiftLanguageModes: [.v6]
 )

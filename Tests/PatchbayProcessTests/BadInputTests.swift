@@ -46,7 +46,7 @@ struct BadInputRow {
     let long = String(repeating: "k", count: 1025)
     var rows: [BadInputRow] = []
     func row(_ input: String, _ arguments: [String], input text: String = "") throws {
-      rows.append(try self.row(input, try broker.run(arguments + ["--json"], input: text), broker))
+      rows.append(self.row(input, try broker.run(arguments + ["--json"], input: text), broker))
     }
     try row("a key of 0 bytes", ["put", "", small])
     try row("a key of 1025 bytes", ["put", long, small])
@@ -67,13 +67,14 @@ struct BadInputRow {
     try row("an unknown flag", ["put", "flag", small, "--fast"])
     try row("an unknown verb", ["publish", "k"])
     rows.append(
-      try self.row(
-        "no broker", try runProgram(
+      self.row(
+        "no broker",
+        try runProgram(
           "patchbay", ["ping", "--json", "--socket", broker.directory.file("nobody.sock")]),
         broker))
     let deep = "/tmp/" + String(repeating: "d", count: 120)
     rows.append(
-      try self.row(
+      self.row(
         "a socket path of 125 bytes",
         try runProgram("patchbay", ["ping", "--json", "--socket", deep]), broker))
     return rows
