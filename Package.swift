@@ -42,6 +42,7 @@ let package = Package(
   products: [
     .library(name: "Patchbay", targets: ["Patchbay"]),
     .library(name: "PatchbayBroker", targets: ["PatchbayBroker"]),
+    .executable(name: "patchbay", targets: ["PatchbayCLI"]),
   ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
@@ -69,6 +70,9 @@ let package = Package(
     // Level 4: the embeddable broker, the command, the load tool, small programs.
     room("PatchbayBroker", "PatchbayLoop", "Patchbay", "PatchbaySystem", "PatchbayTypes", logging),
     program(
+      "PatchbayCLI", "PatchbayBroker", "Patchbay", "PatchbayWire", "PatchbaySystem", "CLZ4",
+      arguments, logging),
+    program(
       "EmbeddedBroker", at: "Sources/Examples/EmbeddedBroker", "PatchbayBroker", "Patchbay"),
     // Tests: what they share, the process on the other side, and a suite per room.
     .target(
@@ -89,10 +93,11 @@ let package = Package(
       "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayRing",
       "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes",
       logging),
+    tests("PatchbayCLITests", "PatchbayCLI", "PatchbayTypes"),
     tests("PatchbayHouseTests", "PatchbayTestSupport"),
     tests(
       "PatchbayProcessTests", "PatchbayTestSupport", "PatchbaySystem", "PatchbayWire",
-      "PatchbayTypes", "patchbay-peer"),
+      "PatchbayTypes", "PatchbayCLI", "patchbay-peer"),
   ],
   swiftLanguageModes: [.v6]
 )
