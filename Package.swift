@@ -7,6 +7,8 @@ import PackageDescription
 
 /// Every Swift room is compiled the same way.
 let strict: [SwiftSetting] = [.strictMemorySafety(), .treatAllWarnings(as: .error)]
+/// Tests play with raw memory and system calls on purpose.
+let checked: [SwiftSetting] = [.treatAllWarnings(as: .error)]
 
 func cRoom(_ name: String) -> Target {
   .target(
@@ -23,19 +25,28 @@ func program(_ name: String, at path: String? = nil, _ needs: Target.Dependency.
 }
 
 func tests(_ name: String, _ needs: Target.Dependency...) -> Target {
-  .testTarget(name: name, dependencies: needs, swiftSettings: strict)
+  .testTarget(name: name, dependencies: needs, swiftSettings: checked)
 }
 
 let arguments = Target.Dependency.product(
   name: "ArgumentParser", package: "swift-argument-parser")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 
+/// The documentation plug-in is fetched only when asked for: PATCHBAY_DOCS=1.
+let documentation: [Package.Dependency] =
+  Context.environment["PATCHBAY_DOCS"] == nil
+  ? [] : [.package(url: "https://github.com/swiftlang/swift-docc-plugin", from: "1.5.0")]
+
 let package = Package(
   name: "patchbay",
+  products: [
+    .library(name: "Patchbay", targets: ["Patchbay"]),
+    .library(name: "PatchbayBroker", targets: ["PatchbayBroker"]),
+  ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
-  ],
+  ] + documentation,
   targets: [
     // Level 0: shared layouts, the system shim, plain types.
     cRoom("CPatchbayLayout"),
@@ -49,9 +60,39 @@ let package = Package(
     // Level 2: bytes of rings, bells and tables; what the broker knows and decides.
     room("PatchbayRing", "CPatchbayLayout", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
     room("PatchbayLedger", "CPatchbayLayout", "PatchbayLayout", "PatchbayWire", "PatchbayTypes"),
-    tests("PatchbayRingTests", "PatchbayRing", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
+    // Level 3: the loop that runs the ledger; the client library.
+    room(
+      "PatchbayLoop", "PatchbayLedger", "PatchbayRing", "PatchbayWire", "PatchbayLayout",
+      "PatchbaySystem", "CPatchbayLayout", "CPatchbaySystem", "PatchbayTypes", logging),
+    room(
+      "Patchbay", "PatchbayRing", "PatchbayLayout", "PatchbayWire", "PatchbaySystem", "PatchbayTypes"),
+    // Level 4: the embeddable broker, the command, the load tool, small programs.
+    room("PatchbayBroker", "PatchbayLoop", "Patchbay", "PatchbaySystem", "PatchbayTypes", logging),
+    program(
+      "EmbeddedBroker", at: "Sources/Examples/EmbeddedBroker", "PatchbayBroker", "Patchbay"),
+    // Tests: what they share, the process on the other side, and a suite per room.
+    .target(
+      name: "PatchbayTestSupport", dependencies: ["PatchbaySystem", "CPatchbaySystem"],
+      path: "Tests/PatchbayTestSupport", swiftSettings: checked),
+    .executableTarget(
+      name: "patchbay-peer",
+      dependencies: [
+        "Patchbay", "PatchbayRing", "PatchbayLayout", "PatchbaySystem", "CPatchbaySystem",
+        "PatchbayTestSupport",
+      ], path: "Tests/PatchbayPeer", swiftSettings: checked),
+    tests(
+      "PatchbayRingTests", "PatchbayRing", "PatchbayLayout", "CPatchbayLayout", "PatchbaySystem",
+      "PatchbayTypes", "PatchbayTestSupport", "patchbay-peer"),
     tests(
       "PatchbayLedgerTests", "PatchbayLedger", "PatchbayWire", "PatchbayLayout", "PatchbayTypes"),
+    tests(
+      "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayRing",
+      "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes",
+      logging),
+    tests("PatchbayHouseTests", "PatchbayTestSupport"),
+    tests(
+      "PatchbayProcessTests", "PatchbayTestSupport", "PatchbaySystem", "PatchbayWire",
+      "PatchbayTypes", "patchbay-peer"),
   ],
   swiftLanguageModes: [.v6]
 )

@@ -302,6 +302,8 @@ int pb_epoll_wait(int epoll, uint64_t *tags, uint32_t *flags, int capacity, int 
   return result;
 }
 
+int pb_pipe(int *ends) { return pipe2(ends, O_CLOEXEC) < 0 ? -errno : 0; }
+
 int pb_eventfd(void) {
   int descriptor = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   return descriptor < 0 ? -errno : descriptor;

@@ -75,10 +75,13 @@ import Synchronization
   }
 
   /// Waits until `look` returns something, at most until a moment.
-  /// - Parameter look: asks the truth; called on this thread, again after every wake-up.
+  /// - Parameters:
+  ///   - onBound: called when a sleep lasted its whole bound and nothing was found; may throw.
+  ///   - look: asks the truth; called on this thread, again after every wake-up.
   /// - Returns: what `look` returned, nil when the moment came first.
   package func wait<Found>(
     for bits: UInt32, until: MonotonicTime, patience: SpinPatience,
+    onBound: () throws(PatchbayError) -> Void,
     _ look: () throws(PatchbayError) -> Found?
   ) throws(PatchbayError) -> Found? {
     if let found = try patience.spin(look) { return found }
@@ -99,6 +102,7 @@ import Synchronization
       let found = try look()
       note(outcome, found: found != nil)
       if let found { return found }
+      if outcome == .timedOut { try onBound() }
     }
   }
 
@@ -114,6 +118,12 @@ import Synchronization
     guard number > 0 else { return }
     // relaxed: figures for people.
     unsafe words.word64(offset + field).pointee.wrappingAdd(UInt64(number), ordering: .relaxed)
+  }
+
+  /// The classes somebody has announced to wait for.
+  package var armed: UInt32 {
+    // relaxed: for people and tests.
+    unsafe waiting.pointee.load(ordering: .relaxed)
   }
 
   var counts: DoorbellCounts {

@@ -141,7 +141,7 @@ import Synchronization
     let offsets = positions.lowerBound - range.lowerBound..<positions.upperBound - range.lowerBound
     map.mark(offsets)
     addToHint(positions.count)
-    advanceFrontier(past: offsets, in: map)
+    advanceFrontier(in: map)
   }
 
   /// Covers everything below a position, in a ring without a map. One thread at a time.
@@ -160,19 +160,19 @@ import Synchronization
       UInt64(byteCount), ordering: .relaxed)
   }
 
-  /// Moves the frontier over what is covered. Whoever marks at it, or moves it, fences and looks
-  /// again: of two writers whose ranges meet at least one sees the other's mark, or the frontier
-  /// that the other has moved, so the frontier never stops short of covered bytes.
-  private func advanceFrontier(past offsets: Range<Int>, in map: WrittenMap) {
+  /// Moves the frontier over what is covered. Every writer fences and looks after its mark, wherever
+  /// the frontier is, and again after a move: of two writers at least one sees the other's mark, so
+  /// the frontier never stops short of covered bytes, and the next mark makes good what a writer
+  /// left undone that died between its mark and its look.
+  private func advanceFrontier(in map: WrittenMap) {
     let word = unsafe words.word64(Int(PB_RING_FRONTIER_AT))
     while true {
       // sequentially consistent (fence): this mark (or this move) before the loads below, against
-      // the same fence of another writer. LOOK-AGAIN.
+      // the same fence of another writer. LOOK-AGAIN, pairs with LOOK-AGAIN.
       atomicMemoryFence(ordering: .sequentiallyConsistent)
       // acquiring: what the mover of the frontier saw. Pairs with DATA-FRONTIER.
       let seen = unsafe word.pointee.load(ordering: .acquiring)
       let now = Int(min(seen, UInt64(geometry.dataByteCount)))
-      guard offsets.lowerBound <= now else { return }
       let end = map.coveredEnd(from: now, limit: geometry.dataByteCount)
       guard end > now else { return }
       raiseFrontier(to: UInt64(end))

@@ -122,3 +122,9 @@ package struct ControlSocket: ~Copyable, Sendable {
       pb_poll_writable(descriptor.rawValue, until.nanoseconds), "Waiting to send") > 0
   }
 }
+
+/// Waits until a descriptor that does not block takes bytes again.
+package func waitWritable(_ descriptor: Int32) throws(PatchbayError) {
+  _ = try checked(
+    pb_poll_writable(descriptor, MonotonicTime.distantFuture.nanoseconds), "Waiting to write")
+}

@@ -13,6 +13,9 @@ public struct Deadline: Sendable, Hashable {
     Deadline(instant: ContinuousClock.now + duration)
   }
 
+  /// 30 seconds from now: how long a call waits for the broker where its caller does not say.
+  public static var standard: Deadline { .after(.seconds(30)) }
+
   /// A moment of the continuous clock.
   public static func at(_ instant: ContinuousClock.Instant) -> Deadline {
     Deadline(instant: instant)

@@ -58,13 +58,15 @@ package struct BlobGrant: Sendable, Hashable {
   package var entry: UInt32
   /// The whole content, when it was small enough to travel in a message.
   package var inlineBytes: [UInt8]?
+  /// One more than the highest index of an extent that exists.
+  package var extentEnd: Int
   /// The extent whose descriptor comes with this message.
   package var extent: ExtentGrant?
 
   package init(
     blob: BlobReference, state: BlobState, byteCount: Int?, order: WriteOrder, plan: ExtentPlan,
     wakeClasses: WakeClasses, board: UInt32, entry: UInt32, inlineBytes: [UInt8]? = nil,
-    extent: ExtentGrant? = nil
+    extentEnd: Int = 0, extent: ExtentGrant? = nil
   ) {
     self.blob = blob
     self.state = state
@@ -75,6 +77,7 @@ package struct BlobGrant: Sendable, Hashable {
     self.board = board
     self.entry = entry
     self.inlineBytes = inlineBytes
+    self.extentEnd = extentEnd
     self.extent = extent
   }
 }

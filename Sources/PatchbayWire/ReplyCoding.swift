@@ -98,6 +98,7 @@ extension WireWriter {
     put(grant.entry)
     put(grant.inlineBytes != nil)
     if let inlineBytes = grant.inlineBytes { put(inlineBytes) }
+    put(UInt32(grant.extentEnd))
     put(grant.extent != nil)
     if let extent = grant.extent { put(extent) }
   }
@@ -190,7 +191,7 @@ extension WireReader {
       wakeClasses: try WakeClasses(shift: take()), board: try take(), entry: try take(),
       inlineBytes: try takeFlag()
         ? takeBlock(atMost: Frame.inlineByteLimit, "an inline blob") : nil,
-      extent: try takeFlag() ? takeExtent() : nil)
+      extentEnd: try takeIndex(), extent: try takeFlag() ? takeExtent() : nil)
   }
 
   mutating func takeExtent() throws(PatchbayError) -> ExtentGrant {

@@ -10,14 +10,15 @@
  * Store buffers: a publisher's mark is a plain store, so it enters the publisher's own FIFO
  * (`pending`) and reaches memory when the buffer's process takes it out, at any later time. This is
  * TSO, the memory model of x86. A fence, and every atomic read-modify-write, waits until the own
- * buffer is empty. No process here loads what it may itself have pending, so there is no forwarding.
- * The bytes of a segment are left out: they precede the mark in the same FIFO (see tag.pml).
+ * buffer is empty. No process here loads what it may itself have pending, so there is no
+ * forwarding. The bytes of a segment are left out: they precede the mark in the same FIFO (see
+ * tag.pml).
  *
- * The futex is the kernel's: a wait compares the word IN MEMORY and enqueues in one step (the kernel
- * does both under a lock, after a full barrier), or returns at once; a wake takes out of the queue
- * whoever waits with a mask that meets the given one. Waits are not bounded and never end by chance,
- * so a lost wake-up is a process that can never go on: an invalid end state. Every segment is covered
- * or declared lost in the end, so every subscriber has to end.
+ * The futex is the kernel's: a wait compares the word IN MEMORY and enqueues in one step (the
+ * kernel does both under a lock, after a full barrier), or returns at once; a wake takes out of the
+ * queue whoever waits with a mask that meets the given one. Waits are not bounded and never end by
+ * chance, so a lost wake-up is a process that can never go on: an invalid end state. Every segment
+ * is covered or declared lost in the end, so every subscriber has to end.
  *
  * Configurations, which hold:
  *   SINGLE_CLASS              all segments in one class.
@@ -25,24 +26,25 @@
  *                             change of state that ends every wait and rings all classes.
  *   MATCH_ANY                 subscriber 1 waits as futex_waitv does: any wake ends its wait.
  *   DEATH                     the second publisher may be killed between any two steps; the broker
- *                             then declares its segment lost and rings without asking the mask. Only
- *                             one choice of segments, to keep the search short: the killed publisher
- *                             and the first segment of the other share a class.
- *   WEAK_RMW                  a read-modify-write does not hold back the loads after it, as on arm64
- *                             with a load-exclusive/store-exclusive pair: the subscriber's fetch-or
- *                             enters a buffer too. (The publisher's keep their order by release.)
- *   NO_SUBSCRIBER_FENCE       no fence between fetch-or and re-check. Where a read-modify-write is a
- *                             full fence (x86) this changes nothing; with WEAK_RMW it is wrong.
+ *                             then declares its segment lost and rings without asking the mask.
+ *                             Only one choice of segments, to keep the search short: the killed
+ *                             publisher and the first segment of the other share a class.
+ *   WEAK_RMW                  a read-modify-write does not hold back the loads after it, as on
+ *                             arm64 with a load-exclusive/store-exclusive pair: the subscriber's
+ *                             fetch-or enters a buffer too. (The publisher's keep their order by
+ *                             release.)
+ *   NO_SUBSCRIBER_FENCE       no fence between fetch-or and re-check. Where a read-modify-write is
+ *                             a full fence (x86) this changes nothing; with WEAK_RMW it is wrong.
  *
  * Wrong variants, which lose a wake-up:
  *   WRONG_SINGLE_FLAG         one flag instead of a mask; who clears it wakes only its own class.
  *                             With SINGLE_CLASS there is nothing to confuse, and it holds.
- *   WRONG_MASK_AS_FUTEX_WORD  no seq: the subscriber sleeps on the mask it saw. The bit may have been
- *                             cleared and set again by another subscriber in between.
+ *   WRONG_MASK_AS_FUTEX_WORD  no seq: the subscriber sleeps on the mask it saw. The bit may have
+ *                             been cleared and set again by another subscriber in between.
  *   WRONG_NO_FENCE            the mark may reach memory after the load of `waiting`.
  *   WRONG_SEQ_AFTER_ARMING    seq is loaded after fetch-or and re-check: a ring between is missed.
- *   WRONG_SEQ_BETWEEN         seq is loaded between fetch-or and re-check: a ring for another segment
- *                             of the class has disarmed us and is not noticed.
+ *   WRONG_SEQ_BETWEEN         seq is loaded between fetch-or and re-check: a ring for another
+ *                             segment of the class has disarmed us and is not noticed.
  *   WRONG_NO_RECHECK          the mark may have come before the fetch-or.
  *   WRONG_CLEAR_AFTER_SEQ     a subscriber that saw the new seq is disarmed after it armed itself.
  *                             A bump of seq without release does the same on arm64.
@@ -51,7 +53,8 @@
  *   WRONG_CLEAR_ALL           clears the bits of classes that it does not wake.
  *   WRONG_WAKE_ONE            wakes one waiter of the class, which may be the wrong one.
  *   WRONG_PLAIN_SEQ           seq is raised by load and store: two publishers can set it back.
- *   WRONG_NARROW_SEQ          seq wraps after two rings, as 32 bits do after 2^32: it looks unchanged.
+ *   WRONG_NARROW_SEQ          seq wraps after two rings, as 32 bits do after 2^32: it looks
+ *                             unchanged.
  *   WRONG_BROKER_ASKS_MASK    with DEATH: the broker rings only the classes it finds in `waiting`.
  *                             A publisher killed between clear and wake has left no bit behind.
  */
@@ -294,8 +297,8 @@ proctype publisher(byte me; byte first; byte second; byte count)
 proctype broker(byte lost)
 {
     byte hit, index;
-    /* One step: a publisher killed earlier is one that was slow until now. The loss is declared with a
-       fence after it, and ends the wait as coverage does. */
+    /* One step: a publisher killed earlier is one that was slow until now. The loss is declared
+       with a fence after it, and ends the wait as coverage does. */
     atomic { killed = true; truth[lost] = true };
 #ifdef WRONG_BROKER_ASKS_MASK
     hit = waiting;

@@ -1,41 +1,45 @@
 /*
  * The frontier of the written map reaches the end of the contiguous coverage, and never passes it.
  *
- * Modelled: a map of five units, the frontier, and three writers that mark disjoint ranges: one marks
- * two ranges in either order, one a range in the gap between, one a range across two words, so with
- * two marks. After each range a writer fences, loads the frontier, looks how far coverage goes on from
- * there, raises the frontier to that (never lowering it), fences, and looks again until it finds
- * nothing more. At the end the frontier must equal the contiguous coverage; at every step it must not
- * move back and must not pass a unit that is not covered in memory.
+ * Modelled: a map of five units, the frontier, and three writers that mark disjoint ranges: one
+ * marks two ranges in either order, one a range in the gap between, one a range across two words,
+ * so with two marks. After each range a writer fences, loads the frontier, looks how far coverage
+ * goes on from there, raises the frontier to that (never lowering it), fences, and looks again
+ * until it finds nothing more. At the end the frontier must equal the contiguous coverage; at every
+ * step it must not move back and must not pass a unit that is not covered in memory.
  *
  * Store buffers: every store and read-modify-write of a writer enters its own FIFO (`pending`) and
- * takes effect in memory when the buffer's process takes it out, at any later time; the writer's own
- * loads see what it has pending. For a plain store this is TSO. For the fetch-or of a mark and the
- * raise of the frontier it stands for arm64, where a read-modify-write with release order keeps behind
- * what precedes it, but does not hold back the loads that follow. (Release is also what makes the FIFO
- * right: two marks of one writer do not overtake each other.) Only a fence waits for an empty buffer.
+ * takes effect in memory when the buffer's process takes it out, at any later time; the writer's
+ * own loads see what it has pending. For a plain store this is TSO. For the fetch-or of a mark and
+ * the raise of the frontier it stands for arm64, where a read-modify-write with release order keeps
+ * behind what precedes it, but does not hold back the loads that follow. (Release is also what
+ * makes the FIFO right: two marks of one writer do not overtake each other.) Only a fence waits for
+ * an empty buffer.
  *
- * Two disciplines. By default a writer looks after every mark, wherever the frontier is. Then the last
- * writer to fence sees all marks and raises the frontier over all of them by itself, so one look is
- * enough, and a look that a dead writer did not take is made good by the next mark. With
- * ONLY_AT_FRONTIER a writer does not look when the frontier is outside the range it has just marked:
- * before the range, somebody else covers the gap and will look; beyond it, somebody has seen the mark.
- * That relies on others, and it is right only if whoever moves the frontier fences and looks again.
+ * Two disciplines. By default a writer looks after every mark, wherever the frontier is. Then the
+ * last writer to fence sees all marks and raises the frontier over all of them by itself, so one
+ * look is enough, and a look that a dead writer did not take is made good by the next mark. With
+ * ONLY_AT_FRONTIER a writer does not look when the frontier is outside the range it has just
+ * marked: before the range, somebody else covers the gap and will look; beyond it, somebody has
+ * seen the mark. That relies on others, and it is right only if whoever moves the frontier fences
+ * and looks again.
  *
  * Configurations, which hold:
  *   ONLY_AT_FRONTIER         see above.
- *   NO_SECOND_LOOK           does not look again after moving the frontier. Wrong with ONLY_AT_FRONTIER.
+ *   NO_SECOND_LOOK           does not look again after moving the frontier. Wrong with
+ *                            ONLY_AT_FRONTIER.
  *   NO_SECOND_FENCE          looks again, without a fence before. Wrong with ONLY_AT_FRONTIER.
- *   STRONG_RMW               a read-modify-write is a full fence, as on x86. With it the variants that
- *                            only drop a fence hold, so no test run on x86 can find them.
- *   DEATH                    one writer may be killed between any two steps (its buffer still drains);
- *                            whoever clears up after it takes one look on its behalf. The last unit is
- *                            left out, to keep the search short.
+ *   STRONG_RMW               a read-modify-write is a full fence, as on x86. With it the variants
+ *                            that only drop a fence hold, so no test run on x86 can find them.
+ *   DEATH                    one writer may be killed between any two steps (its buffer still
+ *                            drains); whoever clears up after it takes one look on its behalf. The
+ *                            last unit is left out, to keep the search short.
  *
  * Wrong variants:
  *   WRONG_NO_FENCE           no fence between the mark and the loads of the frontier and the map.
  *   WRONG_PLAIN_STORE        stores the frontier instead of raising it: it can move back.
- *   WRONG_NO_LOOK_FOR_DEAD   with DEATH: nobody looks for the dead, and the frontier may stay behind.
+ *   WRONG_NO_LOOK_FOR_DEAD   with DEATH: nobody looks for the dead, and the frontier may stay
+ *                            behind.
  */
 
 #ifdef DEATH
@@ -110,7 +114,8 @@ inline loadFrontier()
 {
     atomic {
         if
-        :: pending[me]??[MOVE, eval(raised)] && (MOVE == STORE || raised > frontier) -> from = raised
+        :: pending[me]??[MOVE, eval(raised)] && (MOVE == STORE || raised > frontier) ->
+            from = raised
         :: else -> from = frontier
         fi
     }

@@ -1,29 +1,31 @@
 /*
  * The tag check: a copy or a view that a reader accepts holds the bytes of the life it asked for.
  *
- * Modelled: one slot that its owner uses three times over. A slot has a tag (here just the use number;
- * 0 is invalid), a mark (how many of its two units are covered) and the units, which hold the number of
- * the life that wrote them. The owner invalidates the tag, resets the mark, writes, marks, and stores
- * the new tag. The reader wants any one life: it loads the tag and compares, loads the mark, copies what
- * is covered, loads the tag again, and accepts if nothing changed. An accepted unit must hold the
- * number of the life that the reader wanted.
+ * Modelled: one slot that its owner uses three times over. A slot has a tag (here just the use
+ * number; 0 is invalid), a mark (how many of its two units are covered) and the units, which hold
+ * the number of the life that wrote them. The owner invalidates the tag, resets the mark, writes,
+ * marks, and stores the new tag. The reader wants any one life: it loads the tag and compares,
+ * loads the mark, copies what is covered, loads the tag again, and accepts if nothing changed. An
+ * accepted unit must hold the number of the life that the reader wanted.
  *
- * Store buffers: the owner's stores enter its buffer (`where`, `value`, `isRelease`) and reach memory
- * when the buffer's process takes them out, at any later time. By default they leave in order (TSO, as
- * on x86). With PSO stores to different locations leave in any order, as they may on arm64; a release
- * store leaves only when all stores before it have left, but the stores after it may overtake it. A
- * release fence keeps the stores before it before those after it; the owner waits for an empty buffer
- * there, which is the same to every onlooker, as the owner loads nothing meanwhile. The reader's loads
- * happen in order; a variant that drops an acquire lets the one load go first that it held back.
+ * Store buffers: the owner's stores enter its buffer (`where`, `value`, `isRelease`) and reach
+ * memory when the buffer's process takes them out, at any later time. By default they leave in
+ * order (TSO, as on x86). With PSO stores to different locations leave in any order, as they may on
+ * arm64; a release store leaves only when all stores before it have left, but the stores after it
+ * may overtake it. A release fence keeps the stores before it before those after it; the owner
+ * waits for an empty buffer there, which is the same to every onlooker, as the owner loads nothing
+ * meanwhile. The reader's loads happen in order; a variant that drops an acquire lets the one load
+ * go first that it held back.
  *
  * Configurations, which hold:
  *   PSO                           stores to different locations leave the owner in any order.
- *   EARLY_TAG                     the new tag is stored right after the reset, and the units and their
- *                                 marks follow one by one: a slot that is read while it is written.
- *   VIEWS                         the reader does not copy: it announces a view (a store, buffered),
- *                                 fences, checks the tag once, loads the mark, and reads when it
- *                                 pleases. The owner has a full fence after the invalidation, and
- *                                 goes on when it finds no view announced.
+ *   EARLY_TAG                     the new tag is stored right after the reset, and the units and
+ *                                 their marks follow one by one: a slot that is read while it is
+ *                                 written.
+ *   VIEWS                         the reader does not copy: it announces a view (a store,
+ *                                 buffered), fences, checks the tag once, loads the mark, and reads
+ *                                 when it pleases. The owner has a full fence after the
+ *                                 invalidation, and goes on when it finds no view announced.
  *
  * Wrong variants:
  *   WRONG_NO_SECOND_CHECK         the tag is not loaded again after the copy.
@@ -33,8 +35,8 @@
  *   WRONG_INVALIDATION_RELEASED   the invalidation is a release store and no fence follows: release
  *                                 orders what is before it, not what is after (fails under PSO).
  *   WRONG_TAG_NOT_RELEASED        the new tag is a plain store (fails under PSO).
- *   WRONG_MARK_NOT_RELEASED       the mark is a plain store (fails under PSO with EARLY_TAG; otherwise
- *                                 the release of the tag that follows covers for it).
+ *   WRONG_MARK_NOT_RELEASED       the mark is a plain store (fails under PSO with EARLY_TAG;
+ *                                 otherwise the release of the tag that follows covers for it).
  *   WRONG_NO_RESET                the mark is not reset (fails with EARLY_TAG).
  *   WRONG_NO_USE_NUMBER           the tag says only valid or not, so a later life looks like ours.
  *   WRONG_TAG_NOT_ACQUIRED        the mark may be loaded before the tag (fails with EARLY_TAG).

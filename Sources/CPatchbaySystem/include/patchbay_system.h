@@ -60,6 +60,8 @@ int pb_epoll_modify(int epoll, int descriptor, uint64_t tag, int writable);
 int pb_epoll_remove(int epoll, int descriptor);
 // Up to capacity ready descriptors: tags and whether readable (1), writable (2), hung up (4).
 int pb_epoll_wait(int epoll, uint64_t *tags, uint32_t *flags, int capacity, int timeout_ms);
+// A pipe that children do not inherit: two descriptors, first the end to read.
+int pb_pipe(int *ends);
 int pb_eventfd(void);
 int pb_eventfd_signal(int descriptor);
 int pb_eventfd_drain(int descriptor);

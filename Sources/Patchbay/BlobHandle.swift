@@ -1,0 +1,158 @@
+// What a publisher and a subscriber have in common: one generation of a key, its entry and bell,
+// and the extents that this handle has mapped.
+
+import PatchbayLayout
+import PatchbayRing
+import PatchbaySystem
+import PatchbayTypes
+import PatchbayWire
+import Synchronization
+
+final class BlobHandle: Sendable {
+  let session: Session
+  let key: BlobKey
+  let grant: BlobGrant
+  /// Nil for a blob that came whole in a message.
+  let entry: BoardEntry?
+  let bell: Doorbell?
+  private let isWritable: Bool
+  private let extents: Mutex<Extents>
+
+  private struct Extents {
+    var mapped: [Int: Extent] = [:]
+    /// The board's extent version before the broker last said "not yet", per extent.
+    var askedAt: [Int: UInt32] = [:]
+  }
+
+  /// Takes over what a `created` or `opened` reply granted.
+  init(
+    _ session: Session, key: BlobKey, grant: BlobGrant, delivery: Delivery, isWritable: Bool,
+    deadline: Deadline
+  ) throws(PatchbayError) {
+    self.session = session
+    self.key = key
+    self.grant = grant
+    self.isWritable = isWritable
+    extents = Mutex(Extents())
+    guard grant.inlineBytes == nil else {
+      entry = nil
+      bell = nil
+      return
+    }
+    let board = try session.board(grant.board, deadline: deadline)
+    guard Int(grant.entry) < board.entryCount else {
+      throw PatchbayError(
+        .protocolViolation,
+        "The broker named entry \(grant.entry) of a board with \(board.entryCount).")
+    }
+    entry = board.entry(Int(grant.entry))
+    bell = board.bells.bell(Int(grant.entry))
+    if let first = grant.extent { _ = try map(first, delivery.takeDescriptor()) }
+  }
+
+  var generation: Generation { grant.blob.generation }
+  var plan: ExtentPlan { grant.plan }
+
+  /// The blob's state; `gone` when the board's entry has passed to another blob.
+  var state: BlobState {
+    guard let entry else { return .sealed }
+    return entry.status.state(of: generation) ?? .gone
+  }
+
+  /// Bytes in all; nil while unknown.
+  var byteCount: Int? {
+    if let inline = grant.inlineBytes { return inline.count }
+    return grant.byteCount ?? entry?.byteCount
+  }
+
+  // MARK: Extents
+
+  /// The extent with this index, if this handle has mapped it.
+  func mappedExtent(_ index: Int) -> Extent? { extents.withLock { $0.mapped[index] } }
+
+  var mappedExtents: [Extent] {
+    extents.withLock { $0.mapped.values.sorted { $0.index < $1.index } }
+  }
+
+  /// The extent with this index for reading; nil while the publisher has not begun it.
+  func attachedExtent(_ index: Int, deadline: Deadline) throws(PatchbayError) -> Extent? {
+    if let extent = mappedExtent(index) { return extent }
+    // The version is read before the question, so a grant in between changes it and is asked for.
+    let version = entry?.extentVersion ?? 0
+    guard extents.withLock({ $0.askedAt[index] != version }) else { return nil }
+    do throws(PatchbayError) {
+      let delivery = try session.connection.call(
+        .attachExtent(ExtentRequest(generation: generation, index: index)), deadline: deadline)
+      return try adopt(delivery, index: index)
+    } catch where error.code == .rangeOutOfBounds {
+      extents.withLock { $0.askedAt[index] = version }
+      return nil
+    }
+  }
+
+  /// The extent with this index for writing; the broker makes it if it is not there.
+  func grownExtent(_ index: Int, deadline: Deadline) throws(PatchbayError) -> Extent {
+    if let extent = mappedExtent(index) { return extent }
+    let delivery = try session.connection.call(
+      .grow(GrowRequest(blob: grant.blob, index: index)), deadline: deadline)
+    return try adopt(delivery, index: index)
+  }
+
+  private func adopt(_ delivery: Delivery, index: Int) throws(PatchbayError) -> Extent {
+    guard case .extent(let granted) = delivery.reply else {
+      throw Session.unexpected(delivery.reply)
+    }
+    guard granted.index == index else {
+      throw PatchbayError(
+        .protocolViolation, "Extent \(index) was asked for and \(granted.index) came.")
+    }
+    return try map(granted, delivery.takeDescriptor())
+  }
+
+  private func map(
+    _ granted: ExtentGrant, _ descriptor: borrowing Descriptor
+  ) throws(PatchbayError) -> Extent {
+    let geometry = try RingGeometry(
+      dataByteCount: granted.dataByteCount, hasMap: grant.order == .any)
+    let planned = plan.range(of: granted.index)
+    guard granted.dataByteCount <= planned.count else {
+      throw PatchbayError(
+        .protocolViolation,
+        "Extent \(granted.index) has \(granted.dataByteCount) bytes; its plan allows "
+          + "\(planned.count).")
+    }
+    let extent = try Extent(
+      descriptor, index: granted.index, start: planned.lowerBound, ringID: granted.ringID,
+      useNumber: granted.useNumber, geometry: geometry, isWritable: isWritable)
+    return extents.withLock { extents in
+      // Two threads may have asked at once: one mapping serves both, and only one begins the use.
+      if let first = extents.mapped[granted.index] { return first }
+      if granted.beginsUse { extent.beginUse(isFresh: granted.useNumber == 1) }
+      extents.mapped[granted.index] = extent
+      return extent
+    }
+  }
+
+  /// Unmaps everything; views and pieces of reads that are under way keep theirs.
+  func dropExtents() {
+    extents.withLock { $0 = Extents() }
+  }
+
+  // MARK: Endings
+
+  /// The error that a reader gets for bytes that will never come.
+  func failure() -> PatchbayError {
+    let cause = entry?.cause ?? (code: .blobFailed, text: "")
+    let what = "The blob \(key) (generation \(generation))"
+    switch cause.code {
+    case .abandoned:
+      return PatchbayError(
+        .abandoned, "\(what) was abandoned before it was complete.", cause: cause.text)
+    case .removed: return PatchbayError(.removed, "\(what) was removed.", cause: cause.text)
+    case .evicted: return PatchbayError(.evicted, "\(what) was evicted.", cause: cause.text)
+    default:
+      return PatchbayError(
+        cause.code, "\(what) failed before it was complete.", cause: cause.text)
+    }
+  }
+}

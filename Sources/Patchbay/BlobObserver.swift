@@ -1,0 +1,64 @@
+// Looking at what is written of a blob, for pictures: no reader, no bytes.
+
+import PatchbayLayout
+import PatchbayRing
+import PatchbayTypes
+
+/// Sees which ranges of a blob are written, as they are written.
+public final class BlobObserver: Sendable {
+  private let handle: BlobHandle
+
+  init(_ handle: BlobHandle) { self.handle = handle }
+
+  deinit { if handle.entry != nil { handle.session.connection.post(.close(handle.grant.blob)) } }
+
+  /// Where the blob stands now.
+  public var state: BlobState { handle.state }
+  /// Bytes in all; nil while unknown.
+  public var byteCount: Int? { handle.byteCount }
+
+  /// The written ranges in order, apart from each other. Blocks only while an extent is mapped that
+  /// has come since the last look.
+  /// - Parameter limit: at most so many ranges; what lies behind is left out.
+  /// - Throws: `noBroker`, `timedOut`.
+  @available(*, noasync)
+  public func writtenRanges(limit: Int = .max) throws(PatchbayError) -> [Range<Int>] {
+    if let inline = handle.grant.inlineBytes { return inline.isEmpty ? [] : [0..<inline.count] }
+    var ranges: [Range<Int>] = []
+    var index = 0
+    while let positions = extentPositions(index), ranges.count < limit {
+      if let extent = try handle.attachedExtent(index, deadline: .standard) {
+        Self.collect(extent, positions, &ranges, limit)
+      } else if index >= handle.grant.extentEnd, handle.byteCount == nil {
+        // Of a blob of unknown length this extent does not exist yet, and none behind it is known.
+        break
+      }
+      index += 1
+    }
+    return ranges
+  }
+
+  /// The positions of an extent below the blob's end; nil behind it.
+  private func extentPositions(_ index: Int) -> Range<Int>? {
+    let planned = handle.plan.range(of: index)
+    let end = min(planned.upperBound, handle.byteCount ?? ExtentPlan.positionLimit)
+    return planned.lowerBound < end ? planned.lowerBound..<end : nil
+  }
+
+  private static func collect(
+    _ extent: Extent, _ positions: Range<Int>, _ ranges: inout [Range<Int>], _ limit: Int
+  ) {
+    var at = positions.lowerBound
+    while at < positions.upperBound, ranges.count < limit {
+      let start = extent.uncoveredEnd(from: at, limit: positions.upperBound)
+      let end = extent.coveredEnd(from: start, limit: positions.upperBound)
+      guard start < end else { return }
+      if let last = ranges.last, last.upperBound == start {
+        ranges[ranges.count - 1] = last.lowerBound..<end
+      } else {
+        ranges.append(start..<end)
+      }
+      at = end
+    }
+  }
+}

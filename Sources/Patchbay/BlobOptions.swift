@@ -1,0 +1,39 @@
+// What a publisher may say about a blob when it creates it.
+
+import PatchbayTypes
+
+/// How a blob is created. Everything has a default; a plain `BlobOptions()` is a private blob of
+/// unknown length, written in any order.
+public struct BlobOptions: Sendable, Hashable {
+  /// Bytes in all, nil while unknown. An announced length is reserved at once and enforced at the
+  /// seal; readers see it from the start.
+  public var byteCount: Int?
+  /// Whether bytes come at any position or only at the end. `appendOnly` needs an eighth less
+  /// memory.
+  public var order: WriteOrder
+  /// Permission bits; by default only the owner may read.
+  public var mode: UInt16
+  /// Takes the place of a blob that has the key: its readers finish, new ones get this one.
+  public var replaces: Bool
+  /// The first extent's bytes, nil for the broker's choice; rounded up to whole pages.
+  public var firstExtentByteCount: Int?
+  /// The largest extent's bytes, nil for the broker's choice.
+  public var extentByteLimit: Int?
+  /// Media type, for people and gateways; at most 255 bytes.
+  public var type: String
+  /// Labels that travel with the blob; at most 32.
+  public var labels: [BlobInfo.Label]
+
+  /// Options with what matters most; the rest are properties.
+  public init(
+    byteCount: Int? = nil, order: WriteOrder = .any, mode: UInt16 = 0o600,
+    replaces: Bool = false, type: String = "", labels: [BlobInfo.Label] = []
+  ) {
+    self.byteCount = byteCount
+    self.order = order
+    self.mode = mode
+    self.replaces = replaces
+    self.type = type
+    self.labels = labels
+  }
+}

@@ -1,0 +1,164 @@
+// Reading without a copy. A lease announces its view before it checks the ring, so the ring is not
+// reused while the lease lives; it holds its own mapping, so it outlives the subscriber's handle.
+
+import PatchbayLayout
+import PatchbayRing
+import PatchbaySystem
+import PatchbayTypes
+import PatchbayWire
+
+/// Covered bytes of a blob, in place. Ends when it is released.
+@safe public final class Lease: Sendable {
+  /// The positions of the bytes in the blob.
+  public let range: Range<Int>
+  private let subscriber: Subscriber
+  private let bytes: Bytes
+
+  private enum Bytes: Sendable {
+    case inline([UInt8])
+    case extent(Extent, view: Int)
+  }
+
+  fileprivate init(_ subscriber: Subscriber, _ range: Range<Int>, inline: [UInt8]) {
+    self.subscriber = subscriber
+    self.range = range
+    bytes = .inline(inline)
+  }
+
+  fileprivate init(_ subscriber: Subscriber, _ range: Range<Int>, _ extent: Extent, view: Int) {
+    self.subscriber = subscriber
+    self.range = range
+    bytes = .extent(extent, view: view)
+  }
+
+  deinit {
+    if case .extent(_, let view) = bytes { subscriber.handle.session.table.end(view) }
+    subscriber.leaseEnded()
+  }
+
+  /// Gives the bytes, `range.count` of them. They do not change while the lease lives.
+  public func withBytes<Result, Failure>(
+    _ body: (Span<UInt8>) throws(Failure) -> Result
+  ) throws(Failure) -> Result {
+    switch bytes {
+    case .inline(let whole): try body(whole.span.extracting(range))
+    case .extent(let extent, _):
+      try body(unsafe extent.bytes(range).bindMemory(to: UInt8.self).span)
+    }
+  }
+}
+
+extension Subscriber {
+  /// The most leases of one subscriber at a time.
+  public static let leaseLimit = 4
+
+  /// Waits until a range is covered and gives it in place, without a copy. A range that crosses an
+  /// extent's edge cannot be leased; `readFully` reads it, `withWholeBlob` maps all.
+  /// - Throws: `limitReached` with 4 leases out, `rangeOutOfBounds` for a range across an edge or
+  ///   behind the end; else as `read`.
+  @available(*, noasync)
+  public func lease(
+    _ range: Range<Int>, deadline: Deadline = .never
+  ) throws(PatchbayError) -> Lease {
+    try countLease()
+    do throws(PatchbayError) {
+      while true {
+        if let lease = try takeLease(range, deadline: deadline) { return lease }
+      }
+    } catch {
+      leaseEnded()
+      throw error
+    }
+  }
+
+  private func countLease() throws(PatchbayError) {
+    try leases.withLock { (count) throws(PatchbayError) in
+      guard count < Self.leaseLimit else {
+        throw PatchbayError(
+          .limitReached,
+          "This subscriber of \(key) holds \(count) leases, the most it can. End one first.")
+      }
+      count += 1
+    }
+  }
+
+  /// Nil when the ring was taken before the view stood.
+  private func takeLease(
+    _ range: Range<Int>, deadline: Deadline
+  ) throws(PatchbayError) -> Lease? {
+    var at = range.lowerBound
+    while true {
+      switch try find(at: at, count: max(range.upperBound - at, 1), deadline: deadline) {
+      case .endOfBlob:
+        guard range.isEmpty else { throw outOfBounds(range) }
+        return Lease(self, 0..<0, inline: [])
+      case .inline(let bytes):
+        guard range.upperBound <= bytes.count else { throw outOfBounds(range) }
+        return Lease(self, range, inline: bytes)
+      case .bytes(let extent, let end):
+        guard range.upperBound <= extent.range.upperBound else { throw acrossEdge(range, extent) }
+        at = end
+        guard end >= range.upperBound else { continue }
+        return try view(range, extent)
+      }
+    }
+  }
+
+  private func view(_ range: Range<Int>, _ extent: Extent) throws(PatchbayError) -> Lease? {
+    let table = handle.session.table
+    let view = try table.announce(ringID: extent.ringID, useNumber: extent.useNumber)
+    guard extent.isCurrent else {
+      table.end(view)
+      return nil
+    }
+    return Lease(self, range, extent, view: view)
+  }
+
+  private func acrossEdge(_ range: Range<Int>, _ extent: Extent) -> PatchbayError {
+    PatchbayError(
+      .rangeOutOfBounds,
+      "The range \(range.lowerBound)..<\(range.upperBound) of the blob \(key) crosses the edge of "
+        + "an extent at \(extent.range.upperBound); lease the two sides, or read them.",
+      resumePosition: extent.range.upperBound)
+  }
+
+  /// Waits for the seal and gives the whole blob as one contiguous range, without a copy.
+  /// - Throws: as `read`; `inputOutput` when it cannot be mapped.
+  @available(*, noasync)
+  public func withWholeBlob<Result>(
+    deadline: Deadline = .never, _ body: (Span<UInt8>) throws -> Result
+  ) throws -> Result {
+    let byteCount = try waitUntilSealed(deadline: deadline)
+    let last = byteCount == 0 ? 0 : handle.plan.index(of: byteCount - 1)
+    guard handle.entry != nil, last > 0 else {
+      let whole = try lease(0..<byteCount, deadline: deadline)
+      return try whole.withBytes(body)
+    }
+    let mapping = try mapContiguously(byteCount, lastExtent: last, deadline: deadline)
+    return try withExtendedLifetime(mapping) {
+      let all = unsafe UnsafeRawBufferPointer(start: mapping.base, count: byteCount)
+      return try body(unsafe all.bindMemory(to: UInt8.self).span)
+    }
+  }
+
+  private func mapContiguously(
+    _ byteCount: Int, lastExtent: Int, deadline: Deadline
+  ) throws(PatchbayError) -> ContiguousMapping {
+    let mapping = try ContiguousMapping(byteCount: RingGeometry.roundedToPage(byteCount))
+    for index in 0...lastExtent {
+      let delivery = try handle.session.connection.call(
+        .attachExtent(ExtentRequest(generation: generation, index: index)), deadline: deadline)
+      guard case .extent(let granted) = delivery.reply else {
+        throw Session.unexpected(delivery.reply)
+      }
+      let geometry = try RingGeometry(
+        dataByteCount: granted.dataByteCount, hasMap: handle.grant.order == .any)
+      let start = handle.plan.range(of: index).lowerBound
+      let piece = ContiguousMapping.Piece(
+        try delivery.takeDescriptor(), offset: geometry.dataOffset,
+        byteCount: min(geometry.dataByteCount, mapping.byteCount - start))
+      try mapping.place(piece, at: start)
+    }
+    return mapping
+  }
+}

@@ -1,0 +1,297 @@
+// The door of the library: one connection to a broker, from which publishers and subscribers come.
+
+import Glibc
+import PatchbayLayout
+import PatchbayRing
+import PatchbaySystem
+import PatchbayTypes
+import PatchbayWire
+
+/// A connection to a broker. All methods may be called from any thread at once.
+///
+/// Handles made by a client keep its connection; it ends with the last of them. When the process
+/// ends, however it ends, the broker takes back everything it held, and blobs it had not sealed
+/// fail.
+public final class PatchbayClient: Sendable {
+  let session: Session
+
+  /// Connects to a broker and shakes hands. Blocks until then.
+  /// - Parameters:
+  ///   - socketPath: nil: `$PATCHBAY_SOCKET`, else `$XDG_RUNTIME_DIR/patchbay/control.sock`, else
+  ///     `/tmp/patchbay-<uid>/control.sock`.
+  ///   - name: what this client is called in the broker's messages; at most 64 bytes are kept.
+  /// - Throws: `noBroker`, `notPermitted` (a socket directory that others could replace),
+  ///   `versionMismatch`, `limitReached`, `timedOut`.
+  @available(*, noasync)
+  public init(
+    socketPath: String? = nil, name: String? = nil,
+    deadline: Deadline = .standard
+  ) throws(PatchbayError) {
+    session = try Session(
+      SocketPath(socketPath), name: (name ?? Self.programName).cut(toUTF8Count: 64),
+      deadline: deadline)
+  }
+
+  private static var programName: String {
+    CommandLine.arguments.first?.split(separator: "/").last.map(String.init) ?? "client"
+  }
+
+  /// The socket this client is connected to.
+  public var socketPath: String { session.connection.path }
+
+  /// The broker's process number.
+  public var brokerProcess: Int32 { session.welcome.brokerProcess }
+
+  // MARK: Publishing
+
+  /// Creates a blob and gives its publisher, to be sealed or failed by the caller. The blob is
+  /// visible at once. Blocks for the broker's answer.
+  /// - Throws: `keyExists`, `noSpaceMemory`, `limitReached`, `noBroker`, `timedOut`.
+  @available(*, noasync)
+  public func publisher(
+    _ key: BlobKey, _ options: BlobOptions = BlobOptions(),
+    deadline: Deadline = .standard
+  ) throws(PatchbayError) -> Publisher {
+    let delivery = try session.connection.call(
+      .create(request(key, options)), deadline: deadline)
+    guard case .created(let grant) = delivery.reply else {
+      throw Session.unexpected(delivery.reply)
+    }
+    do throws(PatchbayError) {
+      let handle = try BlobHandle(
+        session, key: key, grant: grant, delivery: delivery, isWritable: true,
+        deadline: deadline)
+      return Publisher(handle)
+    } catch {
+      session.connection.post(.abandon(grant.blob))
+      throw error
+    }
+  }
+
+  /// Creates a blob, lets `body` write it, and seals it when `body` returns. When `body` throws,
+  /// or the seal is refused, the blob has failed with that as its cause.
+  /// - Returns: what `body` returned; the blob is sealed then.
+  /// - Throws: what `body` threw, or as `publisher` and `Publisher.seal`.
+  @available(*, noasync)
+  public func withPublisher<Result>(
+    _ key: BlobKey, _ options: BlobOptions = BlobOptions(),
+    deadline: Deadline = .standard, _ body: (Publisher) throws -> Result
+  ) throws -> Result {
+    let publisher = try publisher(key, options, deadline: deadline)
+    do {
+      let result = try body(publisher)
+      if !publisher.isEnded { try publisher.seal() }
+      return result
+    } catch {
+      if !publisher.isEnded { try? publisher.fail("\(error)") }
+      throw error
+    }
+  }
+
+  /// Publishes bytes that are all there; up to 16 KiB travel in one message. Sealed afterwards.
+  /// - Throws: as `publisher` and `Publisher.seal`.
+  @available(*, noasync)
+  @discardableResult
+  public func publish(
+    _ bytes: [UInt8], as key: BlobKey, _ options: BlobOptions = BlobOptions(),
+    deadline: Deadline = .standard
+  ) throws(PatchbayError) -> Generation {
+    guard bytes.count <= Frame.inlineByteLimit else {
+      return try publishWhole(byteCount: bytes.count, key, options, deadline: deadline) {
+        (publisher) throws(PatchbayError) in try publisher.append(bytes)
+      }
+    }
+    var request = request(key, options)
+    request.byteCount = bytes.count
+    request.inlineBytes = bytes
+    let delivery = try session.connection.call(.create(request), deadline: deadline)
+    guard case .created(let grant) = delivery.reply else {
+      throw Session.unexpected(delivery.reply)
+    }
+    return grant.blob.generation
+  }
+
+  /// Publishes a file and announces its length. Sealed afterwards.
+  /// - Throws: `inputOutput` for the file (also when it is shorter or longer than when it was
+  ///   opened), else as `publisher` and `Publisher.seal`.
+  @available(*, noasync)
+  @discardableResult
+  public func publish(
+    contentsOf path: String, as key: BlobKey, _ options: BlobOptions = BlobOptions(),
+    deadline: Deadline = .standard
+  ) throws(PatchbayError) -> Generation {
+    let file = try InputFile(path)
+    if let byteCount = file.byteCount, byteCount <= Frame.inlineByteLimit {
+      return try publish(try file.readAll(byteCount), as: key, options, deadline: deadline)
+    }
+    return try publishWhole(byteCount: file.byteCount, key, options, deadline: deadline) {
+      (publisher) throws(PatchbayError) in
+      try publisher.append(from: file.descriptor.rawValue)
+    }
+  }
+
+  private func publishWhole(
+    byteCount: Int?, _ key: BlobKey, _ options: BlobOptions, deadline: Deadline,
+    _ write: (Publisher) throws(PatchbayError) -> Void
+  ) throws(PatchbayError) -> Generation {
+    var options = options
+    options.byteCount = byteCount
+    options.order = .appendOnly
+    let publisher = try publisher(key, options, deadline: deadline)
+    do throws(PatchbayError) {
+      try write(publisher)
+      try publisher.seal(deadline: deadline)
+      return publisher.generation
+    } catch {
+      try? publisher.fail("\(error)")
+      throw error
+    }
+  }
+
+  private func request(_ key: BlobKey, _ options: BlobOptions) -> CreateRequest {
+    var request = CreateRequest(key: key)
+    request.byteCount = options.byteCount
+    request.order = options.order
+    request.mode = options.mode
+    request.replaces = options.replaces
+    request.firstExtent = options.firstExtentByteCount ?? 0
+    request.extentLimit = options.extentByteLimit ?? 0
+    request.type = options.type
+    request.labels = options.labels
+    return request
+  }
+
+  // MARK: Subscribing
+
+  /// Opens a blob for reading, complete or not. Blocks for the broker's answer and, with
+  /// `waitUntil`, until the key exists.
+  /// - Parameter waitUntil: nil: the key must exist now.
+  /// - Throws: `noSuchKey`, `timedOut`, `blobFailed` or `abandoned` (with their cause), `noBroker`.
+  @available(*, noasync)
+  public func open(
+    _ key: BlobKey, waitUntil: Deadline? = nil
+  ) throws(PatchbayError) -> Subscriber {
+    do throws(PatchbayError) {
+      return Subscriber(
+        try openHandle(
+          OpenRequest(key: key, waits: waitUntil != nil, observes: false),
+          deadline: waitUntil ?? .standard))
+    } catch where error.code == .timedOut && waitUntil != nil {
+      throw PatchbayError(.timedOut, "No blob with the key \(key) appeared before the deadline.")
+    }
+  }
+
+  /// Looks at what is written of a blob without being one of its readers. Failed blobs too.
+  /// - Throws: `noSuchKey`, `noBroker`, `timedOut`.
+  @available(*, noasync)
+  public func observe(
+    _ key: BlobKey, deadline: Deadline = .standard
+  ) throws(PatchbayError) -> BlobObserver {
+    BlobObserver(
+      try openHandle(
+        OpenRequest(key: key, waits: false, observes: true), deadline: deadline))
+  }
+
+  private func openHandle(
+    _ request: OpenRequest, deadline: Deadline
+  ) throws(PatchbayError) -> BlobHandle {
+    let delivery = try session.connection.call(.open(request), deadline: deadline)
+    guard case .opened(let grant) = delivery.reply else { throw Session.unexpected(delivery.reply) }
+    do throws(PatchbayError) {
+      return try BlobHandle(
+        session, key: request.key, grant: grant, delivery: delivery, isWritable: false,
+        deadline: .standard)
+    } catch {
+      session.connection.post(.close(grant.blob))
+      throw error
+    }
+  }
+
+  // MARK: Looking and removing
+
+  /// What the broker knows of a blob. Blocks for its answer.
+  /// - Throws: `noSuchKey`, `noBroker`, `timedOut`.
+  @available(*, noasync)
+  public func info(
+    _ key: BlobKey, deadline: Deadline = .standard
+  ) throws(PatchbayError) -> BlobInfo {
+    let delivery = try session.connection.call(
+      .info(InfoRequest(key: key)), deadline: deadline)
+    guard case .info(let info) = delivery.reply else { throw Session.unexpected(delivery.reply) }
+    return info
+  }
+
+  /// Whether a blob has this key, in any state. Blocks for the broker's answer.
+  /// - Throws: `noBroker`, `timedOut`.
+  @available(*, noasync)
+  public func exists(
+    _ key: BlobKey, deadline: Deadline = .standard
+  ) throws(PatchbayError) -> Bool {
+    do throws(PatchbayError) {
+      _ = try info(key, deadline: deadline)
+      return true
+    } catch where error.code == .noSuchKey {
+      return false
+    }
+  }
+
+  /// One page of blobs in the byte order of their keys. Blocks for the broker's answer.
+  /// - Parameters:
+  ///   - prefix: only keys that begin with these bytes.
+  ///   - after: only keys behind this one: the last of the page before.
+  ///   - limit: at most so many, 1 to 512; a page may have fewer and still not be the last.
+  /// - Throws: `noBroker`, `timedOut`.
+  @available(*, noasync)
+  public func list(
+    prefix: [UInt8] = [], after: BlobKey? = nil, limit: Int = 512,
+    deadline: Deadline = .standard
+  ) throws(PatchbayError) -> BlobPage {
+    let request = ListRequest(
+      prefix: prefix, after: after?.bytes ?? [], limit: min(max(limit, 1), 512))
+    let delivery = try session.connection.call(.list(request), deadline: deadline)
+    guard case .list(let page) = delivery.reply else { throw Session.unexpected(delivery.reply) }
+    return BlobPage(blobs: page.blobs, hasMore: page.hasMore)
+  }
+
+  /// Takes a blob's key away at once. Whoever has it open finishes with it; its memory goes with
+  /// the last of them. The key can be used again at once.
+  /// - Parameter generation: only this life of the key; nil: whichever it is.
+  /// - Throws: `noSuchKey`, `notPermitted`, `noBroker`, `timedOut`.
+  @available(*, noasync)
+  public func remove(
+    _ key: BlobKey, generation: Generation? = nil,
+    deadline: Deadline = .standard
+  ) throws(PatchbayError) {
+    try session.perform(
+      .remove(RemoveRequest(key: key, generation: generation)), deadline: deadline)
+  }
+
+  /// The broker's counters. Blocks for its answer.
+  /// - Throws: `noBroker`, `timedOut`.
+  @available(*, noasync)
+  public func statistics(
+    deadline: Deadline = .standard
+  ) throws(PatchbayError) -> BrokerStatistics {
+    let delivery = try session.connection.call(.statistics, deadline: deadline)
+    guard case .statistics(let statistics) = delivery.reply else {
+      throw Session.unexpected(delivery.reply)
+    }
+    return statistics
+  }
+
+  /// Asks the broker for a sign of life. Blocks for it.
+  /// - Throws: `noBroker`, `timedOut`.
+  @available(*, noasync)
+  public func ping(deadline: Deadline = .standard) throws(PatchbayError) {
+    let delivery = try session.connection.call(.ping, deadline: deadline)
+    guard case .pong = delivery.reply else { throw Session.unexpected(delivery.reply) }
+  }
+}
+
+/// Some blobs of a listing.
+public struct BlobPage: Sendable, Hashable {
+  /// In the byte order of their keys.
+  public var blobs: [BlobInfo]
+  /// Whether more follow behind the last one.
+  public var hasMore: Bool
+}

@@ -1,0 +1,154 @@
+// A blob's writer. Bytes are copied straight into shared memory and covered; nothing goes through
+// the broker but the making of extents and the ending. This file holds the ends and the bounds; the
+// ways to write are in files of their own.
+
+import PatchbayLayout
+import PatchbayRing
+import PatchbaySystem
+import PatchbayTypes
+import PatchbayWire
+import Synchronization
+
+/// Writes one blob. All methods may be called from any thread at once; appends take turns.
+///
+/// A publisher that goes without `seal` has failed its blob: its readers get what is covered, then
+/// `abandoned`.
+public final class Publisher: Sendable {
+  let handle: BlobHandle
+  let inFlight = WritesInFlight()
+  let appending = Mutex(AppendState())
+  /// Ranges that a batch has copied into a blob with a map and will cover at its end.
+  let batchedRanges = Mutex<[Range<Int>]>([])
+  private let ending = Mutex(false)
+
+  init(_ handle: BlobHandle) { self.handle = handle }
+
+  deinit { if !isEnded { abandon() } }
+
+  private func abandon() {
+    handle.dropExtents()
+    handle.session.connection.post(.abandon(handle.grant.blob))
+  }
+
+  /// The blob's key.
+  public var key: BlobKey { handle.key }
+  /// Which life of the key this publisher writes.
+  public var generation: Generation { handle.generation }
+  /// The announced length, nil if none was.
+  public var byteCount: Int? { handle.grant.byteCount }
+  /// Whether the blob was sealed or failed, or this handle closed.
+  public var isEnded: Bool { ending.withLock { $0 } }
+
+  static let closed = PatchbayError(
+    .closed, "This publisher has ended: it was sealed, failed or closed.")
+  private static let sealing = PatchbayError(
+    .closed, "This publisher is sealing its blob; nothing can be written any more.")
+
+  // MARK: Bounds
+
+  /// A range of this many bytes at a position.
+  /// - Throws: `rangeOutOfBounds` when it leaves the announced length or the highest position.
+  func checkedRange(at position: Int, _ count: Int) throws(PatchbayError) -> Range<Int> {
+    let limit = byteCount ?? ExtentPlan.positionLimit
+    guard position >= 0, position <= limit, count <= limit - position else {
+      throw PatchbayError(
+        .rangeOutOfBounds,
+        "Writing \(count) bytes at \(position) of the blob \(key) leaves its "
+          + (byteCount == nil
+            ? "highest possible position \(limit)." : "announced length of \(limit) bytes."))
+    }
+    return position..<position + count
+  }
+
+  /// Calls `body` with each extent a range touches and the part of the range in it.
+  func forEachExtent(
+    _ range: Range<Int>, _ body: (Extent, Range<Int>) throws(PatchbayError) -> Void
+  ) throws(PatchbayError) {
+    var at = range.lowerBound
+    while at < range.upperBound {
+      let extent = try handle.grownExtent(
+        handle.plan.index(of: at), deadline: .standard)
+      let end = min(range.upperBound, extent.range.upperBound)
+      try body(extent, at..<end)
+      at = end
+    }
+  }
+
+  func ring(_ range: Range<Int>) {
+    handle.bell?.ring(handle.grant.wakeClasses.mask(of: range))
+  }
+
+  // MARK: Endings
+
+  /// Completes the blob: its length and bytes never change again, and readers that reach the end
+  /// see it as the end. Blocks until writes under way have ended and the broker has looked at what
+  /// is covered.
+  /// - Throws: `holesAtSeal` with the first missing ranges, or `lengthMismatch` for an announced
+  ///   length not reached: then the blob is open still and writing can go on. `closed`, `fenced`,
+  ///   `noBroker`, `timedOut`.
+  @available(*, noasync)
+  public func seal(
+    deadline: Deadline = .standard
+  ) throws(PatchbayError) {
+    guard !isEnded else { throw Self.closed }
+    try stopAppending(Self.sealing)
+    do throws(PatchbayError) {
+      try inFlight.close(Self.sealing, until: MonotonicTime(deadline))
+      let length = byteCount ?? (handle.grant.order == .any ? inFlight.highestEnd : appendEnd)
+      if handle.grant.order == .appendOnly { try checkAppendedLength(length) }
+      try handle.session.perform(
+        .seal(SealRequest(blob: handle.grant.blob, byteCount: length)), deadline: deadline)
+    } catch {
+      inFlight.reopen()
+      resumeAppending()
+      throw error
+    }
+    end()
+  }
+
+  private func checkAppendedLength(_ length: Int) throws(PatchbayError) {
+    guard appendEnd == length else {
+      throw PatchbayError(
+        .lengthMismatch,
+        "The blob \(key) was announced with \(length) bytes, but only \(appendEnd) were appended. "
+          + "Append the rest, or fail it.")
+    }
+  }
+
+  /// Ends the blob as failed. Readers get what is covered, then `blobFailed` with this cause.
+  /// Blocks for the broker's answer.
+  /// - Parameter cause: for people; at most 1024 bytes are kept.
+  /// - Throws: `closed`, `noBroker`, `timedOut`.
+  @available(*, noasync)
+  public func fail(
+    _ cause: String, deadline: Deadline = .standard
+  ) throws(PatchbayError) {
+    guard !isEnded else { throw Self.closed }
+    appending.withLock { $0.refusal = Self.closed }
+    try inFlight.close(Self.closed, until: MonotonicTime(deadline))
+    try handle.session.perform(
+      .fail(
+        FailRequest(blob: handle.grant.blob, cause: cause.cut(toUTF8Count: WireLimit.cause))),
+      deadline: deadline)
+    end()
+  }
+
+  /// Ends this handle. A blob that is not sealed has failed as abandoned. Does nothing the second
+  /// time.
+  public func close() {
+    let wasOpen = ending.withLock { ending in
+      defer { ending = true }
+      return !ending
+    }
+    guard wasOpen else { return }
+    appending.withLock { $0.refusal = Self.closed }
+    try? inFlight.close(Self.closed, until: MonotonicTime(Deadline.standard))
+    abandon()
+  }
+
+  private func end() {
+    ending.withLock { $0 = true }
+    appending.withLock { $0.refusal = Self.closed }
+    handle.dropExtents()
+  }
+}

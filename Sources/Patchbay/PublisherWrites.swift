@@ -1,0 +1,145 @@
+// Writing at any position.
+
+import PatchbayRing
+import PatchbaySystem
+import PatchbayTypes
+import PatchbayWire
+
+extension Publisher {
+  /// Bytes that become readable together: long writes are covered in steps, so readers follow
+  /// closely and find them in the cache.
+  static let step = 256 * 1024
+
+  /// Writes bytes at a position and covers them. They are readable on return. Several threads may
+  /// write at once; one that overlaps another waits for it.
+  /// - Parameters:
+  ///   - skippingCovered: writes only what is uncovered, instead of refusing the whole write.
+  /// - Returns: how many bytes were covered by this call.
+  /// - Throws: `rangeOverlap` when a byte of the range is covered already (nothing is written
+  ///   then), `rangeOutOfBounds`, `noSpaceMemory`, `closed`, `fenced`, `noBroker`.
+  @available(*, noasync)
+  @discardableResult
+  public func write(
+    _ bytes: Span<UInt8>, at position: Int, skippingCovered: Bool = false
+  ) throws(PatchbayError) -> Int {
+    let range = try checkedRange(at: position, bytes.count)
+    guard handle.grant.order == .any else {
+      throw PatchbayError(
+        .rangeOutOfBounds,
+        "The blob \(key) was created for appending only; create it with the order .any to write "
+          + "at a position.")
+    }
+    guard !range.isEmpty else { return 0 }
+    let pieces = try enter(range, skippingCovered: skippingCovered)
+    defer { inFlight.leave(range) }
+    for piece in pieces {
+      try copyAndCover(
+        bytes.extracting(piece.lowerBound - position..<piece.upperBound - position),
+        at: piece.lowerBound)
+    }
+    return pieces.reduce(0) { $0 + $1.count }
+  }
+
+  /// Writes an array at a position; as the other `write`.
+  /// - Throws: as the other `write`.
+  @available(*, noasync)
+  @discardableResult
+  public func write(
+    _ bytes: [UInt8], at position: Int, skippingCovered: Bool = false
+  ) throws(PatchbayError) -> Int {
+    try write(bytes.span, at: position, skippingCovered: skippingCovered)
+  }
+
+  /// Writes raw bytes at a position; as the other `write`.
+  /// - Throws: as the other `write`.
+  @available(*, noasync)
+  @discardableResult
+  public func write(
+    _ bytes: RawSpan, at position: Int, skippingCovered: Bool = false
+  ) throws(PatchbayError) -> Int {
+    try unsafe bytes.withUnsafeBytes { (raw) throws(PatchbayError) in
+      let typed = unsafe raw.bindMemory(to: UInt8.self)
+      return try unsafe write(typed.span, at: position, skippingCovered: skippingCovered)
+    }
+  }
+
+  /// Enters a range and returns its uncovered pieces in order.
+  func enter(_ range: Range<Int>, skippingCovered: Bool) throws(PatchbayError) -> [Range<Int>] {
+    // Extents are made before the list's lock is taken: the broker may take its time.
+    try forEachExtent(range) { (_, _) throws(PatchbayError) in }
+    return try inFlight.enter(range, until: MonotonicTime(Deadline.standard)) {
+      () throws(PatchbayError) in
+      let pieces = try uncovered(in: range)
+      guard skippingCovered || pieces == [range] else {
+        throw overlap(range, firstUncovered: pieces.first)
+      }
+      return pieces
+    }
+  }
+
+  private func overlap(_ range: Range<Int>, firstUncovered: Range<Int>?) -> PatchbayError {
+    let first =
+      firstUncovered?.lowerBound == range.lowerBound
+      ? firstUncovered?.upperBound ?? range.lowerBound : range.lowerBound
+    return PatchbayError(
+      .rangeOverlap,
+      "Writing \(range.count) bytes at \(range.lowerBound) of the blob \(key) touches byte "
+        + "\(first), which is covered already; a covered byte never changes. Write the missing "
+        + "ranges only, or skip what is covered.",
+      resumePosition: first)
+  }
+
+  /// The uncovered pieces of a range; pieces that meet at an extent's edge are joined.
+  func uncovered(in range: Range<Int>) throws(PatchbayError) -> [Range<Int>] {
+    var pieces: [Range<Int>] = []
+    try forEachExtent(range) { (extent, part) throws(PatchbayError) in
+      var at = part.lowerBound
+      while at < part.upperBound {
+        let start = extent.coveredEnd(from: at, limit: part.upperBound)
+        guard start < part.upperBound else { break }
+        at = extent.uncoveredEnd(from: start, limit: part.upperBound)
+        if let last = pieces.last, last.upperBound == start {
+          pieces[pieces.count - 1] = last.lowerBound..<at
+        } else {
+          pieces.append(start..<at)
+        }
+      }
+    }
+    return pieces
+  }
+
+  private func copyAndCover(_ bytes: Span<UInt8>, at position: Int) throws(PatchbayError) {
+    try forEachExtent(position..<position + bytes.count) { (extent, part) throws(PatchbayError) in
+      var at = part.lowerBound
+      while at < part.upperBound {
+        let end = min(part.upperBound, at + Self.step)
+        extent.copyIn(bytes.extracting(at - position..<end - position), at: at)
+        extent.cover(at..<end)
+        ring(at..<end)
+        at = end
+      }
+    }
+  }
+
+  /// The ranges nobody has written yet, in order, cut into pieces; with an unknown length, those
+  /// below the highest byte this publisher has written.
+  /// - Parameter size: the most bytes of a piece; nil: uncut.
+  /// - Throws: `noSpaceMemory`, `noBroker` while the extents are made that it looks into.
+  @available(*, noasync)
+  public func missing(inPiecesOf size: Int? = nil) throws(PatchbayError) -> [Range<Int>] {
+    guard handle.grant.order == .any else {
+      let end = appendEnd
+      return cut([end..<max(end, byteCount ?? end)], size)
+    }
+    return cut(try uncovered(in: 0..<(byteCount ?? inFlight.highestEnd)), size)
+  }
+
+  private func cut(_ ranges: [Range<Int>], _ size: Int?) -> [Range<Int>] {
+    guard let size, size > 0 else { return ranges.filter { !$0.isEmpty } }
+    return ranges.flatMap { range in
+      stride(from: range.lowerBound, to: range.upperBound, by: size).map {
+        $0..<min($0 + size, range.upperBound)
+      }
+    }
+  }
+}

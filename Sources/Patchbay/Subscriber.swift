@@ -1,0 +1,158 @@
+// A blob's reader. Bytes are copied straight out of shared memory; the broker is asked once per
+// extent. This file holds looking and waiting; what is done with the bytes found is in others.
+
+import PatchbayLayout
+import PatchbayRing
+import PatchbaySystem
+import PatchbayTypes
+import PatchbayWire
+import Synchronization
+
+/// Reads one blob, complete or not. All methods may be called from any thread at once; reads at a
+/// position do not disturb each other.
+public final class Subscriber: Sendable {
+  let handle: BlobHandle
+  private let patience = SpinPatience()
+  private let isClosed = Atomic<Bool>(false)
+  private let waiterCount = Atomic<Int>(0)
+  let leases = Mutex(0)
+
+  init(_ handle: BlobHandle) { self.handle = handle }
+
+  deinit { close() }
+
+  /// The blob's key.
+  public var key: BlobKey { handle.key }
+  /// Which life of the key this subscriber reads. A blob created anew under the key is another.
+  public var generation: Generation { handle.generation }
+  /// Bytes in all: from the start when the length was announced, else once sealed; nil until then.
+  public var byteCount: Int? { handle.byteCount }
+  /// Where the blob stands now.
+  public var state: BlobState { handle.state }
+
+  /// Ends this handle. Its own waiting calls throw `closed`; leases stay good until they end. Does
+  /// nothing the second time.
+  public func close() {
+    // sequentially consistent (both): a waiter counts itself, then looks at the flag; this raises
+    // the flag, then looks for waiters. CLOSE.
+    guard !isClosed.exchange(true, ordering: .sequentiallyConsistent) else { return }
+    // sequentially consistent: as above. CLOSE.
+    if waiterCount.load(ordering: .sequentiallyConsistent) > 0 { handle.bell?.ringAll() }
+    handle.dropExtents()
+    if leases.withLock({ $0 == 0 }) { endHandle() }
+  }
+
+  private func endHandle() {
+    if handle.entry != nil { handle.session.connection.post(.close(handle.grant.blob)) }
+  }
+
+  /// One lease less; the last one of a closed handle ends it for the broker.
+  func leaseEnded() {
+    let left = leases.withLock { count in
+      count -= 1
+      return count
+    }
+    // sequentially consistent: as in `close`. CLOSE.
+    if left == 0, isClosed.load(ordering: .sequentiallyConsistent) { endHandle() }
+  }
+
+  // MARK: Looking
+
+  /// What stands at a position.
+  enum Found {
+    /// Covered bytes from the position to `end` in this extent.
+    case bytes(Extent, end: Int)
+    case inline([UInt8])
+    case endOfBlob
+  }
+
+  static let closed = PatchbayError(.closed, "This subscriber was closed.")
+
+  func checkNotClosed() throws(PatchbayError) {
+    // sequentially consistent: as in `close`. Pairs with CLOSE.
+    guard !isClosed.load(ordering: .sequentiallyConsistent) else { throw Self.closed }
+  }
+
+  /// What stands at a position; nil while nothing does.
+  /// - Parameter count: how many bytes are of interest, at least 1.
+  /// - Throws: the blob's failure when the bytes will never come; `closed`.
+  func look(at asked: Int, count: Int) throws(PatchbayError) -> Found? {
+    try checkNotClosed()
+    // No blob is longer than the highest position, so whatever is asked behind it is asked there.
+    let position = min(asked, ExtentPlan.positionLimit)
+    let limit = position + min(count, ExtentPlan.positionLimit)
+    guard let entry = handle.entry else { return lookInline(at: position) }
+    // The state is loaded before the map: what was covered before a failure or seal is found.
+    let state = entry.status.state(of: generation) ?? .gone
+    if let found = try covered(at: position, limit: limit) { return found }
+    switch state {
+    case .open, .suspended: return nil
+    case .sealed:
+      guard let byteCount = handle.byteCount, position < byteCount else { return .endOfBlob }
+      throw PatchbayError(
+        .corrupt,
+        "Byte \(position) of the sealed blob \(key) (\(byteCount) bytes) is not covered.")
+    case .failed: throw handle.failure()
+    case .gone:
+      throw PatchbayError(
+        .removed, "The broker no longer holds generation \(generation) of the blob \(key).")
+    }
+  }
+
+  private func covered(at position: Int, limit: Int) throws(PatchbayError) -> Found? {
+    guard position < (handle.byteCount ?? ExtentPlan.positionLimit),
+      let extent = try handle.attachedExtent(
+        handle.plan.index(of: position), deadline: .standard),
+      extent.isCurrent
+    else { return nil }
+    let end = extent.coveredEnd(
+      from: position, limit: min(limit, handle.byteCount ?? limit))
+    return end > position ? .bytes(extent, end: end) : nil
+  }
+
+  private func lookInline(at position: Int) -> Found {
+    let bytes = handle.grant.inlineBytes ?? []
+    return position < bytes.count ? .inline(bytes) : .endOfBlob
+  }
+
+  /// Waits until something stands at a position.
+  /// - Throws: `timedOut`, `noBroker`, and as `look`.
+  func find(at position: Int, count: Int, deadline: Deadline) throws(PatchbayError) -> Found {
+    try checkPosition(position)
+    if let found = try look(at: position, count: count) { return found }
+    return try wait(at: position, deadline: deadline) { () throws(PatchbayError) in
+      try look(at: position, count: count)
+    }
+  }
+
+  func checkPosition(_ position: Int) throws(PatchbayError) {
+    guard position >= 0 else {
+      throw PatchbayError(
+        .rangeOutOfBounds, "A read at \(position) of the blob \(key): positions begin at 0.")
+    }
+  }
+
+  /// Waits on the class of a position until `look` finds something.
+  func wait<Result>(
+    at position: Int, deadline: Deadline,
+    _ look: () throws(PatchbayError) -> Result?
+  ) throws(PatchbayError) -> Result {
+    guard let bell = handle.bell else { throw Self.closed }
+    // sequentially consistent (both): as in `close`. CLOSE.
+    waiterCount.add(1, ordering: .sequentiallyConsistent)
+    // sequentially consistent: as above. CLOSE.
+    defer { waiterCount.subtract(1, ordering: .sequentiallyConsistent) }
+    let found = try bell.wait(
+      for: handle.grant.wakeClasses.bit(of: position), until: MonotonicTime(deadline),
+      patience: patience, onBound: { () throws(PatchbayError) in
+        try handle.session.connection.checkAlive()
+      }, look)
+    guard let found else {
+      throw PatchbayError(
+        .timedOut,
+        "Byte \(position) of the blob \(key) was not there before the deadline "
+          + "(state: \(handle.state)).")
+    }
+    return found
+  }
+}

@@ -1,0 +1,195 @@
+// Reading at a position: some bytes, all bytes of a range, or only what is there now.
+
+import Glibc
+import PatchbayRing
+import PatchbaySystem
+import PatchbayTypes
+
+/// What a read that does not wait has found.
+public enum ReadOutcome: Sendable, Hashable {
+  /// So many bytes were read, at least one unless none was asked for.
+  case read(Int)
+  /// Nothing is there yet.
+  case wouldBlock
+  /// The blob is sealed and the position is at or behind its end.
+  case endOfBlob
+}
+
+extension Subscriber {
+  /// Reads what is there at a position, waiting until at least one byte is.
+  /// - Parameter output: takes at most its free capacity.
+  /// - Returns: how many bytes were added, at least 1 unless there was no room; nil if and only if
+  ///   the blob is sealed and `position` is at or behind its end.
+  /// - Throws: `timedOut`; `blobFailed` or `abandoned` (with the cause) for bytes that will never
+  ///   come; `closed`, `noBroker`, `rangeOutOfBounds` for a negative position.
+  @available(*, noasync)
+  public func read(
+    into output: inout OutputSpan<UInt8>, at position: Int, deadline: Deadline = .never
+  ) throws(PatchbayError) -> Int? {
+    guard output.freeCapacity > 0 else { return 0 }
+    while true {
+      let found = try find(at: position, count: output.freeCapacity, deadline: deadline)
+      guard let count = take(found, at: position, into: &output) else { continue }
+      return count < 0 ? nil : count
+    }
+  }
+
+  /// Reads at most so many bytes at a position, and at most 64 MiB; as the other `read`.
+  /// - Returns: the bytes; nil at the end of the blob.
+  /// - Throws: as the other `read`.
+  @available(*, noasync)
+  public func read(
+    upTo byteCount: Int, at position: Int, deadline: Deadline = .never
+  ) throws(PatchbayError) -> [UInt8]? {
+    var atEnd = false
+    let capacity = min(max(0, byteCount), Self.readLimit)
+    let bytes = try [UInt8](capacity: capacity) { (output) throws(PatchbayError) in
+      atEnd = try read(into: &output, at: position, deadline: deadline) == nil
+    }
+    return atEnd ? nil : bytes
+  }
+
+  /// The most bytes of one array that a partial read makes.
+  private static let readLimit = 64 << 20
+
+  /// Reads what is there at a position and never waits for bytes.
+  /// - Throws: as `read`, but for `timedOut`.
+  @available(*, noasync)
+  public func tryRead(
+    into output: inout OutputSpan<UInt8>, at position: Int
+  ) throws(PatchbayError) -> ReadOutcome {
+    guard output.freeCapacity > 0 else { return .read(0) }
+    try checkPosition(position)
+    while true {
+      guard let found = try look(at: position, count: output.freeCapacity) else {
+        return .wouldBlock
+      }
+      guard let count = take(found, at: position, into: &output) else { continue }
+      return count < 0 ? .endOfBlob : .read(count)
+    }
+  }
+
+  /// Reads a whole range, waiting for these bytes and no others.
+  /// - Returns: exactly the bytes of the range.
+  /// - Throws: `rangeOutOfBounds` when the blob ends inside the range; else as `read`.
+  @available(*, noasync)
+  public func readFully(
+    _ range: Range<Int>, deadline: Deadline = .never
+  ) throws(PatchbayError) -> [UInt8] {
+    try checkPosition(range.lowerBound)
+    // The caller's number sizes nothing before the bytes are there: the array grows with them.
+    var bytes: [UInt8] = []
+    while bytes.count < range.count {
+      let position = range.lowerBound + bytes.count
+      if let byteCount, range.upperBound > byteCount { throw outOfBounds(range) }
+      var isEnd = false
+      try bytes.append(addingCapacity: min(range.count - bytes.count, Self.readLimit)) {
+        (output) throws(PatchbayError) in
+        isEnd = try read(into: &output, at: position, deadline: deadline) == nil
+      }
+      if isEnd { throw outOfBounds(range) }
+    }
+    return bytes
+  }
+
+  func outOfBounds(_ range: Range<Int>) -> PatchbayError {
+    PatchbayError(
+      .rangeOutOfBounds,
+      "The range \(range.lowerBound)..<\(range.upperBound) was asked for, but the blob \(key) "
+        + "has \(byteCount ?? 0) bytes.")
+  }
+
+  /// Copies what was found; nil when the ring was taken meanwhile and the copy forgotten, -1 at the
+  /// end of the blob.
+  private func take(
+    _ found: Found, at position: Int, into output: inout OutputSpan<UInt8>
+  ) -> Int? {
+    switch found {
+    case .endOfBlob: return -1
+    case .inline(let bytes):
+      let end = min(bytes.count, position + output.freeCapacity)
+      for index in position..<end { output.append(bytes[index]) }
+      return end - position
+    case .bytes(let extent, let end):
+      let count = end - position
+      return unsafe output.withUnsafeMutableBufferPointer { place, filled in
+        let source = unsafe extent.bytes(position..<end)
+        guard let target = place.baseAddress, let from = source.baseAddress else {
+          return nil
+        }
+        unsafe memcpy(target + filled, from, count)
+        guard extent.isStillCurrent else { return nil }
+        filled += count
+        return count
+      }
+    }
+  }
+
+  // MARK: To descriptors
+
+  /// Writes the blob to a file descriptor as it comes, until its end. Blocks as both do.
+  /// - Parameters:
+  ///   - position: where to start; covered bytes before it are passed over.
+  ///   - byteCount: ends after so many bytes; nil: at the end of the blob.
+  ///   - onProgress: called after each piece with the bytes written so far.
+  /// - Returns: how many bytes were written.
+  /// - Throws: `inputOutput` for the descriptor; else as `read`, with everything before written.
+  @available(*, noasync)
+  @discardableResult
+  public func copy(
+    to descriptor: Int32, from position: Int = 0, byteCount: Int? = nil,
+    deadline: Deadline = .never, onProgress: (Int) -> Void = { _ in }
+  ) throws(PatchbayError) -> Int {
+    let (end, overflow) = position.addingReportingOverflow(max(0, byteCount ?? .max))
+    let stop = overflow ? .max : end
+    var at = position
+    while at < stop {
+      let count = min(stop - at, Self.copyPiece)
+      switch try find(at: at, count: count, deadline: deadline) {
+      case .endOfBlob: return at - position
+      case .inline(let bytes):
+        let piece = bytes.span.extracting(at..<min(bytes.count, at + count))
+        try unsafe piece.withUnsafeBytes { (raw) throws(PatchbayError) in
+          try unsafe Self.writeAll(raw, to: descriptor)
+        }
+        at += piece.count
+      case .bytes(let extent, let end):
+        at += try copyOut(extent, at..<end, to: descriptor)
+      }
+      onProgress(at - position)
+    }
+    return at - position
+  }
+
+  static let copyPiece = 1024 * 1024
+
+  /// Writes covered bytes under a view, so that the ring stays what it is meanwhile; 0 when it was
+  /// taken before the view stood.
+  private func copyOut(
+    _ extent: Extent, _ range: Range<Int>, to descriptor: Int32
+  ) throws(PatchbayError) -> Int {
+    let table = handle.session.table
+    let view = try table.announce(ringID: extent.ringID, useNumber: extent.useNumber)
+    defer { table.end(view) }
+    guard extent.isCurrent else { return 0 }
+    try unsafe Self.writeAll(extent.bytes(range), to: descriptor)
+    return range.count
+  }
+
+  private static func writeAll(
+    _ bytes: UnsafeRawBufferPointer, to descriptor: Int32
+  ) throws(PatchbayError) {
+    var done = 0
+    while done < bytes.count {
+      let put = unsafe Glibc.write(
+        descriptor, bytes.baseAddress.map { unsafe $0 + done }, bytes.count - done)
+      if put >= 0 {
+        done += put
+      } else if errno == EAGAIN {
+        try waitWritable(descriptor)
+      } else if errno != EINTR {
+        throw .system("Writing \(bytes.count) bytes of a blob", errno: errno)
+      }
+    }
+  }
+}

@@ -1,0 +1,126 @@
+// The broker as a library: what `patchbay serve` runs, for programs that bring their own.
+
+import Logging
+import Patchbay
+import PatchbayLoop
+import PatchbaySystem
+import PatchbayTypes
+
+/// What a broker is told when it starts.
+public struct BrokerConfiguration: Sendable {
+  /// Where it listens; nil: by the rules of the command (`$PATCHBAY_SOCKET`, the runtime directory,
+  /// `/tmp`).
+  public var socketPath: String?
+  /// Bytes of shared memory it may hold, its own tables included; nil: a quarter of what is free.
+  public var memoryLimit: Int?
+  /// How long open blobs may take to finish when the broker drains.
+  public var drainLimit: Duration = .seconds(30)
+  /// Where its own lines go.
+  public var logger: Logger
+
+  /// A configuration with defaults for everything.
+  public init(
+    socketPath: String? = nil, memoryLimit: Int? = nil,
+    logger: Logger = Logger(label: "patchbay.broker")
+  ) {
+    self.socketPath = socketPath
+    self.memoryLimit = memoryLimit
+    self.logger = logger
+  }
+}
+
+/// A running broker: owns shared memory, and tells clients where bytes are.
+///
+/// It serves on a thread of its own from `init` on, until it is drained or stopped, or its last
+/// reference goes, which stops it. Any thread may call any method.
+public final class Broker: Sendable {
+  private let loop: BrokerLoop
+  private let drainLimit: Duration
+
+  /// Where it listens.
+  public var socketPath: String { loop.socketPath }
+
+  /// Bytes of shared memory it may hold.
+  public var memoryLimit: Int { loop.memoryLimit }
+
+  /// Starts a broker. Clients can connect when this returns. Does not block for long: removing what
+  /// a killed broker has left at this path takes milliseconds.
+  ///
+  /// - Throws: `limitReached` when another broker serves the path, `notPermitted` when the path or
+  ///   its directory belongs to somebody else, `noSpaceMemory` when there is too little of it,
+  ///   `inputOutput` for what the system refuses.
+  public init(_ configuration: BrokerConfiguration = BrokerConfiguration()) throws(PatchbayError) {
+    var inner = LoopConfiguration(
+      socketPath: try SocketPath(configuration.socketPath), logger: configuration.logger)
+    inner.memoryLimit = configuration.memoryLimit
+    inner.drainLimit = configuration.drainLimit
+    drainLimit = configuration.drainLimit
+    loop = try BrokerLoop(inner)
+    try loop.start()
+  }
+
+  // Disfavoured: async code whose body happens not to wait must not resolve to the blocking one.
+
+  /// Runs `body` with a broker; leaving the scope, either way, drains it. Blocks while the body
+  /// runs and until the broker has ended: afterwards its socket and its shared memory are gone.
+  ///
+  /// - Throws: what `init` and the body throw.
+  @_disfavoredOverload
+  @available(*, noasync)
+  public static func withBroker<Result>(
+    _ configuration: BrokerConfiguration = BrokerConfiguration(),
+    _ body: (Broker) throws -> Result
+  ) throws -> Result {
+    let broker = try Broker(configuration)
+    defer { broker.drain() }
+    return try body(broker)
+  }
+
+  /// Runs `body` with a broker; leaving the scope, either way, drains it. Returns when the broker
+  /// has ended: afterwards its socket and its shared memory are gone. Blocks no thread; cancelling
+  /// the task is for the body to notice.
+  ///
+  /// - Throws: what `init` and the body throw.
+  public nonisolated(nonsending) static func withBroker<Result>(
+    _ configuration: BrokerConfiguration = BrokerConfiguration(),
+    _ body: (Broker) async throws -> Result
+  ) async throws -> Result {
+    let broker = try Broker(configuration)
+    do {
+      let result = try await body(broker)
+      await broker.drain()
+      return result
+    } catch {
+      await broker.drain()
+      throw error
+    }
+  }
+
+  /// Connects a new client to this broker. Blocks until they have shaken hands.
+  ///
+  /// - Throws: `noBroker` when it has ended, `limitReached`, `timedOut`.
+  @available(*, noasync)
+  public func makeClient() throws(PatchbayError) -> PatchbayClient {
+    try PatchbayClient(socketPath: socketPath)
+  }
+
+  /// Takes no new blobs and readers, lets what is open finish, at most for the configured time, and
+  /// ends. Blocks until then; afterwards nothing of the broker is left. A second call returns when
+  /// the first does.
+  @available(*, noasync)
+  public func drain() { loop.drain(timeout: drainLimit) }
+
+  /// As the blocking `drain`, without holding a thread.
+  public func drain() async { await loop.drain(timeout: drainLimit) }
+
+  /// Asks for `drain` and returns at once. May be called from a signal handler.
+  public func requestDrain() { loop.requestDrain() }
+
+  /// Asks for the end without waiting for anything open, and returns at once. May be called from a
+  /// signal handler.
+  public func requestStop() { loop.requestStop() }
+
+  /// Blocks until the broker has ended, for whatever reason.
+  @available(*, noasync)
+  public func waitUntilEnded() { loop.waitUntilEnded() }
+}

@@ -1,0 +1,233 @@
+// Carrying out what the ledger wants.
+
+import CPatchbaySystem
+import Glibc
+import PatchbayLedger
+import PatchbayRing
+import PatchbaySystem
+import PatchbayTypes
+import PatchbayWire
+
+extension EventLoop {
+  /// Larger objects are made, looked into and removed by the worker: that takes long.
+  static let inlineRingByteCount = 4 * 1024 * 1024
+  /// More rings than this are looked into by the worker.
+  static let inlineLookCount = 32
+
+  func execute(_ action: LedgerAction) {
+    switch action {
+    case .reply(let session, let number, let reply, let sources):
+      deliver(reply, sources, to: session, number: number)
+    case .report(let session, let number, let kind, let blobs):
+      report(session, number: number, kind, blobs)
+    case .reportStatistics(let session, let number, var statistics):
+      boards.addCounts(to: &statistics)
+      deliver(.statistics(statistics), [], to: session, number: number)
+    case .disconnect(let session):
+      if let connection = connections[session] { end(connection) }
+    case .createRing(let ring, let dataByteCount, let hasMap, _):
+      createRing(ring, dataByteCount: dataByteCount, hasMap: hasMap)
+    case .unlinkRing(let ring): unlink(ring)
+    case .createBoard(let board, _): createBoard(board)
+    case .post(let slot, let post): boards.post(slot, post)
+    case .clearEntry(let slot): boards.clear(slot)
+    case .ring(let slot): boards.ring(slot)
+    case .inspect(let inspection, let extents, _, let plan, let byteCount):
+      inspect(inspection, extents, plan, byteCount: byteCount)
+    case .recordBlob(let record): self.record(record)
+    case .eraseBlob(let generation): journal.erase(generation)
+    case .recordClient(let record): self.record(record)
+    case .eraseClient(let client): journal.eraseClient(client)
+    }
+  }
+
+  // MARK: Replies
+
+  /// Sends a reply with its descriptors; one that cannot be had becomes a failure, and the ledger
+  /// takes back what was granted.
+  private func deliver(
+    _ reply: Reply, _ sources: [DescriptorSource], to session: SessionID, number: UInt64
+  ) {
+    guard let connection = connections[session] else { return }
+    do throws(PatchbayError) {
+      if let lostRecord, reply.kind != .failure { throw lostRecord }
+      let packet = try Self.packet(reply, number: number)
+      let descriptors = sources.isEmpty ? nil : try open(sources)
+      let outcome = try connection.send(packet, descriptors)
+      if outcome != .lost { noteGrant(sources, connection) }
+      note(outcome, connection)
+    } catch {
+      send(.failure(error), to: connection, number: number)
+      submit(.undelivered(session, number: number))
+    }
+  }
+
+  /// A page that is too long for one packet loses its end, which the client then asks for.
+  private static func packet(_ reply: Reply, number: UInt64) throws(PatchbayError) -> [UInt8] {
+    var packet = Frame.encode(reply, request: number)
+    guard packet.count > Frame.byteLimit else { return packet }
+    if case .list(var page) = reply {
+      page.hasMore = true
+      while packet.count > Frame.byteLimit && page.blobs.count > 1 {
+        let kept = page.blobs.count * Frame.byteLimit / packet.count
+        page.blobs.removeLast(page.blobs.count - max(1, min(kept, page.blobs.count - 1)))
+        packet = Frame.encode(.list(page), request: number)
+      }
+      return packet
+    }
+    throw PatchbayError(
+      .limitReached,
+      "A reply of \(packet.count) bytes does not fit a packet of \(Frame.byteLimit).")
+  }
+
+  private func open(_ sources: [DescriptorSource]) throws(PatchbayError) -> OwnedDescriptors {
+    let descriptors = OwnedDescriptors()
+    for source in sources {
+      switch source {
+      case .clientTable(_, let clientID):
+        descriptors.add(try ClientTable.create(clientID: clientID))
+      case .ring(let ring, let isWritable):
+        descriptors.add(try rings.open(ring, isWritable: isWritable))
+      case .board(let board): descriptors.add(try boards.boardDescriptor(board))
+      case .doorbells(let board): descriptors.add(try boards.bellsDescriptor(board))
+      }
+    }
+    return descriptors
+  }
+
+  private func noteGrant(_ sources: [DescriptorSource], _ connection: Connection) {
+    for source in sources {
+      switch source {
+      case .ring: connection.holdsRing = true
+      case .clientTable where !connection.holdsTable:
+        connection.holdsTable = true
+        clientTableCount += 1
+      default: break
+      }
+    }
+  }
+
+  // MARK: Reports
+
+  private func report(
+    _ session: SessionID, number: UInt64, _ kind: ReportKind, _ blobs: [BlobReport]
+  ) {
+    let placed = blobs.map { ($0, place($0.liveExtents)) }
+    let fill: @Sendable () -> [BlobInfo] = { placed.map { RingLook.fill($0.0, $0.1) } }
+    if blobs.reduce(0, { $0 + $1.liveExtents.count }) <= Self.inlineLookCount {
+      finish(.report(session, number: number, kind, fill()))
+    } else if !worker.submit({ .report(session, number: number, kind, fill()) }) {
+      finish(.report(session, number: number, kind, blobs.map(\.info)))
+    }
+  }
+
+  private func place(_ extents: [ExtentRecord]) -> [PlacedExtent] {
+    extents.map { PlacedExtent(extent: $0, place: rings[$0.ring]) }
+  }
+
+  // MARK: Rings and boards
+
+  private func createRing(_ ring: RingID, dataByteCount: Int, hasMap: Bool) {
+    do throws(PatchbayError) {
+      try journal.reserveRing(ring)
+      let order = try rings.order(ring, dataByteCount: dataByteCount, hasMap: hasMap)
+      if dataByteCount <= Self.inlineRingByteCount {
+        finish(.ring(ring, order.fill()))
+      } else if !worker.submit({ .ring(ring, order.fill()) }) {
+        finish(.ring(ring, .failure(Self.busy)))
+      }
+    } catch {
+      submit(.ringRefused(ring, errno: error.systemErrno ?? 0))
+    }
+  }
+
+  private static var busy: PatchbayError {
+    PatchbayError(
+      .limitReached,
+      "The broker has \(Worker<WorkResult>.jobLimit) jobs waiting, the most it takes. Try again.",
+      systemErrno: EAGAIN)
+  }
+
+  private func unlink(_ ring: RingID) {
+    guard let place = rings.beginUnlink(ring) else { return }
+    let unlink: @Sendable () -> WorkResult = {
+      // A name that is gone already is no failure, and no other can be mended here.
+      try? SharedObject.unlink(name: place.name)
+      return .unlinked(ring)
+    }
+    // Giving the pages back takes long, too. Rings asked for later are made after that.
+    if place.geometry.objectByteCount <= Self.inlineRingByteCount || !worker.submit(unlink) {
+      finish(unlink())
+    }
+  }
+
+  private func createBoard(_ board: UInt32) {
+    do throws(PatchbayError) {
+      try boards.create(board)
+      // The ledger had set this much aside; it learns that it is taken before it learns by what.
+      reportRoom()
+      submit(.boardCreated(board))
+    } catch {
+      submit(.boardRefused(board, errno: error.systemErrno ?? 0))
+    }
+  }
+
+  private func inspect(
+    _ inspection: InspectionID, _ extents: [ExtentRecord], _ plan: ExtentPlan, byteCount: Int
+  ) {
+    let placed = place(extents)
+    let look: @Sendable () -> WorkResult = {
+      .coverage(inspection, RingLook.coverage(placed, plan, byteCount: byteCount))
+    }
+    if extents.reduce(0, { $0 + $1.dataByteCount }) <= Self.inlineRingByteCount {
+      finish(look())
+    } else if !worker.submit(look) {
+      finish(.coverage(inspection, .failure(Self.busy)))
+    }
+  }
+
+  /// Takes what the worker, or the loop itself, has finished.
+  func finish(_ result: WorkResult) {
+    switch result {
+    case .ring(let ring, let made):
+      rings.settle(ring, made)
+      switch made {
+      case .success(let place): submit(.ringCreated(ring, inode: place.inode))
+      case .failure(let error): submit(.ringRefused(ring, errno: error.systemErrno ?? 0))
+      }
+    case .unlinked(let ring): rings.endUnlink(ring)
+    case .coverage(let inspection, let coverage): submit(.inspected(inspection, coverage))
+    case .report(let session, let number, .info, let infos):
+      if let info = infos.first { deliver(.info(info), [], to: session, number: number) }
+    case .report(let session, let number, .list(let hasMore), let infos):
+      deliver(
+        .list(ListPage(blobs: infos, hasMore: hasMore)), [], to: session, number: number)
+    }
+  }
+
+  // MARK: The journal
+
+  private func record(_ record: BlobRecord) {
+    let inodes = record.extents.map { rings[$0.ring]?.inode ?? 0 }
+    keep { () throws(PatchbayError) in
+      try journal.record(JournaledBlob(record: record, inodes: inodes))
+    }
+  }
+
+  private func record(_ record: ClientRecord) {
+    let startTime = pb_process_start_time(record.peer.process)
+    keep { () throws(PatchbayError) in
+      try journal.record(JournaledClient(record: record, startTime: startTime))
+    }
+  }
+
+  /// The reply that would promise a record which could not be written does not leave.
+  private func keep(_ change: () throws(PatchbayError) -> Void) {
+    do throws(PatchbayError) {
+      try change()
+    } catch {
+      lostRecord = error
+      refusals.warn("A record was not kept: \(error.message)")
+    }
+  }
+}

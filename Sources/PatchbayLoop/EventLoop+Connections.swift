@@ -1,0 +1,194 @@
+// Connections, from accept to close.
+
+import CPatchbaySystem
+import PatchbayLedger
+import PatchbaySystem
+import PatchbayTypes
+import PatchbayWire
+
+extension EventLoop {
+  func acceptConnections() {
+    for _ in 0..<Self.acceptsPerTurn {
+      switch acceptor.take() {
+      case .connection(let socket): open(socket)
+      case .refused(let errno):
+        refusals.warn("A connection was refused: \(systemReason(errno)).")
+      case .nobody: return
+      case .starved: return pauseAccepting()
+      }
+    }
+  }
+
+  /// Looks away from the listener for a while: it stays readable, and the thread would spin.
+  private func pauseAccepting() {
+    refusals.warn("There is no descriptor left to accept or refuse connections with.")
+    poller.remove(ground.listener.rawValue)
+    acceptsAgain = MonotonicTime.now.advanced(by: Self.acceptPause)
+  }
+
+  /// Accepts again after a pause.
+  func resumeAccepting() {
+    guard let moment = acceptsAgain, MonotonicTime.now >= moment else { return }
+    let isWatched = (try? poller.add(ground.listener.rawValue, .listener)) != nil
+    acceptsAgain = isWatched ? nil : MonotonicTime.now.advanced(by: Self.acceptPause)
+  }
+
+  private func open(_ socket: consuming ControlSocket) {
+    let session = SessionID(rawValue: nextSession)
+    var process: Int32 = 0
+    var uid: UInt32 = 0
+    var gid: UInt32 = 0
+    guard unsafe pb_peer(socket.descriptor.rawValue, &process, &uid, &gid) == 0,
+      (try? poller.add(socket.descriptor.rawValue, .connection(session.rawValue))) != nil
+    else {
+      refusals.warn("A connection was refused: the system does not tell whose it is.")
+      return
+    }
+    nextSession += 1
+    let connection = Connection(session, Peer(process: process, uid: uid, gid: gid), socket)
+    connections[session] = connection
+    _ = processes.add(session, connection.peer, socket: connection.rawDescriptor, poller)
+    submit(.connected(session, connection.peer))
+  }
+
+  // MARK: Requests
+
+  /// Takes what has arrived, a bounded number of packets; the poller reports the rest again.
+  func serve(_ session: SessionID) {
+    for _ in 0..<Self.packetsPerTurn {
+      guard let connection = connections[session] else { return }
+      if connection.isEnding {
+        if !connection.discardInput(atMost: Self.packetsPerTurn) { close(connection) }
+        return
+      }
+      do throws(PatchbayError) {
+        switch try connection.receive() {
+        case .packet(let packet, descriptors: _): take(packet, connection)
+        case .wouldBlock: return
+        case .hungUp: return hangUp(connection)
+        }
+      } catch {
+        error.code == .protocolViolation
+          ? refuse(connection, number: 0, error) : hangUp(connection)
+      }
+    }
+  }
+
+  private func take(_ packet: [UInt8], _ connection: Connection) {
+    var number: UInt64 = 0
+    do throws(PatchbayError) {
+      let frame = try Frame(parsing: packet)
+      number = frame.request
+      guard number != 0 else {
+        throw PatchbayError(.protocolViolation, "A request has the number 0, which none may have.")
+      }
+      submit(.request(connection.session, number: number, try frame.decodeRequest(packet)))
+    } catch {
+      refuse(connection, number: number, error)
+    }
+  }
+
+  /// Answers what cannot be a request. Only a key of a wrong length is a mistake that a program may
+  /// make and go on; after anything else the two sides do not understand each other.
+  private func refuse(_ connection: Connection, number: UInt64, _ error: PatchbayError) {
+    send(.failure(error), to: connection, number: number)
+    guard error.code != .invalidKey, connections[connection.session] != nil else { return }
+    refusals.warn(
+      "Process \(connection.peer.process) of user \(connection.peer.uid) is disconnected: "
+        + error.message)
+    submit(.hungUp(connection.session))
+    end(connection)
+  }
+
+  // MARK: Sending
+
+  /// Sends a message without descriptors.
+  func send(_ reply: Reply, to connection: Connection, number: UInt64) {
+    do throws(PatchbayError) {
+      note(try connection.send(Frame.encode(reply, request: number), nil), connection)
+    } catch {
+      hangUp(connection)
+    }
+  }
+
+  /// Acts on how a packet went.
+  func note(_ outcome: Connection.SendOutcome, _ connection: Connection) {
+    switch outcome {
+    case .sent: break
+    case .queued: poller.watchWriting(connection.rawDescriptor, connection.source, true)
+    case .lost:
+      if connection.hasQueue {
+        refusals.warn(
+          "Process \(connection.peer.process) of user \(connection.peer.uid) is disconnected: it "
+            + "does not read its replies.")
+      }
+      hangUp(connection)
+    }
+  }
+
+  func flush(_ session: SessionID) {
+    guard let connection = connections[session] else { return }
+    guard connection.flush() else { return hangUp(connection) }
+    guard !connection.hasQueue else { return }
+    poller.watchWriting(connection.rawDescriptor, connection.source, false)
+    if connection.isEnding { close(connection) }
+  }
+
+  // MARK: Endings
+
+  /// The process at the other end is gone. What it has sent before counts.
+  func processExited(_ session: SessionID) {
+    serve(session)
+    submit(.exited(session))
+  }
+
+  /// The connection is over, by the other side or for a reason of its own.
+  private func hangUp(_ connection: Connection) {
+    guard connections[connection.session] != nil else { return }
+    let wasEnding = connection.isEnding
+    close(connection)
+    if !wasEnding { submit(.hungUp(connection.session)) }
+  }
+
+  /// Ends a connection of which the ledger knows that it ends: what is queued leaves first.
+  func end(_ connection: Connection) {
+    guard connections[connection.session] != nil else { return }
+    connection.beginEnding()
+    guard connection.flush(), connection.hasQueue else { return close(connection) }
+    endingSessions.insert(connection.session)
+    poller.watchWriting(connection.rawDescriptor, connection.source, true)
+  }
+
+  private func close(_ connection: Connection) {
+    guard connections.removeValue(forKey: connection.session) != nil else { return }
+    endingSessions.remove(connection.session)
+    if connection.holdsTable { clientTableCount -= 1 }
+    _ = connection.discardInput(atMost: Self.packetsPerTurn)
+    poller.remove(connection.rawDescriptor)
+    unwatch(connection)
+  }
+
+  /// A process is of interest after its connection only while it may still touch a ring.
+  private func unwatch(_ connection: Connection) {
+    guard connection.holdsRing else { return processes.drop(connection.session, poller) }
+    watchedEnded.append(connection.session)
+    guard watchedEnded.count > Self.watchedEndedLimit else { return }
+    for session in watchedEnded.prefix(Self.watchedEndedLimit / 2) {
+      processes.drop(session, poller)
+    }
+    watchedEnded.removeFirst(Self.watchedEndedLimit / 2)
+  }
+
+  /// Closes connections that were to end and whose client does not read what is left.
+  func endLingering() {
+    guard !endingSessions.isEmpty else { return }
+    let now = MonotonicTime.now
+    for session in endingSessions {
+      guard let connection = connections[session], let end = connection.lingersUntil else {
+        endingSessions.remove(session)
+        continue
+      }
+      if now >= end { close(connection) }
+    }
+  }
+}

@@ -1,0 +1,238 @@
+// Runs the ledger: one thread waits for sockets, deaths, workers and deadlines, turns each into one
+// event, and carries out the actions in their order. Events that arise meanwhile wait in a queue
+// until the actions at hand are done. The thread never blocks but in `Poller.wait`; what may take
+// long goes to the worker.
+//
+// A client can bring nothing here down: what it sends is decoded with checks or refused, its share
+// of a turn and its queue are bounded, and an error that concerns it ends its connection only.
+
+import CPatchbaySystem
+import Glibc
+import Logging
+import PatchbayLedger
+import PatchbayRing
+import PatchbaySystem
+import PatchbayTypes
+import PatchbayWire
+
+/// What a worker brings back.
+enum WorkResult: Sendable {
+  case ring(RingID, Result<RingPlace, PatchbayError>)
+  case coverage(InspectionID, Result<Coverage, PatchbayError>)
+  case report(SessionID, number: UInt64, ReportKind, [BlobInfo])
+  case unlinked(RingID)
+}
+
+final class EventLoop {
+  /// Packets of one connection, and new connections, per turn: nobody keeps the others waiting.
+  static let packetsPerTurn = 16
+  static let acceptsPerTurn = 64
+  /// Ended sessions whose process is watched; the ledger does not wait for more of them either.
+  static let watchedEndedLimit = 8192
+  static let acceptPause = Duration.milliseconds(100)
+
+  let instance: UInt64
+  let memoryLimit: Int
+  let logger: Logger
+  let control: LoopControl
+  let poller: Poller
+  let ground: SocketGround
+  let acceptor: Acceptor
+  let worker: Worker<WorkResult>
+  let journalStorage: SharedJournalStorage
+  let journal: Journal
+
+  var ledger: Ledger
+  var connections: [SessionID: Connection] = [:]
+  var endingSessions: Set<SessionID> = []
+  var nextSession: UInt64 = 1
+  var processes = ProcessWatches()
+  var rings: RingStore
+  var boards: BoardStore
+  var clientTableCount = 0
+  var refusals: RateLimitedLog
+  /// Ended sessions whose process is still watched, the earliest first.
+  var watchedEnded: [SessionID] = []
+  /// While there is no descriptor to accept with: when to try again.
+  var acceptsAgain: MonotonicTime?
+
+  /// Events that wait for the actions at hand.
+  private var events: [LedgerEvent] = []
+  private var isSettling = false
+  /// Why a record of the event at hand could not be written: no reply may promise it then.
+  var lostRecord: PatchbayError?
+  private var reportedOverhead = -1
+  private var reportedJournalFull = false
+  private var drainDeadline: MonotonicTime?
+  private var isTornDown = false
+
+  /// Takes the socket and makes what the instance needs; nothing runs yet.
+  init(
+    _ configuration: LoopConfiguration, instance: UInt64, _ control: LoopControl
+  ) throws(PatchbayError) {
+    self.instance = instance
+    self.control = control
+    logger = configuration.logger
+    memoryLimit = try configuration.chosenMemoryLimit()
+    _ = try checked(pb_raise_descriptor_limit(), "Raising the limit of open files")
+    ground = try SocketGround(configuration.socketPath, instance: instance)
+    poller = try Poller()
+    acceptor = try Acceptor(listener: ground.listener.rawValue)
+    worker = try Worker()
+    rings = RingStore(instance: instance)
+    boards = BoardStore(instance: instance)
+    refusals = RateLimitedLog(logger)
+    var limits = LedgerLimits(memoryByteCount: memoryLimit)
+    limits.handshake = configuration.handshakeLimit
+    ledger = Ledger(
+      limits: limits, instance: instance, brokerProcess: getpid(), brokerUser: geteuid(),
+      at: Self.now, tokenSource: SystemRandomNumberGenerator())
+    journalStorage = SharedJournalStorage(instance: instance)
+    do throws(PatchbayError) {
+      journal = try Journal(instance: instance, storage: journalStorage)
+      try poller.add(ground.listener.rawValue, .listener)
+      try poller.add(control.alarm.rawValue, .control)
+      try poller.add(worker.finished.rawValue, .worker)
+    } catch {
+      journalStorage.unlinkAll()
+      throw error
+    }
+  }
+
+  deinit { tearDown() }
+
+  // MARK: Turns
+
+  /// Serves until it is told to stop, or has drained; then clears everything up.
+  func run() {
+    do throws(PatchbayError) {
+      try worker.start()
+      if ground.sweptCount > 0 {
+        logger.info("Removed \(ground.sweptCount) objects of a broker that was killed.")
+      }
+      logger.info("Serving on \(ground.path) with \(memoryLimit) bytes of shared memory.")
+      reportRoom()
+      while !isDone {
+        for ready in try poller.wait(until: nextMoment) { handle(ready) }
+        endLingering()
+        resumeAccepting()
+        if let deadline = ledger.nextDeadline,
+          deadline <= MonotonicTime.now.nanoseconds
+        {
+          submit(.tick)
+        }
+      }
+    } catch {
+      logger.critical("The broker ends: \(error.message)")
+    }
+    tearDown()
+    logger.info("The broker on \(ground.path) has ended.")
+  }
+
+  private var isDone: Bool {
+    let (wish, deadline) = control.wanted
+    switch wish {
+    case .run: return false
+    case .stop: return true
+    case .drain:
+      if drainDeadline == nil {
+        logger.info("Draining: no new blobs and readers.")
+        submit(.drainBegan)
+      }
+      drainDeadline = deadline
+      return ledger.isDrained || MonotonicTime.now >= deadline
+    }
+  }
+
+  /// When to look again though nothing happens.
+  private var nextMoment: MonotonicTime {
+    var moment = min(drainDeadline ?? .distantFuture, acceptsAgain ?? .distantFuture)
+    if let deadline = ledger.nextDeadline {
+      moment = min(moment, MonotonicTime(nanoseconds: deadline))
+    }
+    for session in endingSessions {
+      if let end = connections[session]?.lingersUntil { moment = min(moment, end) }
+    }
+    return moment
+  }
+
+  private func handle(_ ready: Poller.Ready) {
+    switch ready.source {
+    case .listener: acceptConnections()
+    case .control: control.alarm.lower()
+    case .worker: for result in worker.takeResults() { finish(result) }
+    case .connection(let number):
+      let session = SessionID(rawValue: number)
+      if ready.isWritable { flush(session) }
+      if ready.isReadable { serve(session) }
+    case .process(let number):
+      for session in processes.exited(number, poller) { processExited(session) }
+    }
+  }
+
+  // MARK: Events
+
+  /// Hands an event to the ledger and does what it wants, then the same for what arises from that.
+  func submit(_ event: LedgerEvent) {
+    events.append(event)
+    guard !isSettling else { return }
+    isSettling = true
+    settle()
+    reportRoom()
+    settle()
+    isSettling = false
+  }
+
+  private func settle() {
+    var next = 0
+    while next < events.count {
+      let event = events[next]
+      next += 1
+      lostRecord = nil
+      for action in ledger.handle(event, at: Self.now) { execute(action) }
+    }
+    events.removeAll(keepingCapacity: true)
+    lostRecord = nil
+  }
+
+  /// Tells the ledger, when they have changed, how much the loop itself holds and whether the
+  /// journal still has room for whatever may come.
+  func reportRoom() {
+    let isFull = !journal.ensureReserve()
+    if isFull != reportedJournalFull {
+      reportedJournalFull = isFull
+      if isFull {
+        logger.warning("The journal is full and cannot grow; no new blobs until it can.")
+      }
+      submit(.journalFull(isFull))
+    }
+    let overhead =
+      journal.byteCount + boards.byteCount + clientTableCount * ClientTable.byteCount
+    if overhead != reportedOverhead {
+      reportedOverhead = overhead
+      submit(.overheadChanged(byteCount: overhead))
+    }
+  }
+
+  private static var now: Moment {
+    Moment(monotonicNanoseconds: MonotonicTime.now.nanoseconds, wall: .now)
+  }
+
+  // MARK: The end
+
+  /// Leaves nothing behind: no name in shared memory, no socket, no thread, no lock.
+  func tearDown() {
+    guard !isTornDown else { return }
+    isTornDown = true
+    for connection in connections.values {
+      _ = connection.flush()
+      poller.remove(connection.rawDescriptor)
+    }
+    connections = [:]
+    worker.stop()
+    for case .ring(let ring, let result) in worker.takeResults() { rings.settle(ring, result) }
+    rings.unlinkAll()
+    journalStorage.unlinkAll()
+    ground.leave()
+  }
+}

@@ -1,0 +1,202 @@
+// What must outlive the broker, written where it does. Each change is whole or absent whenever the
+// broker dies: the body goes into granules that nothing names, then the older of the record's two
+// copies is overwritten with a higher sequence; a copy that was cut short fails its checksum, and
+// the other one still stands with a body that is not reused before the change is complete.
+//
+// An erased record is overwritten in both copies, the older one first: a copy damaged later must
+// not bring back what was removed. Nothing here reads the shared bytes; `JournalReader` does, and
+// trusts nothing.
+
+import CPatchbayLayout
+import PatchbayLedger
+import PatchbayTypes
+import Synchronization
+
+package final class Journal {
+  private enum Name: Hashable {
+    case broker
+    case client(UInt64)
+    case blob(Generation)
+  }
+  private struct Place {
+    var chunk: Int
+    var slot: Int
+  }
+  private struct Body {
+    var chunk: Int
+    var granules: Range<Int>
+  }
+  private struct Standing {
+    var place: Place
+    var newestCopy: Int
+    var body: Body?
+  }
+
+  /// Free records below which the journal grows.
+  package static let recordReserve = 16
+  /// Numbers are reserved in the broker's record by as many at a time.
+  private static let numberStep: UInt64 = 1024
+
+  private let storage: any JournalStorage
+  private let shape: JournalShape
+  private let instance: UInt64
+  private var standing: [Name: Standing] = [:]
+  private var freePlaces: [Place] = []
+  private var granules: [GranuleMap] = []
+  /// Where the last body found room: the next one probably does, too.
+  private var lastChunk = 0
+  private var sequence: UInt64 = 0
+  private var numbers = JournalNumbers()
+
+  /// A journal of one chunk that holds the broker's own record.
+  package init(
+    instance: UInt64, storage: any JournalStorage, shape: JournalShape = .standard
+  ) throws(PatchbayError) {
+    self.instance = instance
+    self.storage = storage
+    self.shape = shape
+    try grow()
+    try put(.broker, JournalCoding.record(numbers, instance: instance), body: [])
+  }
+
+  /// Bytes of memory that the chunks take.
+  package var byteCount: Int { granules.count * shape.chunkByteCount }
+
+  private func grow() throws(PatchbayError) {
+    let chunk = granules.count
+    try storage.addChunk(
+      header: JournalShape.header(chunk: chunk, instance: instance),
+      byteCount: shape.chunkByteCount)
+    granules.append(GranuleMap(count: shape.granuleCount))
+    freePlaces += (0..<shape.recordCount).reversed().map { Place(chunk: chunk, slot: $0) }
+  }
+
+  /// Whether there is room for several changes of any size.
+  package var hasReserve: Bool {
+    let longest = min(JournalShape.granules(for: JournalCoding.bodyLimit), shape.granuleCount)
+    return freePlaces.count >= Self.recordReserve
+      && granules.contains { $0.tailCount >= longest }
+  }
+
+  /// Grows by a chunk when the reserve is used up. False: there is none, and no memory for more.
+  package func ensureReserve() -> Bool {
+    if hasReserve { return true }
+    do throws(PatchbayError) {
+      try grow()
+      return hasReserve
+    } catch {
+      return false
+    }
+  }
+
+  // MARK: Changes
+
+  /// Writes or replaces a blob's record.
+  /// - Throws: `noSpaceMemory` when there is no room, `limitReached` when it cannot be written at
+  ///   all; what was recorded before still stands.
+  package func record(_ blob: JournaledBlob) throws(PatchbayError) {
+    guard blob.record.extents.count <= JournalCoding.extentLimit,
+      blob.inodes.count == blob.record.extents.count
+    else {
+      throw PatchbayError(
+        .limitReached,
+        "The blob has \(blob.record.extents.count) extents in memory; the journal takes "
+          + "\(JournalCoding.extentLimit). Use larger extents.")
+    }
+    let generation = blob.record.info.generation
+    try reserve(\.generation, generation.rawValue)
+    try put(.blob(generation), JournalCoding.record(blob), body: JournalCoding.body(blob))
+  }
+
+  package func record(_ client: JournaledClient) throws(PatchbayError) {
+    try reserve(\.client, client.record.clientID)
+    try put(.client(client.record.clientID), JournalCoding.record(client), body: [])
+  }
+
+  /// A ring's number must be known as used before an object of that name is made.
+  package func reserveRing(_ ring: RingID) throws(PatchbayError) {
+    try reserve(\.ring, ring.rawValue)
+  }
+
+  package func erase(_ generation: Generation) { erase(.blob(generation)) }
+  package func eraseClient(_ clientID: UInt64) { erase(.client(clientID)) }
+
+  private func reserve(
+    _ kind: WritableKeyPath<JournalNumbers, UInt64>, _ used: UInt64
+  ) throws(PatchbayError) {
+    guard used >= numbers[keyPath: kind] else { return }
+    var next = numbers
+    next[keyPath: kind] = used &+ Self.numberStep
+    try put(.broker, JournalCoding.record(next, instance: instance), body: [])
+    numbers = next
+  }
+
+  // MARK: Writing
+
+  private func put(
+    _ name: Name, _ draft: pb_journal_record, body bytes: [UInt8]
+  ) throws(PatchbayError) {
+    let body = bytes.isEmpty ? nil : try takeGranules(for: bytes.count)
+    guard let place = standing[name]?.place ?? freePlaces.popLast() else {
+      if let body { granules[body.chunk].release(body.granules) }
+      throw PatchbayError(.noSpaceMemory, "The journal has no free record; remove blobs.")
+    }
+    let previous = standing[name]
+    let copy = previous.map { 1 - $0.newestCopy } ?? 0
+    var record = draft
+    if let body {
+      storage.write(bytes, chunk: body.chunk, at: shape.granuleAt(body.granules.lowerBound))
+      record.body_chunk = UInt32(body.chunk)
+      record.body_granule = UInt32(body.granules.lowerBound)
+      record.body_byte_count = UInt32(bytes.count)
+      record.body_checksum = JournalChecksum.of(bytes)
+    }
+    // release: the body stands before the record that names it. Pairs with JOURNAL-SCAN.
+    atomicMemoryFence(ordering: .releasing)
+    write(record, place, copy: copy)
+    // release: the record stands before the granules it no longer needs are reused. Pairs with
+    // JOURNAL-SCAN.
+    atomicMemoryFence(ordering: .releasing)
+    if let old = previous?.body { granules[old.chunk].release(old.granules) }
+    standing[name] = Standing(place: place, newestCopy: copy, body: body)
+  }
+
+  private func write(_ draft: pb_journal_record, _ place: Place, copy: Int) {
+    sequence += 1
+    var record = draft
+    record.sequence = sequence
+    var bytes = unsafe withUnsafeBytes(of: record) { unsafe Array($0) }
+    let checksum = JournalChecksum.of(bytes[Int(PB_RECORD_SEQUENCE_AT)...])
+    for index in 0..<8 {
+      bytes[Int(PB_RECORD_CHECKSUM_AT) + index] = UInt8(truncatingIfNeeded: checksum >> (8 * index))
+    }
+    storage.write(bytes, chunk: place.chunk, at: shape.recordAt(slot: place.slot, copy: copy))
+  }
+
+  private func erase(_ name: Name) {
+    guard let old = standing.removeValue(forKey: name) else { return }
+    let empty = pb_journal_record()
+    write(empty, old.place, copy: 1 - old.newestCopy)
+    // release: the erasure stands before the copy that it overrules goes. Pairs with JOURNAL-SCAN.
+    atomicMemoryFence(ordering: .releasing)
+    write(empty, old.place, copy: old.newestCopy)
+    // release: no copy names the granules any more before they are reused. Pairs with JOURNAL-SCAN.
+    atomicMemoryFence(ordering: .releasing)
+    if let body = old.body { granules[body.chunk].release(body.granules) }
+    freePlaces.append(old.place)
+  }
+
+  private func takeGranules(for byteCount: Int) throws(PatchbayError) -> Body {
+    let length = JournalShape.granules(for: byteCount)
+    for step in granules.indices {
+      let chunk = (lastChunk + step) % granules.count
+      if let range = granules[chunk].take(length) {
+        lastChunk = chunk
+        return Body(chunk: chunk, granules: range)
+      }
+    }
+    throw PatchbayError(
+      .noSpaceMemory,
+      "The journal has no room for a description of \(byteCount) bytes; remove blobs.")
+  }
+}

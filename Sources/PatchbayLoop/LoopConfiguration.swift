@@ -1,0 +1,42 @@
+// What a broker is told when it starts.
+
+import Logging
+import PatchbaySystem
+import PatchbayTypes
+
+package struct LoopConfiguration: Sendable {
+  package var socketPath: SocketPath
+  /// Bytes of shared memory; nil: a quarter of what is free when the broker starts.
+  package var memoryLimit: Int?
+  /// How long a connection may take to say hello.
+  package var handshakeLimit: Duration = .seconds(5)
+  /// How long `requestDrain` lets open blobs finish.
+  package var drainLimit: Duration = .seconds(30)
+  package var logger: Logger
+
+  /// Less would not hold the first chunk of the journal and a board.
+  package static let leastMemory = 16 * 1024 * 1024
+
+  package init(socketPath: SocketPath, logger: Logger) {
+    self.socketPath = socketPath
+    self.logger = logger
+  }
+
+  /// The limit in bytes.
+  /// - Throws: `noSpaceMemory` when there is too little for a broker at all.
+  func chosenMemoryLimit() throws(PatchbayError) -> Int {
+    let limit: Int
+    if let memoryLimit {
+      limit = memoryLimit
+    } else {
+      limit = try SharedObject.freeByteCount() / 4
+    }
+    guard limit >= Self.leastMemory else {
+      throw PatchbayError(
+        .noSpaceMemory,
+        "The memory limit is \(limit) bytes; a broker needs at least \(Self.leastMemory). "
+          + "Choose more with --memory, or enlarge /dev/shm.")
+    }
+    return limit
+  }
+}

@@ -1,0 +1,52 @@
+// A thread that runs one closure. Signals are left to the threads of the embedding program.
+
+import Glibc
+import PatchbaySystem
+import PatchbayTypes
+import Synchronization
+
+final class LoopThread: Sendable {
+  private final class Work: Sendable {
+    let body: @Sendable () -> Void
+    init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+  }
+
+  private let thread: pthread_t
+  private let isJoined = Mutex(false)
+
+  /// Starts it.
+  /// - Throws: `limitReached` when the system has no more threads.
+  init(_ what: String, _ body: @escaping @Sendable () -> Void) throws(PatchbayError) {
+    let work = unsafe Unmanaged.passRetained(Work(body))
+    var everything = sigset_t()
+    var before = sigset_t()
+    unsafe sigfillset(&everything)
+    // The new thread inherits the mask: a signal for the process then finds another thread.
+    unsafe pthread_sigmask(SIG_SETMASK, &everything, &before)
+    var thread = pthread_t()
+    let result = unsafe pthread_create(
+      &thread, nil,
+      { argument in
+        if let argument = unsafe argument {
+          unsafe Unmanaged<Work>.fromOpaque(argument).takeRetainedValue().body()
+        }
+        return nil
+      }, work.toOpaque())
+    unsafe pthread_sigmask(SIG_SETMASK, &before, nil)
+    guard result == 0 else {
+      unsafe work.release()
+      throw PatchbayError(
+        .limitReached, "No thread could be started for \(what): \(systemReason(result)).",
+        systemErrno: result)
+    }
+    self.thread = thread
+  }
+
+  /// Waits for its end.
+  func join() {
+    isJoined.withLock { isJoined in
+      if !isJoined { pthread_join(thread, nil) }
+      isJoined = true
+    }
+  }
+}

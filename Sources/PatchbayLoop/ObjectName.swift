@@ -1,0 +1,23 @@
+// The names of the broker's shared objects. Each begins with the instance's number, so what a dead
+// instance has left behind can be told from everything else.
+
+import PatchbayLedger
+
+enum ObjectName {
+  /// A number as 16 hexadecimal digits.
+  static func hex(_ number: UInt64) -> String {
+    let digits = String(number, radix: 16)
+    return String(repeating: "0", count: 16 - digits.count) + digits
+  }
+
+  /// What all names of an instance begin with, without the slash.
+  static func prefix(instance: UInt64) -> String { "patchbay-\(hex(instance))-" }
+
+  static func ring(instance: UInt64, _ ring: RingID) -> String {
+    "/\(prefix(instance: instance))\(hex(ring.rawValue))"
+  }
+
+  static func journal(instance: UInt64, chunk: Int) -> String {
+    "/\(prefix(instance: instance))journal-\(chunk)"
+  }
+}

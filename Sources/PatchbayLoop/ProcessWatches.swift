@@ -1,0 +1,73 @@
+// Seeing clients' processes die: one pidfd per process, whatever the number of its connections. A
+// watch outlives its connections while the process may still touch a ring.
+
+import CPatchbaySystem
+import PatchbayLedger
+import PatchbaySystem
+import PatchbayTypes
+
+struct ProcessWatches {
+  private final class Watch {
+    let process: Int32
+    let descriptor: Descriptor
+    var sessions: Set<SessionID> = []
+    init(_ process: Int32, _ descriptor: consuming Descriptor) {
+      self.process = process
+      self.descriptor = descriptor
+    }
+    /// Gone already: its number may belong to another process by now.
+    var hasExited: Bool { pb_poll_readable(descriptor.rawValue, 0) > 0 }
+  }
+
+  private var watches: [UInt64: Watch] = [:]
+  private var numberByProcess: [Int32: UInt64] = [:]
+  private var numberBySession: [SessionID: UInt64] = [:]
+  private var nextNumber: UInt64 = 1
+
+  /// Watches the process at the other end for a session. False: there is nothing to watch, the
+  /// process is gone or cannot be watched; its hang-up will tell.
+  mutating func add(
+    _ session: SessionID, _ peer: Peer, socket: Int32, _ poller: borrowing Poller
+  ) -> Bool {
+    if let number = numberByProcess[peer.process], let watch = watches[number], !watch.hasExited {
+      watch.sessions.insert(session)
+      numberBySession[session] = number
+      return true
+    }
+    let result = pb_peer_pidfd(socket, peer.process)
+    guard result >= 0 else { return false }
+    let watch = Watch(peer.process, Descriptor(owning: result))
+    let number = nextNumber
+    guard (try? poller.add(watch.descriptor.rawValue, .process(number))) != nil else {
+      return false
+    }
+    nextNumber += 1
+    watch.sessions.insert(session)
+    watches[number] = watch
+    numberByProcess[peer.process] = number
+    numberBySession[session] = number
+    return true
+  }
+
+  /// A session's process needs no watching for its sake any more.
+  mutating func drop(_ session: SessionID, _ poller: borrowing Poller) {
+    guard let number = numberBySession.removeValue(forKey: session), let watch = watches[number]
+    else { return }
+    watch.sessions.remove(session)
+    if watch.sessions.isEmpty { end(number, watch, poller) }
+  }
+
+  /// The sessions of a process that is gone, earliest first.
+  mutating func exited(_ number: UInt64, _ poller: borrowing Poller) -> [SessionID] {
+    guard let watch = watches[number] else { return [] }
+    for session in watch.sessions { numberBySession[session] = nil }
+    end(number, watch, poller)
+    return watch.sessions.sorted()
+  }
+
+  private mutating func end(_ number: UInt64, _ watch: Watch, _ poller: borrowing Poller) {
+    poller.remove(watch.descriptor.rawValue)
+    watches[number] = nil
+    if numberByProcess[watch.process] == number { numberByProcess[watch.process] = nil }
+  }
+}

@@ -1,0 +1,95 @@
+// Looks into a blob's rings. What a ring says is believed for its own blob only and bounded by what
+// the ledger knows: never an index, a size or the bound of a loop.
+
+import PatchbayLayout
+import PatchbayLedger
+import PatchbayRing
+import PatchbaySystem
+import PatchbayTypes
+import PatchbayWire
+
+/// An extent, and where its ring is: nil when it is gone.
+struct PlacedExtent: Sendable {
+  let extent: ExtentRecord
+  let place: RingPlace?
+}
+
+enum RingLook {
+  /// How much of [0, byteCount) is covered, from private copies of maps or frontiers.
+  static func coverage(
+    _ extents: [PlacedExtent], _ plan: ExtentPlan, byteCount: Int
+  ) -> Result<Coverage, PatchbayError> {
+    var covered = 0
+    var gaps = GapList()
+    var reached = 0
+    for placed in extents.sorted(by: { $0.extent.index < $1.extent.index }) {
+      let range = plan.range(of: placed.extent.index)
+      guard range.lowerBound < byteCount else { break }
+      guard range.lowerBound >= reached else { continue }
+      gaps.add(reached..<range.lowerBound)
+      let end = min(range.upperBound, byteCount)
+      do throws(PatchbayError) {
+        guard let place = placed.place else {
+          throw PatchbayError(.inputOutput, "The ring of extent \(placed.extent.index) is gone.")
+        }
+        let found = try RingInspector.coverage(
+          place.open(isWritable: false), place.geometry, upTo: end - range.lowerBound,
+          missingLimit: WireLimit.missing)
+        covered += found.coveredByteCount
+        for gap in found.missing {
+          gaps.add(range.lowerBound + gap.lowerBound..<range.lowerBound + gap.upperBound)
+        }
+      } catch {
+        return .failure(error)
+      }
+      reached = end
+    }
+    gaps.add(reached..<max(reached, byteCount))
+    return .success(Coverage(coveredByteCount: covered, missing: gaps.ranges))
+  }
+
+  /// A blob's description with the figures that only its rings know; zeros where they cannot be had.
+  static func fill(_ report: BlobReport, _ extents: [PlacedExtent]) -> BlobInfo {
+    var info = report.info
+    guard !extents.isEmpty else { return info }
+    info.frontier = 0
+    info.coveredByteCount = 0
+    var nextIndex = 0
+    for placed in extents.sorted(by: { $0.extent.index < $1.extent.index }) {
+      guard let hints = hints(placed) else { continue }
+      info.coveredByteCount += hints.coveredByteCount
+      guard placed.extent.index == nextIndex else { continue }
+      let range = report.plan.range(of: nextIndex)
+      info.frontier = range.lowerBound + min(hints.frontier, range.count)
+      nextIndex = hints.frontier >= range.count ? nextIndex + 1 : -1
+    }
+    let limit = info.byteCount ?? ExtentPlan.positionLimit
+    info.frontier = min(info.frontier, limit)
+    // The count of covered bytes is added up after the frontier has moved.
+    info.coveredByteCount = min(max(info.coveredByteCount, info.frontier), limit)
+    return info
+  }
+
+  private static func hints(
+    _ placed: PlacedExtent
+  ) -> (frontier: Int, coveredByteCount: Int)? {
+    guard let place = placed.place, let descriptor = try? place.open(isWritable: false) else {
+      return nil
+    }
+    return try? RingInspector.hints(descriptor, place.geometry)
+  }
+}
+
+/// The first gaps of a blob, neighbours joined.
+private struct GapList {
+  private(set) var ranges: [Range<Int>] = []
+
+  mutating func add(_ gap: Range<Int>) {
+    guard !gap.isEmpty else { return }
+    if let last = ranges.last, last.upperBound == gap.lowerBound {
+      ranges[ranges.count - 1] = last.lowerBound..<gap.upperBound
+    } else if ranges.count < WireLimit.missing {
+      ranges.append(gap)
+    }
+  }
+}

@@ -1,0 +1,105 @@
+// The rings of this instance: made, found again by name, taken away. No descriptor is kept: each
+// use opens the name anew and checks owner, size and inode, so whoever meddles with a name gets an
+// error and nobody the wrong bytes.
+
+import Glibc
+import PatchbayLayout
+import PatchbayLedger
+import PatchbayRing
+import PatchbaySystem
+import PatchbayTypes
+
+/// What is needed to open a ring: a value, so workers can have it, too.
+struct RingPlace: Sendable, Hashable {
+  let name: String
+  let geometry: RingGeometry
+  let inode: UInt64
+
+  /// - Throws: whatever the system says; `inputOutput` when the name stands for something else.
+  func open(isWritable: Bool) throws(PatchbayError) -> Descriptor {
+    try SharedObject.open(
+      name: name, isWritable: isWritable, uid: geteuid(), byteCount: geometry.objectByteCount,
+      inode: inode)
+  }
+}
+
+/// A ring that is to be made.
+struct RingOrder: Sendable {
+  let ring: RingID
+  let name: String
+  let instance: UInt64
+  let geometry: RingGeometry
+
+  /// Makes it, reserved and with its identity written. Takes long when it is large.
+  func fill() -> Result<RingPlace, PatchbayError> {
+    do throws(PatchbayError) {
+      var inode: UInt64 = 0
+      let descriptor = try SharedObject.create(
+        name: name, mode: 0o600, byteCount: geometry.objectByteCount, inode: &inode)
+      do throws(PatchbayError) {
+        try SharedObject.write(
+          descriptor, at: 0,
+          ObjectHeader.ring(instance: instance, ringID: ring.rawValue, geometry))
+      } catch {
+        try SharedObject.unlink(name: name)
+        throw error
+      }
+      return .success(RingPlace(name: name, geometry: geometry, inode: inode))
+    } catch {
+      return .failure(error)
+    }
+  }
+}
+
+struct RingStore {
+  let instance: UInt64
+  private var rings: [RingID: RingPlace] = [:]
+  /// Rings whose names are about to go.
+  private var leaving: [RingID: RingPlace] = [:]
+
+  init(instance: UInt64) { self.instance = instance }
+
+  /// What a worker needs to make a ring.
+  /// - Throws: `protocolViolation` for a size that no ring can have.
+  func order(
+    _ ring: RingID, dataByteCount: Int, hasMap: Bool
+  ) throws(PatchbayError) -> RingOrder {
+    let geometry = try RingGeometry(dataByteCount: dataByteCount, hasMap: hasMap)
+    return RingOrder(
+      ring: ring, name: ObjectName.ring(instance: instance, ring), instance: instance,
+      geometry: geometry)
+  }
+
+  /// Takes note of what became of it.
+  mutating func settle(_ ring: RingID, _ result: Result<RingPlace, PatchbayError>) {
+    if case .success(let place) = result { rings[ring] = place }
+  }
+
+  subscript(_ ring: RingID) -> RingPlace? { rings[ring] }
+
+  /// - Throws: `inputOutput` for a ring that is not there.
+  func open(_ ring: RingID, isWritable: Bool) throws(PatchbayError) -> Descriptor {
+    guard let place = self[ring] else {
+      throw PatchbayError(.inputOutput, "The ring \(ring.rawValue) does not exist any more.")
+    }
+    return try place.open(isWritable: isWritable)
+  }
+
+  /// From now on the ring cannot be found; its name is for the caller to take away. The ledger
+  /// never asks for this before it knows that the ring is there.
+  mutating func beginUnlink(_ ring: RingID) -> RingPlace? {
+    guard let place = rings.removeValue(forKey: ring) else { return nil }
+    leaving[ring] = place
+    return place
+  }
+
+  mutating func endUnlink(_ ring: RingID) { leaving[ring] = nil }
+
+  /// Takes all names away, at the end.
+  mutating func unlinkAll() {
+    for place in rings.values { try? SharedObject.unlink(name: place.name) }
+    for place in leaving.values { try? SharedObject.unlink(name: place.name) }
+    rings = [:]
+    leaving = [:]
+  }
+}

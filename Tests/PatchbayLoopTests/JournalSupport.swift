@@ -1,0 +1,79 @@
+// A journal in plain memory that remembers each write, so that a test can stop at any of them, and
+// records with every field filled in.
+
+import CPatchbayLayout
+import PatchbayLedger
+import PatchbayLoop
+import PatchbayTypes
+import PatchbayWire
+
+final class RecordingStorage: JournalStorage {
+  struct Write {
+    var bytes: [UInt8]
+    var chunk: Int
+    var offset: Int
+  }
+
+  private(set) var chunks: [[UInt8]] = []
+  private(set) var writes: [Write] = []
+  private let chunkLimit: Int
+
+  init(chunkLimit: Int = .max) { self.chunkLimit = chunkLimit }
+
+  func addChunk(header: [UInt8], byteCount: Int) throws(PatchbayError) {
+    guard chunks.count < chunkLimit else {
+      throw PatchbayError(.noSpaceMemory, "No more chunks.")
+    }
+    chunks.append([UInt8](repeating: 0, count: byteCount))
+    write(header, chunk: chunks.count - 1, at: 0)
+  }
+
+  func write(_ bytes: [UInt8], chunk: Int, at offset: Int) {
+    writes.append(Write(bytes: bytes, chunk: chunk, offset: offset))
+    chunks[chunk].replaceSubrange(offset..<offset + bytes.count, with: bytes)
+  }
+
+  func forgetWrites() { writes = [] }
+}
+
+enum Sample {
+  static let instance: UInt64 = 0x1234_5678_9abc_def0
+  /// Small enough that every bit of it can be tried.
+  static let shape = JournalShape(chunkByteCount: 64 * 1024, recordCount: 8)
+
+  /// A blob with no field at its default.
+  static func blob(
+    _ generation: UInt64, key: String = "models/v7", state: BlobState = .sealed,
+    inlineBytes: [UInt8]? = Array("a whole blob".utf8), extentCount: Int = 3,
+    labels: [BlobInfo.Label] = [BlobInfo.Label(name: "colour", value: "grün")]
+  ) throws -> JournaledBlob {
+    let info = BlobInfo(
+      key: try BlobKey(key), generation: Generation(rawValue: generation), state: state,
+      byteCount: 123_456, frontier: 100, coveredByteCount: 101, residentByteCount: 102,
+      spilledByteCount: 103, order: .appendOnly, policy: .dropOldest, acknowledgement: .durable,
+      publisherCount: 2, subscriberCount: 3, type: "text/plain", labels: labels,
+      created: WallTime(rawValue: 1_700_000_000_123_456_789),
+      modified: WallTime(rawValue: 1_700_000_001_999_999_999),
+      lastRead: WallTime(rawValue: 1_700_000_002_000_000_001), isCache: true, isPinned: true,
+      access: Access(uid: 1001, gid: 1002, mode: 0o640), causeCode: .abandoned,
+      cause: "it went away")
+    let extents = (0..<extentCount).map {
+      ExtentRecord(
+        index: $0 * 2, ring: RingID(rawValue: 77 + UInt64($0)), useNumber: 5 + UInt32($0),
+        dataByteCount: 4096 << $0)
+    }
+    return JournaledBlob(
+      record: BlobRecord(
+        info: info, epoch: 9, plan: try ExtentPlan(first: 4096, limit: 65536), extents: extents,
+        inlineBytes: inlineBytes, token: Token(high: .max, low: 1), request: 42),
+      inodes: extents.indices.map { 9000 + UInt64($0) })
+  }
+
+  static func client(_ clientID: UInt64) -> JournaledClient {
+    JournaledClient(
+      record: ClientRecord(
+        clientID: clientID, token: Token(high: 3, low: .max - 1),
+        peer: Peer(process: 4242, uid: 1001, gid: 1002)),
+      startTime: 987_654_321)
+  }
+}

@@ -1,0 +1,319 @@
+// A client that does what its standard input says, a line at a time, and answers each with a line:
+// `ok ...` or `error CODE MESSAGE | CAUSE`. Contents are the oracle's, so it checks what it reads.
+
+import CPatchbaySystem
+import Glibc
+import Patchbay
+import PatchbayTestSupport
+
+final class Conversation {
+  private var client: PatchbayClient?
+  private var publishers: [String: Publisher] = [:]
+  private var subscribers: [String: Subscriber] = [:]
+  private var leases: [Lease] = []
+
+  func run() {
+    setvbuf(stdoutPointer, nil, _IOLBF, 0)
+    while let line = readLine() {
+      let words = line.split(separator: " ").map(String.init)
+      guard let verb = words.first else { continue }
+      if verb == "exit" { return }
+      do {
+        print("ok \(try perform(verb, Array(words.dropFirst())))")
+      } catch let error as PatchbayError {
+        print("error \(error.code) \(error.message) | \(error.cause ?? "")")
+      } catch {
+        print("error harness \(error)")
+      }
+    }
+  }
+
+  private var stdoutPointer: UnsafeMutablePointer<FILE>? { unsafe fdopen(1, "w") }
+
+  private func perform(_ verb: String, _ words: [String]) throws -> String {
+    switch verb {
+    case "connect":
+      client = try PatchbayClient(socketPath: try word(words, 0))
+      return "\(getpid())"
+    case "publish", "write", "append", "batch", "loan", "patchwork", "seal", "fail", "missing",
+      "zeros", "drop":
+      return try publish(verb, words)
+    case "threads": return try writeFromThreads(words)
+    case "waiters": return try startWaiters(words)
+    case "inline":
+      let (count, size) = (try number(words, 1), try number(words, 2))
+      let bytes = [UInt8](repeating: 7, count: size)
+      for index in 0..<count {
+        try connected().publish(bytes, as: try BlobKey("\(try word(words, 0))\(index)"))
+      }
+      return ""
+    default: return try subscribe(verb, words)
+    }
+  }
+
+  // MARK: Arguments
+
+  private func word(_ words: [String], _ index: Int) throws -> String {
+    guard index < words.count else { throw HarnessError("argument \(index) is missing") }
+    return words[index]
+  }
+
+  private func number(_ words: [String], _ index: Int) throws -> Int {
+    guard let number = Int(try word(words, index)) else {
+      throw HarnessError("argument \(index) is no number")
+    }
+    return number
+  }
+
+  /// Milliseconds; missing: never.
+  private func deadline(_ words: [String], _ index: Int) throws -> Deadline {
+    index < words.count ? .after(.milliseconds(try number(words, index))) : .never
+  }
+
+  private func connected() throws -> PatchbayClient {
+    guard let client else { throw HarnessError("not connected") }
+    return client
+  }
+
+  private func publisher(_ words: [String]) throws -> Publisher {
+    guard let publisher = publishers[try word(words, 0)] else { throw HarnessError("no publisher") }
+    return publisher
+  }
+
+  private func subscriber(_ words: [String]) throws -> Subscriber {
+    guard let subscriber = subscribers[try word(words, 0)] else {
+      throw HarnessError("no subscriber")
+    }
+    return subscriber
+  }
+
+  // MARK: Publishing: the first argument is the key
+
+  private func publish(_ verb: String, _ words: [String]) throws -> String {
+    if verb == "publish" { return try create(words) }
+    let publisher = try publisher(words)
+    let generation = publisher.generation.rawValue
+    switch verb {
+    case "write":
+      let start = try number(words, 1)
+      let bytes = oracleBytes(generation, start..<start + (try number(words, 2)))
+      return "\(try publisher.write(bytes, at: start, skippingCovered: words.count > 3))"
+    case "append":
+      let end = publisher.position
+      try publisher.append(oracleBytes(generation, end..<end + (try number(words, 1))))
+    case "zeros":
+      // For lengths at which making the oracle's bytes would be the whole time.
+      try publisher.append([UInt8](repeating: 0, count: try number(words, 1)))
+    case "batch":
+      let size = try number(words, 2)
+      try publisher.withBatch {
+        for _ in 0..<(try number(words, 1)) {
+          let end = publisher.position
+          try publisher.append(oracleBytes(generation, end..<end + size))
+        }
+      }
+    case "loan":
+      var loan = try publisher.loan(byteCount: try number(words, 1))
+      let bytes = oracleBytes(generation, loan.position..<loan.position + loan.byteCount)
+      loan.withBytes { place in for index in place.indices { place[index] = bytes[index] } }
+      let lent = loan.byteCount
+      loan.commit(byteCount: min(lent, try number(words, 2)))
+      return "\(lent)"
+    case "patchwork": return try patchwork(publisher, words)
+    case "seal":
+      try publisher.seal()
+      publishers[try word(words, 0)] = nil
+    case "fail": try publisher.fail(words.dropFirst().joined(separator: " "))
+    case "missing": return "\(try publisher.missing().map { "\($0)" }.joined(separator: ","))"
+    default: publishers[try word(words, 0)] = nil
+    }
+    return ""
+  }
+
+  /// `publish KEY LENGTH|- any|append [replace]`
+  private func create(_ words: [String]) throws -> String {
+    var options = BlobOptions(byteCount: Int(try word(words, 1)))
+    options.order = try word(words, 2) == "any" ? .any : .appendOnly
+    options.replaces = words.count > 3
+    let key = try BlobKey(percentEncoded: try word(words, 0))
+    let publisher = try connected().publisher(key, options)
+    publishers[try word(words, 0)] = publisher
+    return "\(publisher.generation)"
+  }
+
+  /// `patchwork KEY LOW HIGH LARGEST SEED [COUNT]`: ragged ranges that fill [LOW, HIGH), in a
+  /// random order; only the first COUNT of them.
+  private func patchwork(_ publisher: Publisher, _ words: [String]) throws -> String {
+    let (low, high) = (try number(words, 1), try number(words, 2))
+    let largest = try number(words, 3)
+    var random = SeededRandom(seed: UInt64(try number(words, 4)))
+    var ranges: [Range<Int>] = []
+    var at = low
+    while at < high {
+      let end = min(high, at + Int.random(in: 1...largest, using: &random))
+      ranges.append(at..<end)
+      at = end
+    }
+    ranges.shuffle(using: &random)
+    let count = words.count > 5 ? try number(words, 5) : ranges.count
+    for range in ranges.prefix(count) {
+      try publisher.write(
+        oracleBytes(publisher.generation.rawValue, range), at: range.lowerBound)
+    }
+    return "\(ranges.count)"
+  }
+
+  /// `threads KEY COUNT BYTES SEED`: every thread writes every range, skipping what is covered.
+  private func writeFromThreads(_ words: [String]) throws -> String {
+    let publisher = try publisher(words)
+    let count = try number(words, 2)
+    let seed = UInt64(try number(words, 3))
+    let threads = (0..<(try number(words, 1))).map { thread in
+      TestThread {
+        var ranges = raggedRanges(count, seed: seed)
+        var random = SeededRandom(seed: seed &+ UInt64(thread))
+        ranges.shuffle(using: &random)
+        for range in ranges {
+          let bytes = oracleBytes(publisher.generation.rawValue, range)
+          _ = try? publisher.write(bytes, at: range.lowerBound, skippingCovered: true)
+        }
+      }
+    }
+    for thread in threads { thread.join() }
+    return ""
+  }
+
+  // MARK: Subscribing: the first argument is the key
+
+  private func subscribe(_ verb: String, _ words: [String]) throws -> String {
+    switch verb {
+    case "open":
+      let key = try BlobKey(percentEncoded: try word(words, 0))
+      let subscriber = try connected().open(
+        key, waitUntil: words.count > 1 ? .after(.milliseconds(try number(words, 1))) : nil)
+      subscribers[try word(words, 0)] = subscriber
+      return "\(subscriber.generation) \(subscriber.state) \(subscriber.byteCount ?? -1)"
+    case "openMany":
+      let prefix = try word(words, 0)
+      for index in 0..<(try number(words, 1)) {
+        let key = try BlobKey("\(prefix)\(index)")
+        subscribers["\(prefix)\(index)"] = try connected().open(key)
+      }
+      return ""
+    case "read", "try", "full", "stream", "count": return try read(verb, words)
+    case "lease":
+      let range = try number(words, 1)..<(try number(words, 2))
+      let lease = try subscriber(words).lease(range, deadline: .after(.seconds(30)))
+      leases.append(lease)
+      return try checkLeases()
+    case "checkLeases": return try checkLeases()
+    case "unlease":
+      leases = []
+      return ""
+    case "whole":
+      let subscriber = try subscriber(words)
+      return try subscriber.withWholeBlob(deadline: .after(.seconds(60))) { bytes in
+        try check(bytes, subscriber, at: 0)
+        return "\(bytes.count)"
+      }
+    case "close":
+      subscribers[try word(words, 0)] = nil
+      return ""
+    case "remove":
+      try connected().remove(try BlobKey(percentEncoded: try word(words, 0)))
+      return ""
+    default: throw HarnessError("unknown verb \(verb)")
+    }
+  }
+
+  private func check(_ bytes: Span<UInt8>, _ subscriber: Subscriber, at position: Int) throws {
+    if let wrong = firstWrong(bytes, subscriber.generation.rawValue, at: position) {
+      throw HarnessError("WRONG BYTE at \(wrong) of \(subscriber.key)")
+    }
+  }
+
+  private func checkLeases() throws -> String {
+    for lease in leases {
+      try lease.withBytes { bytes in
+        let generation = UInt64(leaseGeneration)
+        if let wrong = firstWrong(bytes, generation, at: lease.range.lowerBound) {
+          throw HarnessError("WRONG BYTE at \(wrong) of a lease")
+        }
+      }
+    }
+    return "\(leases.count)"
+  }
+
+  /// All leases of a conversation are of one blob, opened last.
+  private var leaseGeneration: UInt64 { subscribers.values.first?.generation.rawValue ?? 0 }
+
+  private func read(_ verb: String, _ words: [String]) throws -> String {
+    let subscriber = try subscriber(words)
+    switch verb {
+    case "read":
+      let position = try number(words, 1)
+      let bytes = try subscriber.read(
+        upTo: try number(words, 2), at: position, deadline: deadline(words, 3))
+      guard let bytes else { return "end" }
+      try check(bytes.span, subscriber, at: position)
+      return "\(bytes.count)"
+    case "try":
+      let position = try number(words, 1)
+      var outcome = ReadOutcome.wouldBlock
+      let bytes = try [UInt8](capacity: try number(words, 2)) { output in
+        outcome = try subscriber.tryRead(into: &output, at: position)
+      }
+      try check(bytes.span, subscriber, at: position)
+      return "\(outcome)"
+    case "full":
+      let range = try number(words, 1)..<(try number(words, 2))
+      let bytes = try subscriber.readFully(range, deadline: deadline(words, 3))
+      try check(bytes.span, subscriber, at: range.lowerBound)
+      return "\(bytes.count)"
+    case "count":
+      var cursor = subscriber.cursor(from: try number(words, 1))
+      while try cursor.read(upTo: 1 << 20) != nil {}
+      return "\(cursor.position)"
+    default: return try stream(subscriber, from: try number(words, 1))
+    }
+  }
+
+  /// Reads to the end; says where it was when it failed.
+  private func stream(_ subscriber: Subscriber, from position: Int) throws -> String {
+    var cursor = subscriber.cursor(from: position)
+    do throws(PatchbayError) {
+      while let bytes = try cursor.read(upTo: 1 << 18) {
+        if let wrong = firstWrong(
+          bytes.span, subscriber.generation.rawValue, at: cursor.position - bytes.count)
+        {
+          return "WRONG BYTE at \(wrong)"
+        }
+      }
+    } catch {
+      throw PatchbayError(error.code, "at \(cursor.position): \(error.message)", cause: error.cause)
+    }
+    return "\(cursor.position - position)"
+  }
+
+  // MARK: Many waiters
+
+  /// `waiters KEY COUNT SIZE`: a thread per range [i x SIZE, (i + 1) x SIZE), each waits for its
+  /// own and prints `range i`.
+  private func startWaiters(_ words: [String]) throws -> String {
+    let subscriber = try subscriber(words)
+    let size = try number(words, 2)
+    for index in 0..<(try number(words, 1)) {
+      let thread = TestThread {
+        let range = index * size..<(index + 1) * size
+        let bytes = try? subscriber.readFully(range)
+        let isRight =
+          bytes.map { firstWrong($0.span, subscriber.generation.rawValue, at: range.lowerBound) == nil }
+        print("range \(index) \(isRight == true ? "right" : "WRONG")")
+      }
+      waiterThreads.append(thread)
+    }
+    return ""
+  }
+
+  private var waiterThreads: [TestThread] = []
+}

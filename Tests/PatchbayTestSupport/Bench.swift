@@ -1,0 +1,156 @@
+// A broker and its clients in processes of their own, and what they must not leave behind.
+
+import Glibc
+import PatchbaySystem
+
+/// A broker process with a socket of its own.
+public final class BrokerProcess: Sendable {
+  public let directory: TemporaryDirectory
+  public let process: ChildProcess
+  public let socket: String
+  public let logPath: String
+  private let shmBefore: Set<String>
+
+  /// Starts `patchbay serve` and waits until it answers.
+  /// - Parameter wrapper: a program and arguments to run it under.
+  public init(memory: String = "1GiB", wrapper: [String] = []) throws {
+    shmBefore = sharedMemoryNames()
+    directory = try TemporaryDirectory()
+    socket = directory.file("control.sock")
+    logPath = directory.file("log")
+    let command =
+      wrapper + [try program("patchbay"), "serve", "--socket", socket, "--memory", memory]
+    process = try ChildProcess(command[0], Array(command.dropFirst()), errorPath: logPath)
+    try eventually("the broker answers") {
+      guard process.isRunning else { throw HarnessError("the broker ended: \(log)") }
+      return try run(["ping"]).exitCode == 0
+    }
+  }
+
+  public var log: String { (try? readFile(logPath)) ?? "" }
+
+  /// The shared-memory objects that have come since this broker started.
+  public var objects: Set<String> { sharedMemoryNames().subtracting(shmBefore) }
+
+  /// Runs the command against this broker to its end.
+  public func run(_ arguments: [String], input: String = "") throws -> Outcome {
+    try runProgram(
+      "patchbay", arguments, input: input, environment: ["PATCHBAY_SOCKET": socket])
+  }
+
+  /// Starts the command against this broker.
+  public func start(_ arguments: [String], errorPath: String? = nil) throws -> ChildProcess {
+    try ChildProcess(
+      try program("patchbay"), arguments, environment: ["PATCHBAY_SOCKET": socket],
+      errorPath: errorPath)
+  }
+
+  /// A client that does what it is told.
+  public func peer(_ wrapper: [String] = []) throws -> Peer {
+    let peer = try Peer(wrapper)
+    _ = try peer.ask("connect \(socket)")
+    return peer
+  }
+
+  /// Ends the broker and says what it left behind: shared memory, its socket.
+  public func stop() throws -> [String] {
+    process.kill(SIGTERM)
+    let code = try process.waitForExit()
+    var left = sharedMemoryNames().subtracting(shmBefore).sorted()
+    if names(in: directory.path).contains("control.sock") { left.append("control.sock") }
+    if code != 0 { left.append("exit code \(code): \(log)") }
+    return left
+  }
+
+  /// A number from `patchbay stats --json`.
+  public func statistic(_ name: String) throws -> Int {
+    let text = try run(["stats", "--json"]).output
+    guard let value = jsonNumber(text, name) else { throw HarnessError("no \(name) in \(text)") }
+    return value
+  }
+}
+
+/// How a program ended and what it said.
+public struct Outcome: Sendable {
+  public let exitCode: Int32
+  public let bytes: [UInt8]
+  public let error: String
+  public var output: String { String(decoding: bytes, as: UTF8.self) }
+}
+
+/// The path of a program of this build.
+public func program(_ name: String) throws -> String { try buildDirectory() + "/\(name)" }
+
+/// Runs a program of this build to its end.
+public func runProgram(
+  _ name: String, _ arguments: [String], input: String = "", environment: [String: String] = [:]
+) throws -> Outcome {
+  let directory = try TemporaryDirectory()
+  let errorPath = directory.file("stderr")
+  let child = try ChildProcess(
+    name.contains("/") ? name : try program(name), arguments, environment: environment,
+    errorPath: errorPath)
+  try? child.send(input)
+  child.closeInput()
+  let bytes = try child.rest()
+  let code = try child.waitForExit()
+  return Outcome(exitCode: code, bytes: bytes, error: try readFile(errorPath))
+}
+
+/// The number behind `"name":` in a JSON object, without a parser: for figures of our own.
+public func jsonNumber(_ text: String, _ name: String) -> Int? {
+  guard let at = text.firstRange(of: "\"\(name)\":") else { return nil }
+  let rest = text[at.upperBound...].drop { $0 == " " }
+  return Int(rest.prefix { $0 == "-" || $0.isNumber })
+}
+
+/// The conversation with one test client.
+public final class Peer: Sendable {
+  public let process: ChildProcess
+
+  init(_ wrapper: [String]) throws {
+    let command = wrapper + [try program("patchbay-peer")]
+    process = try ChildProcess(command[0], Array(command.dropFirst()))
+  }
+
+  /// Says a line without waiting for the answer.
+  public func tell(_ line: String) throws { try process.send(line + "\n") }
+
+  /// The answer to the line told before: everything behind `ok `.
+  /// - Throws: `PeerError` for an error.
+  public func answer(within seconds: Double = 60) throws -> String {
+    let line = try process.line(within: seconds)
+    if line.hasPrefix("ok") { return String(line.dropFirst(3)) }
+    throw PeerError(line)
+  }
+
+  /// Says a line and waits for the answer.
+  @discardableResult
+  public func ask(_ line: String) throws -> String {
+    try tell(line)
+    return try answer()
+  }
+
+  /// Says a line that must be answered by an error; `CODE MESSAGE | CAUSE`.
+  public func askForError(_ line: String) throws -> PeerError {
+    do {
+      throw HarnessError("\(line) was answered by ok \(try ask(line))")
+    } catch let error as PeerError {
+      return error
+    }
+  }
+}
+
+/// An error that a test client reported.
+public struct PeerError: Error, CustomStringConvertible {
+  public let description: String
+  public let code: String
+  public let cause: String
+
+  init(_ line: String) {
+    description = line
+    let words = line.split(separator: " ", maxSplits: 2)
+    code = words.count > 1 ? String(words[1]) : ""
+    cause = line.split(separator: "|").last.map { String($0.dropFirst()) } ?? ""
+  }
+}
