@@ -64,14 +64,14 @@ struct Failure: Error {
     code: String, message: String, key: BlobKey?, cause: String?, resumePosition: Int? = nil,
     missing: [Range<Int>] = []
   ) -> String {
-    var parts = JSON.Fields()
+    var parts = JSONFields()
     parts["code"] = .string(code)
     parts["message"] = .string(message)
     parts.append(key: key)
     parts["cause"] = .optional(cause)
     if let resumePosition { parts["resumePosition"] = .integer(resumePosition) }
     if !missing.isEmpty { parts["missing"] = .ranges(missing) }
-    return JSON.object(JSON.Fields([("error", .object(parts))])).text
+    return JSON.object(JSONFields([("error", .object(parts))])).text
   }
 }
 

@@ -80,7 +80,9 @@ final class Interruption: Sendable {
     var index = 0
     var deadline: ContinuousClock.Instant?
     while true {
-      guard let number = nextSignal(before: deadline) else { end(received.load(ordering: .relaxed)) }
+      guard let number = nextSignal(before: deadline) else {
+        end(received.load(ordering: .relaxed))
+      }
       // relaxed: the number alone; the byte in the pipe orders what follows for who polls, and who
       // only looks at the number needs nothing else.
       _ = received.compareExchange(expected: 0, desired: number, ordering: .relaxed)

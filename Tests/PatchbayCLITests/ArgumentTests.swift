@@ -89,7 +89,8 @@ import Testing
     configuration: CommandConfiguration
   ) {
     #expect(!configuration.abstract.isEmpty)
-    #expect(configuration.discussion.contains("Example: patchbay \(configuration.commandName ?? "")"))
+    #expect(
+      configuration.discussion.contains("Example: patchbay \(configuration.commandName ?? "")"))
     #expect(configuration.discussion.contains("Exits with 0"))
   }
 }

@@ -16,9 +16,9 @@ import Testing
   }
 
   @Test func `a JSON object is one line with its members in order`() {
-    let fields = JSON.Fields([
+    let fields = JSONFields([
       ("z", .integer(-1)), ("a", .null), ("b", .boolean(true)), ("c", .ranges([0..<4, 8..<9])),
-      ("d", .array([])), ("e", .object(JSON.Fields())), ("f", .unsigned(.max)),
+      ("d", .array([])), ("e", .object(JSONFields())), ("f", .unsigned(.max)),
       ("g", .seconds(.milliseconds(1050))),
     ])
     #expect(
@@ -28,14 +28,14 @@ import Testing
   }
 
   @Test func `a member set twice has its last value`() {
-    #expect(JSON.object(JSON.Fields([("a", .integer(1)), ("a", .integer(2))])).text == #"{"a":2}"#)
+    #expect(JSON.object(JSONFields([("a", .integer(1)), ("a", .integer(2))])).text == #"{"a":2}"#)
   }
 
   @Test func `a key that is not UTF-8 comes in base 64 besides`() throws {
-    var fields = JSON.Fields()
+    var fields = JSONFields()
     fields.append(key: try BlobKey([0x61, 0xff]))
     #expect(JSON.object(fields).text == #"{"key":"a%FF","keyBase64":"Yf8="}"#)
-    fields = JSON.Fields()
+    fields = JSONFields()
     fields.append(key: "a/b")
     #expect(JSON.object(fields).text == #"{"key":"a/b"}"#)
   }

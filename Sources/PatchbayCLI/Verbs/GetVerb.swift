@@ -81,7 +81,7 @@ struct GetVerb: Verb {
     _ subscriber: Subscriber, _ standing: Standing, _ byteCount: Int, _ duration: Duration
   ) throws {
     guard common.json else { return }
-    var fields = JSON.Fields()
+    var fields = JSONFields()
     fields.append(key: key)
     fields["generation"] = .unsigned(subscriber.generation.rawValue)
     fields["byteCount"] = .integer(byteCount)

@@ -151,7 +151,7 @@ struct PutVerb: Verb {
     _ generation: Generation, _ byteCount: Int, since started: ContinuousClock.Instant
   ) throws {
     guard common.json else { return }
-    var fields = JSON.Fields()
+    var fields = JSONFields()
     fields.append(key: key)
     fields["generation"] = .unsigned(generation.rawValue)
     fields["byteCount"] = .integer(byteCount)

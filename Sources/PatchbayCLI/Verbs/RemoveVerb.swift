@@ -43,7 +43,7 @@ struct RemoveVerb: Verb {
 
   private func report(_ key: BlobKey) throws(PatchbayError) {
     guard common.json else { return }
-    var fields = JSON.Fields()
+    var fields = JSONFields()
     fields.append(key: key)
     fields["removed"] = .boolean(true)
     try StandardOutput.line(JSON.object(fields).text)

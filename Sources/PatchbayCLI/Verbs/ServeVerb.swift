@@ -63,7 +63,7 @@ struct ServeVerb: Verb {
 
   private func announce(_ broker: Broker) {
     if common.json {
-      let fields = JSON.Fields([
+      let fields = JSONFields([
         ("event", .string("ready")), ("socket", .string(broker.socketPath)),
         ("process", .integer(Int(getpid()))), ("memoryLimit", .integer(broker.memoryLimit)),
       ])
