@@ -29,7 +29,8 @@ struct PutSource: ~Copyable {
     }
     name = path == "-" ? "standard input" : path
     isRegular = kind == S_IFREG
-    hasOwnLength = isRegular && path != "-" && length == nil
+    hasOwnLength =
+      isRegular && path != "-" && length == nil && !Self.hidesLength(file, facts)
     byteCount = hasOwnLength ? Int(facts.st_size) : length
     descriptor = file
   }
@@ -50,6 +51,12 @@ struct PutSource: ~Copyable {
       throw .system("Looking at \(name)", errno: errno)
     }
     return facts
+  }
+
+  /// Whether this is one of the kernel's files, which say they are empty and are not.
+  private static func hidesLength(_ file: borrowing Descriptor, _ facts: stat) -> Bool {
+    var first: UInt8 = 0
+    return unsafe facts.st_size == 0 && pread(file.rawValue, &first, 1, 0) > 0
   }
 
   /// The length of a file that can travel in one message; nil for others.

@@ -14,6 +14,12 @@ enum StandardOutput {
     guard refused == 0 else { throw .system("Writing to standard output", errno: refused) }
   }
 
+  /// Whether what is written can appear on no terminal, where it would mix with a progress line.
+  static var isRegularFile: Bool {
+    var facts = stat()
+    return unsafe fstat(STDOUT_FILENO, &facts) == 0 && facts.st_mode & S_IFMT == S_IFREG
+  }
+
   static func line(_ text: String) throws(PatchbayError) { try write(text + "\n") }
 }
 

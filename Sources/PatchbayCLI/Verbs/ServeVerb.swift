@@ -17,8 +17,8 @@ struct ServeVerb: Verb {
 
       Example: patchbay serve --memory 4GiB
 
-      Exits with 0 drained; 64 usage; 74 the socket cannot be made; 77 not permitted; 81 another \
-      broker has the socket, or no space; 130, 143 ended at once.
+      Exits with 0 drained; 64 usage; 73 another broker has the socket; 74 the socket cannot be \
+      made; 77 not permitted; 81 no space; 130, 143 ended at once.
       """)
 
   @OptionGroup var common: CommonOptions
@@ -39,11 +39,23 @@ struct ServeVerb: Verb {
       handler.logLevel = isQuiet ? .error : .info
       return handler
     }
-    let broker = try Broker(BrokerConfiguration(socketPath: common.socket, memoryLimit: memory))
+    let broker = try start()
     let endedBySignal = endingOnSignals(broker)
     announce(broker)
     broker.waitUntilEnded()
     if let number = endedBySignal() { throw ExitCode(128 + number) }
+  }
+
+  private func start() throws -> Broker {
+    do throws(PatchbayError) {
+      return try Broker(BrokerConfiguration(socketPath: common.socket, memoryLimit: memory))
+    } catch {
+      // A taken path is "exists already" for whoever starts brokers, not "no space".
+      let isTaken = error.code == .limitReached && error.systemErrno == nil
+      guard isTaken else { throw error }
+      Failure(error).report(asJSON: common.json)
+      throw ExitCode(ExitStatus.exists)
+    }
   }
 
   /// The first signal drains, the second one stops. The result tells the second signal's number.
