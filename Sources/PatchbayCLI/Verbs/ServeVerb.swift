@@ -51,7 +51,7 @@ struct ServeVerb: Verb {
       return try Broker(BrokerConfiguration(socketPath: common.socket, memoryLimit: memory))
     } catch {
       // A taken path is "exists already" for whoever starts brokers, not "no space".
-      let isTaken = error.code == .limitReached && error.systemErrno == nil
+      let isTaken = error.code == .limitReached && error.systemErrno == EWOULDBLOCK
       guard isTaken else { throw error }
       Failure(error).report(asJSON: common.json)
       throw ExitCode(ExitStatus.exists)
