@@ -32,6 +32,11 @@ let arguments = Target.Dependency.product(
   name: "ArgumentParser", package: "swift-argument-parser")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 
+/// The documentation plug-in is fetched only when asked for: PATCHBAY_DOCS=1.
+let documentation: [Package.Dependency] =
+  Context.environment["PATCHBAY_DOCS"] == nil
+  ? [] : [.package(url: "https://github.com/swiftlang/swift-docc-plugin", from: "1.5.0")]
+
 let package = Package(
   name: "patchbay",
   products: [
@@ -42,7 +47,7 @@ let package = Package(
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
-  ],
+  ] + documentation,
   targets: [
     // Level 0: shared layouts, the system shim, plain types.
     cRoom("CPatchbayLayout"),
@@ -89,6 +94,10 @@ let package = Package(
       "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes",
       logging),
     tests("PatchbayCLITests", "PatchbayCLI", "PatchbayTypes"),
+    tests("PatchbayHouseTests", "PatchbayTestSupport"),
+    tests(
+      "PatchbayProcessTests", "PatchbayTestSupport", "PatchbaySystem", "PatchbayWire",
+      "PatchbayTypes", "PatchbayCLI", "patchbay-peer"),
   ],
   swiftLanguageModes: [.v6]
 )
