@@ -38,8 +38,9 @@ enum PartialFile {
     _ path: String, _ body: (borrowing Descriptor) throws(PatchbayError) -> Result
   ) throws(PatchbayError) -> Result {
     let partial = "\(path).part.\(getpid())"
-    let file = try open(partial, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC)
+    // Said before it is there: a signal in between finds nothing to remove.
     Interruption.removeWhenInterrupted(partial)
+    let file = try open(partial, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC)
     do throws(PatchbayError) {
       let result = try body(file)
       guard unsafe rename(partial, path) == 0 else {
