@@ -36,7 +36,7 @@ struct ServeVerb: Verb {
     let isQuiet = common.quiet
     LoggingSystem.bootstrap { label in
       var handler = StreamLogHandler.standardError(label: label)
-      handler.logLevel = isQuiet ? .error : .info
+      handler.logLevel = isQuiet ? .error : .notice
       return handler
     }
     let broker = try start()
@@ -61,9 +61,13 @@ struct ServeVerb: Verb {
   /// The first signal drains, the second one stops. The result tells the second signal's number.
   private func endingOnSignals(_ broker: Broker) -> () -> Int32? {
     let second = SecondSignal()
+    let isTalking = !common.quiet && !common.json
     Interruption.react { number, index in
       if index == 0 {
         broker.requestDrain()
+        if isTalking {
+          StandardError.write("patchbay: draining; a second signal ends the broker at once\n")
+        }
       } else {
         second.number = number
         broker.requestStop()
