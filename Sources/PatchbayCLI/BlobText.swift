@@ -4,8 +4,8 @@ import Patchbay
 
 extension BlobInfo {
   /// Everything `info --json` and `ls --json` have.
-  var json: JSON.Fields {
-    var fields = JSON.Fields()
+  var json: JSONFields {
+    var fields = JSONFields()
     fields.append(key: key)
     fields["generation"] = .unsigned(generation.rawValue)
     fields["state"] = .string("\(state)")
@@ -19,7 +19,7 @@ extension BlobInfo {
     fields["publisherCount"] = .integer(publisherCount)
     fields["subscriberCount"] = .integer(subscriberCount)
     fields["type"] = .string(type)
-    fields["labels"] = .object(JSON.Fields(labels.map { ($0.name, .string($0.value)) }))
+    fields["labels"] = .object(JSONFields(labels.map { ($0.name, .string($0.value)) }))
     fields["digest"] = .null
     fields["created"] = .string(Shown.time(created))
     fields["modified"] = .string(Shown.time(modified))

@@ -39,9 +39,12 @@ struct Failure: Error {
     StandardError.write(text + "\n")
   }
 
+  /// What every message begins with.
+  static var label: String { Terminal.error.inRed("patchbay:") }
+
   /// The message, and the cause on a line of its own where there is one.
   static func text(_ error: PatchbayError) -> String {
-    var lines = [Terminal.error.inRed("patchbay:") + " \(error.message)"]
+    var lines = ["\(label) \(error.message)"]
     if let cause = error.cause, !cause.isEmpty { lines.append("  cause: \(cause)") }
     if error.code == .overrun, let position = error.resumePosition {
       lines.append("  resume at: \(position)")
@@ -53,7 +56,7 @@ struct Failure: Error {
     let text =
       asJSON
       ? json(code: interrupted.word, message: interrupted.message, key: nil, cause: nil)
-      : "patchbay: \(interrupted.message)"
+      : "\(label) \(interrupted.message)"
     StandardError.write(text + "\n")
   }
 
@@ -61,14 +64,14 @@ struct Failure: Error {
     code: String, message: String, key: BlobKey?, cause: String?, resumePosition: Int? = nil,
     missing: [Range<Int>] = []
   ) -> String {
-    var parts = JSON.Fields()
+    var parts = JSONFields()
     parts["code"] = .string(code)
     parts["message"] = .string(message)
     parts.append(key: key)
     parts["cause"] = .optional(cause)
     if let resumePosition { parts["resumePosition"] = .integer(resumePosition) }
     if !missing.isEmpty { parts["missing"] = .ranges(missing) }
-    return JSON.object(JSON.Fields([("error", .object(parts))])).text
+    return JSON.object(JSONFields([("error", .object(parts))])).text
   }
 }
 

@@ -77,10 +77,12 @@ final class Interruption: Sendable {
 
   /// The thread: waits for signals for ever.
   private static func serve() -> Never {
+    var first: Int32 = 0
     var index = 0
     var deadline: ContinuousClock.Instant?
     while true {
-      guard let number = nextSignal(before: deadline) else { end(received.load(ordering: .relaxed)) }
+      guard let number = nextSignal(before: deadline) else { end(first) }
+      if index == 0 { first = number }
       // relaxed: the number alone; the byte in the pipe orders what follows for who polls, and who
       // only looks at the number needs nothing else.
       _ = received.compareExchange(expected: 0, desired: number, ordering: .relaxed)

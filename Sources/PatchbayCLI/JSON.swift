@@ -3,7 +3,7 @@
 import Patchbay
 
 /// A JSON value.
-enum JSON {
+indirect enum JSON {
   case null
   case boolean(Bool)
   case integer(Int)
@@ -11,37 +11,7 @@ enum JSON {
   case seconds(Duration)
   case string(String)
   case array([JSON])
-  case object(Fields)
-
-  /// The members of an object, in the order they were set.
-  struct Fields {
-    private(set) var members: [(name: String, value: JSON)] = []
-
-    init(_ members: [(String, JSON)] = []) {
-      for (name, value) in members { self[name] = value }
-    }
-
-    subscript(name: String) -> JSON? {
-      get { members.first { $0.name == name }?.value }
-      set {
-        if let index = members.firstIndex(where: { $0.name == name }) {
-          members.remove(at: index)
-        }
-        if let newValue { members.append((name, newValue)) }
-      }
-    }
-
-    /// `key` as it is typed and shown, so that it can be given back to the command, and
-    /// `keyBase64` besides where its bytes are not UTF-8.
-    mutating func append(key: BlobKey?) {
-      guard let key else {
-        self["key"] = .null
-        return
-      }
-      self["key"] = .string(key.description)
-      if key.utf8String == nil { self["keyBase64"] = .string(JSON.base64(key.bytes)) }
-    }
-  }
+  case object(JSONFields)
 
   static func optional(_ text: String?) -> JSON { text.map(JSON.string) ?? .null }
   static func optional(_ number: Int?) -> JSON { number.map(JSON.integer) ?? .null }
@@ -109,5 +79,40 @@ enum JSON {
       }
     }
     return String(decoding: text, as: UTF8.self)
+  }
+}
+
+/// The members of an object, in the order they were set.
+struct JSONFields {
+  struct Member {
+    let name: String
+    let value: JSON
+  }
+
+  private(set) var members: [Member] = []
+
+  init(_ members: [(String, JSON)] = []) {
+    for (name, value) in members { self[name] = value }
+  }
+
+  subscript(name: String) -> JSON? {
+    get { members.first { $0.name == name }?.value }
+    set {
+      if let index = members.firstIndex(where: { $0.name == name }) {
+        members.remove(at: index)
+      }
+      if let newValue { members.append(Member(name: name, value: newValue)) }
+    }
+  }
+
+  /// `key` as it is typed and shown, so that it can be given back to the command, and
+  /// `keyBase64` besides where its bytes are not UTF-8.
+  mutating func append(key: BlobKey?) {
+    guard let key else {
+      self["key"] = .null
+      return
+    }
+    self["key"] = .string(key.description)
+    if key.utf8String == nil { self["keyBase64"] = .string(JSON.base64(key.bytes)) }
   }
 }

@@ -11,7 +11,7 @@ enum PartialFile {
   /// - Throws: `inputOutput`, `notPermitted`, and what the body throws; the partial file is gone
   ///   then, and whatever stood at `path` stands there still.
   static func fill<Result>(
-    _ path: String, _ body: (Int32) throws(PatchbayError) -> Result
+    _ path: String, _ body: (borrowing Descriptor) throws(PatchbayError) -> Result
   ) throws(PatchbayError) -> Result {
     var facts = stat()
     if unsafe stat(path, &facts) == 0 {
@@ -19,19 +19,30 @@ enum PartialFile {
       guard kind != S_IFDIR else {
         throw PatchbayError(.inputOutput, "\(path) is a directory; name the file to make in it.")
       }
-      if kind != S_IFREG { return try body(open(path, O_WRONLY | O_CLOEXEC).rawValue) }
+      guard kind == S_IFREG else { return try fillDirectly(path, body) }
     }
     return try fillBeside(resolved(path), body)
   }
 
+  private static func fillDirectly<Result>(
+    _ path: String, _ body: (borrowing Descriptor) throws(PatchbayError) -> Result
+  ) throws(PatchbayError) -> Result {
+    do throws(PatchbayError) {
+      return try body(open(path, O_WRONLY | O_CLOEXEC))
+    } catch {
+      throw error.ofOutput(path)
+    }
+  }
+
   private static func fillBeside<Result>(
-    _ path: String, _ body: (Int32) throws(PatchbayError) -> Result
+    _ path: String, _ body: (borrowing Descriptor) throws(PatchbayError) -> Result
   ) throws(PatchbayError) -> Result {
     let partial = "\(path).part.\(getpid())"
-    let file = try open(partial, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC)
+    // Said before it is there: a signal in between finds nothing to remove.
     Interruption.removeWhenInterrupted(partial)
+    let file = try open(partial, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC)
     do throws(PatchbayError) {
-      let result = try body(file.rawValue)
+      let result = try body(file)
       guard unsafe rename(partial, path) == 0 else {
         throw .system("Renaming \(partial) to \(path)", errno: errno)
       }
@@ -40,16 +51,8 @@ enum PartialFile {
     } catch {
       _ = unsafe unlink(partial)
       Interruption.removeWhenInterrupted(nil)
-      throw diskFull(error, path)
+      throw error.ofOutput(path)
     }
-  }
-
-  /// A full file system is no lack of shared memory.
-  private static func diskFull(_ error: PatchbayError, _ path: String) -> PatchbayError {
-    guard error.systemErrno == ENOSPC else { return error }
-    return PatchbayError(
-      .inputOutput, "Writing \(path) failed: no space is left on its file system.",
-      systemErrno: ENOSPC)
   }
 
   private static func open(_ path: String, _ flags: Int32) throws(PatchbayError) -> Descriptor {
@@ -63,5 +66,15 @@ enum PartialFile {
     guard let real = unsafe realpath(path, nil) else { return path }
     defer { unsafe free(real) }
     return unsafe String(cString: real)
+  }
+}
+
+extension PatchbayError {
+  /// The same error of a copy into an output: a full file system is no lack of shared memory.
+  func ofOutput(_ name: String) -> PatchbayError {
+    guard systemErrno == ENOSPC else { return self }
+    return PatchbayError(
+      .inputOutput, "Writing \(name) failed: no space is left on its file system.",
+      systemErrno: ENOSPC)
   }
 }

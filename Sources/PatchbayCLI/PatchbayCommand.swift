@@ -38,16 +38,21 @@ import Patchbay
     }
   }
 
-  /// Ends the process as an error asks for: the parser's own (help, usage) in its words, but as
-  /// JSON where the caller asked for JSON.
+  /// Ends the process as an error asks for: help as the parser prints it, a usage error as all
+  /// errors are printed, followed by the usage.
   private static func finish(_ error: any Error) -> Never {
-    let exitCode = exitCode(for: error)
-    guard exitCode == .validationFailure, CommandLine.arguments.contains("--json") else {
-      exit(withError: error)
+    guard exitCode(for: error) == .validationFailure else { exit(withError: error) }
+    if CommandLine.arguments.contains("--json") {
+      StandardError.write(
+        Failure.json(code: "usage", message: message(for: error), key: nil, cause: nil) + "\n")
+    } else {
+      let text = fullMessage(for: error)
+      let label = "Error: "
+      StandardError.write(
+        Failure.label + " " + (text.hasPrefix(label) ? text.dropFirst(label.count) : text[...])
+          + "\n")
     }
-    StandardError.write(
-      Failure.json(code: "usage", message: message(for: error), key: nil, cause: nil) + "\n")
-    Glibc.exit(exitCode.rawValue)
+    Glibc.exit(ExitStatus.usage)
   }
 }
 

@@ -12,6 +12,8 @@ struct PutSource: ~Copyable {
   /// The length to announce; nil while unknown.
   let byteCount: Int?
   let isRegular: Bool
+  /// Whether the length is the file's.
+  let hasOwnLength: Bool
 
   /// - Throws: `inputOutput`, `notPermitted`; also for a directory, and for a file without random
   ///   access that is to be shuffled.
@@ -27,7 +29,9 @@ struct PutSource: ~Copyable {
     }
     name = path == "-" ? "standard input" : path
     isRegular = kind == S_IFREG
-    byteCount = length ?? (isRegular && path != "-" ? Int(facts.st_size) : nil)
+    hasOwnLength =
+      isRegular && path != "-" && length == nil && !Self.hidesLength(file, facts)
+    byteCount = hasOwnLength ? Int(facts.st_size) : length
     descriptor = file
   }
 
@@ -48,6 +52,15 @@ struct PutSource: ~Copyable {
     }
     return facts
   }
+
+  /// Whether this is one of the kernel's files, which say they are empty and are not.
+  private static func hidesLength(_ file: borrowing Descriptor, _ facts: stat) -> Bool {
+    var first: UInt8 = 0
+    return unsafe facts.st_size == 0 && pread(file.rawValue, &first, 1, 0) > 0
+  }
+
+  /// The length of a file that can travel in one message; nil for others.
+  var smallByteCount: Int? { byteCount.flatMap { hasOwnLength && $0 <= 16 * 1024 ? $0 : nil } }
 
   /// Reads what comes next; 0 at the end. Waits, but not beyond a signal.
   borrowing func read(into place: UnsafeMutableRawBufferPointer) throws -> Int {
@@ -81,8 +94,7 @@ struct PutSource: ~Copyable {
   func shrunk(to end: Int) -> PatchbayError {
     PatchbayError(
       .lengthMismatch,
-      "\(name) ended after \(end) bytes, but \(byteCount ?? 0) were announced. "
-        + "Publish it again once it is complete.")
+      "\(name) ended after \(end) of the announced \(byteCount ?? 0) bytes.")
   }
 
   /// - Throws: `lengthMismatch` when there is more behind the announced length.

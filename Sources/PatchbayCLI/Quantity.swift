@@ -132,15 +132,20 @@ enum Shown {
 
   /// RFC 3339 in UTC with milliseconds.
   static func time(_ time: WallTime) -> String {
-    let millis = time.rawValue / 1_000_000
-    let part = ((millis % 1000) + 1000) % 1000
-    let seconds = (millis - part) / 1000
-    let second = ((seconds % 86400) + 86400) % 86400
-    let (year, month, day) = civil(daysSince1970: (seconds - second) / 86400)
+    let (seconds, nanosecond) = floored(time.rawValue, by: 1_000_000_000)
+    let (days, second) = floored(seconds, by: 86400)
+    let (year, month, day) = civil(daysSince1970: days)
+    let part = nanosecond / 1_000_000
     let date = "\(padded(year, 4))-\(padded(month, 2))-\(padded(day, 2))"
     let clock =
       "\(padded(second / 3600, 2)):\(padded(second / 60 % 60, 2)):\(padded(second % 60, 2))"
     return "\(date)T\(clock).\(padded(part, 3))Z"
+  }
+
+  /// Quotient and a remainder that is not negative.
+  private static func floored(_ value: Int64, by divisor: Int64) -> (Int64, Int64) {
+    let (quotient, remainder) = value.quotientAndRemainder(dividingBy: divisor)
+    return remainder < 0 ? (quotient - 1, remainder + divisor) : (quotient, remainder)
   }
 
   /// The Gregorian date of a day, by Howard Hinnant's `civil_from_days`

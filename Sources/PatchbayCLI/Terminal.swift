@@ -14,6 +14,12 @@ enum StandardOutput {
     guard refused == 0 else { throw .system("Writing to standard output", errno: refused) }
   }
 
+  /// Whether what is written can appear on no terminal, where it would mix with a progress line.
+  static var isRegularFile: Bool {
+    var facts = stat()
+    return unsafe fstat(STDOUT_FILENO, &facts) == 0 && facts.st_mode & S_IFMT == S_IFREG
+  }
+
   static func line(_ text: String) throws(PatchbayError) { try write(text + "\n") }
 }
 
@@ -26,7 +32,9 @@ enum StandardError {
 private func writeAll(_ text: String, to descriptor: Int32) -> Int32 {
   var rest = Array(text.utf8)[...]
   while !rest.isEmpty {
-    let count = unsafe rest.withUnsafeBytes { unsafe Glibc.write(descriptor, $0.baseAddress, $0.count) }
+    let count = unsafe rest.withUnsafeBytes {
+      unsafe Glibc.write(descriptor, $0.baseAddress, $0.count)
+    }
     if count >= 0 {
       rest = rest.dropFirst(count)
     } else if errno == EAGAIN {

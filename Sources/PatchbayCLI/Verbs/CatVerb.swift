@@ -103,7 +103,7 @@ struct CatVerb: Verb {
       case .position(let position): position
       case .live: try Standing(of: subscriber, client).frontier
       }
-    var progress = Progress("\(key)", quiet: common.quiet || Terminal.output.isTerminal)
+    var progress = Progress("\(key)", quiet: common.quiet || !StandardOutput.isRegularFile)
     var done = 0
     do throws(PatchbayError) {
       try subscriber.copy(
@@ -115,7 +115,8 @@ struct CatVerb: Verb {
       }
     } catch {
       progress.clear()
-      throw noWait && error.code == .timedOut ? wouldBlock(key, at: position + done) : error
+      throw noWait && error.code == .timedOut
+        ? wouldBlock(key, at: position + done) : error.ofOutput("standard output")
     }
     progress.clear()
   }

@@ -49,16 +49,25 @@ struct GetVerb: Verb {
       let standing = try Standing(of: subscriber, client)
       let byteCount =
         file == "-"
-        ? try copy(subscriber, to: STDOUT_FILENO)
+        ? try copyToStandardOutput(subscriber)
         : try PartialFile.fill(file) { (file) throws(PatchbayError) in
-          try copy(subscriber, to: file)
+          try copy(subscriber, to: file.rawValue)
         }
       try report(subscriber, standing, byteCount, ContinuousClock.now - started)
     }
   }
 
+  private func copyToStandardOutput(_ subscriber: Subscriber) throws(PatchbayError) -> Int {
+    do throws(PatchbayError) {
+      return try copy(subscriber, to: STDOUT_FILENO)
+    } catch {
+      throw error.ofOutput("standard output")
+    }
+  }
+
   private func copy(_ subscriber: Subscriber, to descriptor: Int32) throws(PatchbayError) -> Int {
-    var progress = Progress("\(key)", quiet: common.quiet)
+    let isAlone = file != "-" || StandardOutput.isRegularFile
+    var progress = Progress("\(key)", quiet: common.quiet || !isAlone)
     do throws(PatchbayError) {
       let byteCount = try subscriber.copy(
         to: descriptor, from: from, byteCount: count, deadline: reading.deadline
@@ -81,7 +90,7 @@ struct GetVerb: Verb {
     _ subscriber: Subscriber, _ standing: Standing, _ byteCount: Int, _ duration: Duration
   ) throws {
     guard common.json else { return }
-    var fields = JSON.Fields()
+    var fields = JSONFields()
     fields.append(key: key)
     fields["generation"] = .unsigned(subscriber.generation.rawValue)
     fields["byteCount"] = .integer(byteCount)

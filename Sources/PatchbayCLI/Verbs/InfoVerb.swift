@@ -63,6 +63,11 @@ struct InfoVerb: Verb {
         written, byteCount: info.byteCount, columnCount: Self.pictureColumnCount)
       view.lines = follow ? [info.headline] + picture.lines : view.lines + [""] + picture.lines
     }
+    if follow, Terminal.output.isTerminal {
+      // A line that wraps would be two when the picture is drawn over.
+      let limit = Terminal.output.columnCount - 1
+      view.lines = view.lines.map { String($0.prefix(limit)) }
+    }
     return view
   }
 

@@ -10,7 +10,7 @@ struct PingVerb: Verb {
     discussion: """
       With --wait it tries again until a broker answers: for scripts that have just started one.
 
-      Example: patchbay serve & patchbay ping --wait 5s
+      Example: patchbay ping --wait 5s
 
       Exits with 0 answered; 64 usage; 69 no broker; 75 it did not answer in time; 76 it speaks \
       another version.
@@ -45,7 +45,7 @@ struct PingVerb: Verb {
 
   private func report(_ client: PatchbayClient, _ duration: Duration) throws {
     if common.json {
-      let fields = JSON.Fields([
+      let fields = JSONFields([
         ("socket", .string(client.socketPath)), ("process", .integer(Int(client.brokerProcess))),
         ("seconds", .seconds(duration)),
       ])

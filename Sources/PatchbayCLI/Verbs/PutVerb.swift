@@ -93,6 +93,9 @@ struct PutVerb: Verb {
   func perform() throws {
     let source = try PutSource(file, length: length, isShuffled: shuffle != nil)
     let client = try common.connect()
+    if let byteCount = source.smallByteCount, shuffle == nil, ring == nil, rate == nil {
+      return try publishWhole(source, byteCount, client)
+    }
     Interruption.react { _, index in index == 0 ? .grace(.seconds(5)) : .end }
     let started = ContinuousClock.now
     let publisher = try Failure.about(key) { try client.publisher(key, options(for: source)) }
@@ -101,7 +104,20 @@ struct PutVerb: Verb {
     try Failure.about(key) {
       try sealing(publisher, &transfer)
     }
-    try report(publisher, transfer.byteCount, ContinuousClock.now - started)
+    try report(publisher.generation, transfer.byteCount, since: started)
+  }
+
+  /// A small file travels in one message, and needs no ring.
+  private func publishWhole(
+    _ source: borrowing PutSource, _ byteCount: Int, _ client: PatchbayClient
+  ) throws {
+    let started = ContinuousClock.now
+    var bytes = [UInt8](repeating: 0, count: byteCount)
+    try source.read(0..<byteCount, into: &bytes)
+    try source.expectSize(byteCount)
+    let options = options(for: source)
+    let generation = try Failure.about(key) { try client.publish(bytes, as: key, options) }
+    try report(generation, byteCount, since: started)
   }
 
   private func options(for source: borrowing PutSource) -> BlobOptions {
@@ -131,13 +147,15 @@ struct PutVerb: Verb {
     }
   }
 
-  private func report(_ publisher: Publisher, _ byteCount: Int, _ duration: Duration) throws {
+  private func report(
+    _ generation: Generation, _ byteCount: Int, since started: ContinuousClock.Instant
+  ) throws {
     guard common.json else { return }
-    var fields = JSON.Fields()
+    var fields = JSONFields()
     fields.append(key: key)
-    fields["generation"] = .unsigned(publisher.generation.rawValue)
+    fields["generation"] = .unsigned(generation.rawValue)
     fields["byteCount"] = .integer(byteCount)
-    fields["seconds"] = .seconds(duration)
+    fields["seconds"] = .seconds(ContinuousClock.now - started)
     try StandardOutput.line(JSON.object(fields).text)
   }
 }

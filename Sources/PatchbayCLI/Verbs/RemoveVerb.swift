@@ -9,7 +9,8 @@ struct RemoveVerb: Verb {
     abstract: "Removes blobs.",
     discussion: """
       The keys are free at once. Whoever reads a blob finishes with it; its memory goes with the \
-      last reader. A key that cannot be removed does not keep the others from it.
+      last reader. A key that cannot be removed does not keep the others from it; the first \
+      such key decides the exit code.
 
       Example: patchbay rm models/v6 models/v5
 
@@ -26,7 +27,7 @@ struct RemoveVerb: Verb {
 
   func perform() throws {
     let client = try common.connect()
-    var first: Failure?
+    var firstExitCode: Int32?
     for key in keys {
       do throws(PatchbayError) {
         try client.remove(key)
@@ -34,16 +35,16 @@ struct RemoveVerb: Verb {
       } catch {
         if force, error.code == .noSuchKey { continue }
         let failure = Failure(error, key: key)
-        // The first failure is thrown, and so reported, at the end; others in between.
-        if first == nil { first = failure } else { failure.report(asJSON: common.json) }
+        failure.report(asJSON: common.json)
+        firstExitCode = firstExitCode ?? failure.exitCode
       }
     }
-    if let first { throw first }
+    if let firstExitCode { throw ExitCode(firstExitCode) }
   }
 
   private func report(_ key: BlobKey) throws(PatchbayError) {
     guard common.json else { return }
-    var fields = JSON.Fields()
+    var fields = JSONFields()
     fields.append(key: key)
     fields["removed"] = .boolean(true)
     try StandardOutput.line(JSON.object(fields).text)

@@ -17,8 +17,8 @@ struct ServeVerb: Verb {
 
       Example: patchbay serve --memory 4GiB
 
-      Exits with 0 drained; 64 usage; 74 the socket cannot be made; 77 not permitted; 81 another \
-      broker has the socket, or no space; 130, 143 ended at once.
+      Exits with 0 drained; 64 usage; 73 another broker has the socket; 74 the socket cannot be \
+      made; 77 not permitted; 81 no space; 130, 143 ended at once.
       """)
 
   @OptionGroup var common: CommonOptions
@@ -36,22 +36,38 @@ struct ServeVerb: Verb {
     let isQuiet = common.quiet
     LoggingSystem.bootstrap { label in
       var handler = StreamLogHandler.standardError(label: label)
-      handler.logLevel = isQuiet ? .error : .info
+      handler.logLevel = isQuiet ? .error : .notice
       return handler
     }
-    let broker = try Broker(BrokerConfiguration(socketPath: common.socket, memoryLimit: memory))
+    let broker = try start()
     let endedBySignal = endingOnSignals(broker)
     announce(broker)
     broker.waitUntilEnded()
     if let number = endedBySignal() { throw ExitCode(128 + number) }
   }
 
+  private func start() throws -> Broker {
+    do throws(PatchbayError) {
+      return try Broker(BrokerConfiguration(socketPath: common.socket, memoryLimit: memory))
+    } catch {
+      // A taken path is "exists already" for whoever starts brokers, not "no space".
+      let isTaken = error.code == .limitReached && error.systemErrno == EWOULDBLOCK
+      guard isTaken else { throw error }
+      Failure(error).report(asJSON: common.json)
+      throw ExitCode(ExitStatus.exists)
+    }
+  }
+
   /// The first signal drains, the second one stops. The result tells the second signal's number.
   private func endingOnSignals(_ broker: Broker) -> () -> Int32? {
     let second = SecondSignal()
+    let isTalking = !common.quiet && !common.json
     Interruption.react { number, index in
       if index == 0 {
         broker.requestDrain()
+        if isTalking {
+          StandardError.write("patchbay: draining; a second signal ends the broker at once\n")
+        }
       } else {
         second.number = number
         broker.requestStop()
@@ -63,7 +79,7 @@ struct ServeVerb: Verb {
 
   private func announce(_ broker: Broker) {
     if common.json {
-      let fields = JSON.Fields([
+      let fields = JSONFields([
         ("event", .string("ready")), ("socket", .string(broker.socketPath)),
         ("process", .integer(Int(getpid()))), ("memoryLimit", .integer(broker.memoryLimit)),
       ])

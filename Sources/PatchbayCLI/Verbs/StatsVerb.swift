@@ -27,8 +27,8 @@ struct StatsVerb: Verb {
 
 extension BrokerStatistics {
   /// The names are a contract.
-  var json: JSON.Fields {
-    JSON.Fields([
+  var json: JSONFields {
+    JSONFields([
       ("blobs", .unsigned(blobCount)), ("memoryBytes", .unsigned(memoryByteCount)),
       ("memoryLimit", .unsigned(memoryLimit)), ("poolBytes", .unsigned(poolByteCount)),
       ("spoolBytes", .unsigned(spoolByteCount)), ("spoolLimit", .unsigned(spoolLimit)),

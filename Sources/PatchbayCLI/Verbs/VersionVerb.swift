@@ -21,7 +21,7 @@ struct VersionVerb: Verb {
   func perform() throws {
     let liblz4 = unsafe String(cString: LZ4_versionString())
     if common.json {
-      let fields = JSON.Fields([
+      let fields = JSONFields([
         ("patchbay", .string(Version.patchbay)),
         ("protocol", .integer(Int(Frame.protocolVersion))), ("liblz4", .string(liblz4)),
         ("kernel", .string(Self.kernel)),

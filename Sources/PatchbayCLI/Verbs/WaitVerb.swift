@@ -41,7 +41,7 @@ struct WaitVerb: Verb {
       let subscriber = try client.open(key, waitUntil: deadline)
       if condition == .sealed { try subscriber.waitUntilSealed(deadline: deadline) }
       guard common.json else { return }
-      var fields = JSON.Fields()
+      var fields = JSONFields()
       fields.append(key: key)
       fields["generation"] = .unsigned(subscriber.generation.rawValue)
       fields["state"] = .string("\(subscriber.state)")
