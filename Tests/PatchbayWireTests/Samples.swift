@@ -198,6 +198,7 @@ enum Extreme {
   private static let highest = BlobReference(generation: Generation(rawValue: .max), epoch: .max)
   private static let longKey = try! BlobKey([UInt8](repeating: 0xff, count: BlobKey.byteLimit))
   private static let page = ExtentPlan.page
+  private static let lastIndex = Int(UInt32.max) - 1
 
   private static func text(_ count: Int) -> String { String(repeating: "x", count: count) }
 
@@ -213,7 +214,7 @@ enum Extreme {
           oldestVersion: 0, newestVersion: .max, token: Token(high: .max, low: .max),
           name: text(WireLimit.name)))),
     Sample("create", .max, .create(create)),
-    Sample("grow", .max, .grow(GrowRequest(blob: highest, index: top / page))),
+    Sample("grow", .max, .grow(GrowRequest(blob: highest, index: lastIndex))),
     Sample("seal", .max, .seal(SealRequest(blob: highest, byteCount: top))),
     Sample("seal of nothing", 1, .seal(SealRequest(blob: highest, byteCount: 0))),
     Sample("fail", .max, .fail(FailRequest(blob: highest, cause: text(WireLimit.cause)))),
@@ -222,7 +223,7 @@ enum Extreme {
     Sample("cancel", .max, .cancel(CancelRequest(request: .max))),
     Sample(
       "attachExtent", .max,
-      .attachExtent(ExtentRequest(generation: highest.generation, index: top / page))),
+      .attachExtent(ExtentRequest(generation: highest.generation, index: lastIndex))),
     Sample("attachBoard", .max, .attachBoard(BoardRequest(board: .max))),
     Sample("close", .max, .close(highest)),
     Sample("info", .max, .info(InfoRequest(key: longKey))),
@@ -273,7 +274,8 @@ enum Extreme {
     Sample(
       "list of most", .max,
       .list(
-        ListPage(blobs: [BlobInfo](repeating: smallInfo, count: WireLimit.pageEntries),
+        ListPage(
+          blobs: [BlobInfo](repeating: smallInfo, count: WireLimit.pageEntries),
           hasMore: false))),
     Sample("statistics", .max, .statistics(statistics)),
     Sample("pong", .max, .pong),
@@ -283,13 +285,13 @@ enum Extreme {
     BlobGrant(
       blob: highest, state: .gone, byteCount: top, order: .appendOnly, plan: Golden.plan(page, top),
       wakeClasses: Golden.shift(30), board: .max, entry: .max,
-      inlineBytes: [UInt8](repeating: 0xee, count: Frame.inlineByteLimit), extentEnd: top / page,
+      inlineBytes: [UInt8](repeating: 0xee, count: Frame.inlineByteLimit), extentEnd: lastIndex,
       extent: extent)
   }
 
   private static var extent: ExtentGrant {
     ExtentGrant(
-      index: top / page, ringID: .max, useNumber: .max, dataByteCount: top, beginsUse: true)
+      index: lastIndex, ringID: .max, useNumber: .max, dataByteCount: top, beginsUse: true)
   }
 
   private static var info: BlobInfo {
