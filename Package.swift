@@ -32,16 +32,22 @@ let arguments = Target.Dependency.product(
   name: "ArgumentParser", package: "swift-argument-parser")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 
+/// The documentation plug-in is fetched only when asked for: PATCHBAY_DOCS=1.
+let documentation: [Package.Dependency] =
+  Context.environment["PATCHBAY_DOCS"] == nil
+  ? [] : [.package(url: "https://github.com/swiftlang/swift-docc-plugin", from: "1.5.0")]
+
 let package = Package(
   name: "patchbay",
   products: [
     .library(name: "Patchbay", targets: ["Patchbay"]),
     .library(name: "PatchbayBroker", targets: ["PatchbayBroker"]),
+    .executable(name: "patchbay", targets: ["PatchbayCLI"]),
   ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
-  ],
+  ] + documentation,
   targets: [
     // Level 0: shared layouts, the system shim, plain types.
     cRoom("CPatchbayLayout"),
@@ -63,6 +69,9 @@ let package = Package(
       "Patchbay", "PatchbayRing", "PatchbayLayout", "PatchbayWire", "PatchbaySystem", "PatchbayTypes"),
     // Level 4: the embeddable broker, the command, the load tool, small programs.
     room("PatchbayBroker", "PatchbayLoop", "Patchbay", "PatchbaySystem", "PatchbayTypes", logging),
+    program(
+      "PatchbayCLI", "PatchbayBroker", "Patchbay", "PatchbayWire", "PatchbaySystem", "CLZ4",
+      arguments, logging),
     program(
       "EmbeddedBroker", at: "Sources/Examples/EmbeddedBroker", "PatchbayBroker", "Patchbay"),
     // Tests: what they share, the process on the other side, and a suite per room.
@@ -87,6 +96,11 @@ let package = Package(
       "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayRing",
       "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes",
       logging),
+    tests("PatchbayCLITests", "PatchbayCLI", "PatchbayTypes"),
+    tests("PatchbayHouseTests", "PatchbayTestSupport"),
+    tests(
+      "PatchbayProcessTests", "PatchbayTestSupport", "PatchbaySystem", "PatchbayWire",
+      "PatchbayTypes", "PatchbayCLI", "patchbay-peer"),
   ],
   swiftLanguageModes: [.v6]
 )

@@ -59,10 +59,13 @@ enum Listing {
 
   static func remove(_ path: String) { _ = unsafe unlink(path) }
 
+  static func hex(_ number: UInt64) -> String {
+    let digits = String(number, radix: 16)
+    return String(repeating: "0", count: 16 - digits.count) + digits
+  }
+
   static func sharedObjects(of instance: UInt64) -> [String] {
-    let digits = String(instance, radix: 16)
-    let prefix = "patchbay-" + String(repeating: "0", count: 16 - digits.count) + digits + "-"
-    return names(in: "/dev/shm").filter { $0.hasPrefix(prefix) }
+    names(in: "/dev/shm").filter { $0.hasPrefix("patchbay-\(hex(instance))-") }
   }
 
   static var descriptorCount: Int { names(in: "/proc/self/fd").count }
@@ -118,6 +121,8 @@ final class RawClient {
 
   init(_ path: String) throws { socket = try ControlSocket.connect(to: path) }
 
+  var rawDescriptor: Int32 { socket.descriptor.rawValue }
+
   /// Sends bytes as they are.
   @discardableResult
   func send(raw packet: [UInt8], descriptors: [Int32] = []) throws -> ControlSocket.SendOutcome {
@@ -157,6 +162,19 @@ final class RawClient {
       case .wouldBlock:
         try #require(try socket.waitReadable(until: until), "The broker does not answer.")
       }
+    }
+  }
+
+  /// A message if one is there: nil when none is, nil within when the broker hung up.
+  func receiveIfThere() throws -> Answer?? {
+    switch try socket.receive(byteLimit: Frame.byteLimit, descriptorLimit: 4) {
+    case .packet(let packet, let descriptors):
+      let frame = try Frame(parsing: packet)
+      return Answer(
+        number: frame.request, reply: try frame.decodeReply(packet),
+        descriptors: OpenDescriptors(descriptors))
+    case .hungUp: return .some(nil)
+    case .wouldBlock: return nil
     }
   }
 

@@ -1,0 +1,51 @@
+// `patchbay rm`: takes keys away.
+
+import ArgumentParser
+import Patchbay
+
+struct RemoveVerb: Verb {
+  static let configuration = CommandConfiguration(
+    commandName: "rm",
+    abstract: "Removes blobs.",
+    discussion: """
+      The keys are free at once. Whoever reads a blob finishes with it; its memory goes with the \
+      last reader. A key that cannot be removed does not keep the others from it.
+
+      Example: patchbay rm models/v6 models/v5
+
+      Exits with 0; 64 usage; 66 no such key (not with -f); 69 no broker; 77 not permitted.
+      """)
+
+  @OptionGroup var common: CommonOptions
+
+  @Argument(help: "The keys.", transform: Typed.key)
+  var keys: [BlobKey]
+
+  @Flag(name: [.customShort("f"), .customLong("force")], help: "Keys that do not exist are fine.")
+  var force = false
+
+  func perform() throws {
+    let client = try common.connect()
+    var first: Failure?
+    for key in keys {
+      do throws(PatchbayError) {
+        try client.remove(key)
+        try report(key)
+      } catch {
+        if force, error.code == .noSuchKey { continue }
+        let failure = Failure(error, key: key)
+        // The first failure is thrown, and so reported, at the end; others in between.
+        if first == nil { first = failure } else { failure.report(asJSON: common.json) }
+      }
+    }
+    if let first { throw first }
+  }
+
+  private func report(_ key: BlobKey) throws(PatchbayError) {
+    guard common.json else { return }
+    var fields = JSON.Fields()
+    fields.append(key: key)
+    fields["removed"] = .boolean(true)
+    try StandardOutput.line(JSON.object(fields).text)
+  }
+}
