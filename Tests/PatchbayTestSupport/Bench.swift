@@ -118,7 +118,7 @@ public final class Peer: Sendable {
 
   /// The answer to the line told before: everything behind `ok `.
   /// - Throws: `PeerError` for an error.
-  public func answer(within seconds: Double = 60) throws -> String {
+  public func answer(within seconds: Double = 20) throws -> String {
     let line = try process.line(within: seconds)
     if line.hasPrefix("ok") { return String(line.dropFirst(3)) }
     throw PeerError(line)
