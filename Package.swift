@@ -88,6 +88,9 @@ let package = Package(
       "PatchbayRingTests", "PatchbayRing", "PatchbayLayout", "CPatchbayLayout", "PatchbaySystem",
       "PatchbayTypes", "PatchbayTestSupport", "patchbay-peer"),
     tests(
+      "PatchbayWireTests", "PatchbayWire", "PatchbayLayout", "CPatchbayLayout", "PatchbayTypes",
+      "PatchbayTestSupport"),
+    tests(
       "PatchbayLedgerTests", "PatchbayLedger", "PatchbayWire", "PatchbayLayout", "PatchbayTypes"),
     tests(
       "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayRing",

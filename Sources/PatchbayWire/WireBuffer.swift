@@ -117,8 +117,9 @@ package struct WireReader {
     return text
   }
 
+  /// A key of a wrong length is an `invalidKey`, too long or empty: a mistake to go on after.
   package mutating func takeKey() throws(PatchbayError) -> BlobKey {
-    try BlobKey(takeBlock(atMost: BlobKey.byteLimit, "a key"))
+    try BlobKey(takeBlock(atMost: Frame.byteLimit, "a key"))
   }
 
   package mutating func takePosition(_ what: String) throws(PatchbayError) -> Int {
