@@ -33,6 +33,11 @@ let arguments = Target.Dependency.product(
 let histogram = Target.Dependency.product(name: "Histogram", package: "hdrhistogram-swift")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 
+/// The documentation plug-in is fetched only when asked for: PATCHBAY_DOCS=1.
+let documentation: [Package.Dependency] =
+  Context.environment["PATCHBAY_DOCS"] == nil
+  ? [] : [.package(url: "https://github.com/swiftlang/swift-docc-plugin", from: "1.5.0")]
+
 let package = Package(
   name: "patchbay",
   products: [
@@ -44,7 +49,7 @@ let package = Package(
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
     .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
-  ],
+  ] + documentation,
   targets: [
     // Level 0: shared layouts, the system shim, plain types.
     cRoom("CPatchbayLayout"),
@@ -94,6 +99,10 @@ let package = Package(
       "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes",
       logging),
     tests("PatchbayLoadTests", "PatchbayLoad", "CFloor", "PatchbayText"),
+    tests("PatchbayHouseTests", "PatchbayTestSupport"),
+    tests(
+      "PatchbayProcessTests", "PatchbayTestSupport", "PatchbaySystem", "PatchbayWire",
+      "PatchbayTypes", "patchbay-peer"),
   ],
   swiftLanguageModes: [.v6]
 )

@@ -88,7 +88,7 @@ extension Subscriber {
   ) throws(PatchbayError) -> Lease? {
     var at = range.lowerBound
     while true {
-      switch try find(at: at, limit: max(range.upperBound, at + 1), deadline: deadline) {
+      switch try find(at: at, count: max(range.upperBound - at, 1), deadline: deadline) {
       case .endOfBlob:
         guard range.isEmpty else { throw outOfBounds(range) }
         return Lease(self, 0..<0, inline: [])

@@ -200,7 +200,8 @@ extension Publisher {
       guard state.batchStart == nil else {
         throw PatchbayError(.rangeOverlap, "A batch of the blob \(key) is under way; end it first.")
       }
-      let wanted = min(max(byteCount, 1), self.byteCount.map { max($0 - state.end, 1) } ?? byteCount)
+      let left = (self.byteCount ?? ExtentPlan.positionLimit) - state.end
+      let wanted = max(1, min(byteCount, left))
       let range = try checkedRange(at: state.end, wanted)
       let extent = try handle.grownExtent(
         handle.plan.index(of: range.lowerBound), deadline: .standard)

@@ -36,6 +36,7 @@ public final class Subscriber: Sendable {
     // sequentially consistent (both): a waiter counts itself, then looks at the flag; this raises
     // the flag, then looks for waiters. CLOSE.
     guard !isClosed.exchange(true, ordering: .sequentiallyConsistent) else { return }
+    // sequentially consistent: as above. CLOSE.
     if waiterCount.load(ordering: .sequentiallyConsistent) > 0 { handle.bell?.ringAll() }
     handle.dropExtents()
     if leases.withLock({ $0 == 0 }) { endHandle() }
@@ -73,9 +74,13 @@ public final class Subscriber: Sendable {
   }
 
   /// What stands at a position; nil while nothing does.
+  /// - Parameter count: how many bytes are of interest, at least 1.
   /// - Throws: the blob's failure when the bytes will never come; `closed`.
-  func look(at position: Int, limit: Int) throws(PatchbayError) -> Found? {
+  func look(at asked: Int, count: Int) throws(PatchbayError) -> Found? {
     try checkNotClosed()
+    // No blob is longer than the highest position, so whatever is asked behind it is asked there.
+    let position = min(asked, ExtentPlan.positionLimit)
+    let limit = position + min(count, ExtentPlan.positionLimit)
     guard let entry = handle.entry else { return lookInline(at: position) }
     // The state is loaded before the map: what was covered before a failure or seal is found.
     let state = entry.status.state(of: generation) ?? .gone
@@ -112,14 +117,18 @@ public final class Subscriber: Sendable {
 
   /// Waits until something stands at a position.
   /// - Throws: `timedOut`, `noBroker`, and as `look`.
-  func find(at position: Int, limit: Int, deadline: Deadline) throws(PatchbayError) -> Found {
+  func find(at position: Int, count: Int, deadline: Deadline) throws(PatchbayError) -> Found {
+    try checkPosition(position)
+    if let found = try look(at: position, count: count) { return found }
+    return try wait(at: position, deadline: deadline) { () throws(PatchbayError) in
+      try look(at: position, count: count)
+    }
+  }
+
+  func checkPosition(_ position: Int) throws(PatchbayError) {
     guard position >= 0 else {
       throw PatchbayError(
         .rangeOutOfBounds, "A read at \(position) of the blob \(key): positions begin at 0.")
-    }
-    if let found = try look(at: position, limit: limit) { return found }
-    return try wait(at: position, deadline: deadline) { () throws(PatchbayError) in
-      try look(at: position, limit: limit)
     }
   }
 
@@ -131,6 +140,7 @@ public final class Subscriber: Sendable {
     guard let bell = handle.bell else { throw Self.closed }
     // sequentially consistent (both): as in `close`. CLOSE.
     waiterCount.add(1, ordering: .sequentiallyConsistent)
+    // sequentially consistent: as above. CLOSE.
     defer { waiterCount.subtract(1, ordering: .sequentiallyConsistent) }
     let found = try bell.wait(
       for: handle.grant.wakeClasses.bit(of: position), until: MonotonicTime(deadline),

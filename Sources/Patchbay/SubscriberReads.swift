@@ -28,14 +28,13 @@ extension Subscriber {
   ) throws(PatchbayError) -> Int? {
     guard output.freeCapacity > 0 else { return 0 }
     while true {
-      let found = try find(
-        at: position, limit: position + output.freeCapacity, deadline: deadline)
+      let found = try find(at: position, count: output.freeCapacity, deadline: deadline)
       guard let count = take(found, at: position, into: &output) else { continue }
       return count < 0 ? nil : count
     }
   }
 
-  /// Reads at most so many bytes at a position; as the other `read`.
+  /// Reads at most so many bytes at a position, and at most 64 MiB; as the other `read`.
   /// - Returns: the bytes; nil at the end of the blob.
   /// - Throws: as the other `read`.
   @available(*, noasync)
@@ -43,11 +42,15 @@ extension Subscriber {
     upTo byteCount: Int, at position: Int, deadline: Deadline = .never
   ) throws(PatchbayError) -> [UInt8]? {
     var atEnd = false
-    let bytes = try [UInt8](capacity: max(0, byteCount)) { (output) throws(PatchbayError) in
+    let capacity = min(max(0, byteCount), Self.readLimit)
+    let bytes = try [UInt8](capacity: capacity) { (output) throws(PatchbayError) in
       atEnd = try read(into: &output, at: position, deadline: deadline) == nil
     }
     return atEnd ? nil : bytes
   }
+
+  /// The most bytes of one array that a partial read makes.
+  private static let readLimit = 64 << 20
 
   /// Reads what is there at a position and never waits for bytes.
   /// - Throws: as `read`, but for `timedOut`.
@@ -56,9 +59,9 @@ extension Subscriber {
     into output: inout OutputSpan<UInt8>, at position: Int
   ) throws(PatchbayError) -> ReadOutcome {
     guard output.freeCapacity > 0 else { return .read(0) }
-    guard position >= 0 else { return .read(0) }
+    try checkPosition(position)
     while true {
-      guard let found = try look(at: position, limit: position + output.freeCapacity) else {
+      guard let found = try look(at: position, count: output.freeCapacity) else {
         return .wouldBlock
       }
       guard let count = take(found, at: position, into: &output) else { continue }
@@ -73,14 +76,20 @@ extension Subscriber {
   public func readFully(
     _ range: Range<Int>, deadline: Deadline = .never
   ) throws(PatchbayError) -> [UInt8] {
-    try [UInt8](capacity: range.count) { (output) throws(PatchbayError) in
-      while output.count < range.count {
-        let position = range.lowerBound + output.count
-        guard try read(into: &output, at: position, deadline: deadline) != nil else {
-          throw outOfBounds(range)
-        }
+    try checkPosition(range.lowerBound)
+    // The caller's number sizes nothing before the bytes are there: the array grows with them.
+    var bytes: [UInt8] = []
+    while bytes.count < range.count {
+      let position = range.lowerBound + bytes.count
+      if let byteCount, range.upperBound > byteCount { throw outOfBounds(range) }
+      var isEnd = false
+      try bytes.append(addingCapacity: min(range.count - bytes.count, Self.readLimit)) {
+        (output) throws(PatchbayError) in
+        isEnd = try read(into: &output, at: position, deadline: deadline) == nil
       }
+      if isEnd { throw outOfBounds(range) }
     }
+    return bytes
   }
 
   func outOfBounds(_ range: Range<Int>) -> PatchbayError {
@@ -131,14 +140,15 @@ extension Subscriber {
     to descriptor: Int32, from position: Int = 0, byteCount: Int? = nil,
     deadline: Deadline = .never, onProgress: (Int) -> Void = { _ in }
   ) throws(PatchbayError) -> Int {
-    let stop = byteCount.map { position + $0 } ?? .max
+    let (end, overflow) = position.addingReportingOverflow(max(0, byteCount ?? .max))
+    let stop = overflow ? .max : end
     var at = position
     while at < stop {
-      let limit = min(stop, at + Self.copyPiece)
-      switch try find(at: at, limit: limit, deadline: deadline) {
+      let count = min(stop - at, Self.copyPiece)
+      switch try find(at: at, count: count, deadline: deadline) {
       case .endOfBlob: return at - position
       case .inline(let bytes):
-        let piece = bytes.span.extracting(at..<min(bytes.count, limit))
+        let piece = bytes.span.extracting(at..<min(bytes.count, at + count))
         try unsafe piece.withUnsafeBytes { (raw) throws(PatchbayError) in
           try unsafe Self.writeAll(raw, to: descriptor)
         }

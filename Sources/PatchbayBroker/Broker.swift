@@ -59,10 +59,13 @@ public final class Broker: Sendable {
     try loop.start()
   }
 
+  // Disfavoured: async code whose body happens not to wait must not resolve to the blocking one.
+
   /// Runs `body` with a broker; leaving the scope, either way, drains it. Blocks while the body
   /// runs and until the broker has ended: afterwards its socket and its shared memory are gone.
   ///
   /// - Throws: what `init` and the body throw.
+  @_disfavoredOverload
   @available(*, noasync)
   public static func withBroker<Result>(
     _ configuration: BrokerConfiguration = BrokerConfiguration(),
@@ -71,6 +74,26 @@ public final class Broker: Sendable {
     let broker = try Broker(configuration)
     defer { broker.drain() }
     return try body(broker)
+  }
+
+  /// Runs `body` with a broker; leaving the scope, either way, drains it. Returns when the broker
+  /// has ended: afterwards its socket and its shared memory are gone. Blocks no thread; cancelling
+  /// the task is for the body to notice.
+  ///
+  /// - Throws: what `init` and the body throw.
+  public nonisolated(nonsending) static func withBroker<Result>(
+    _ configuration: BrokerConfiguration = BrokerConfiguration(),
+    _ body: (Broker) async throws -> Result
+  ) async throws -> Result {
+    let broker = try Broker(configuration)
+    do {
+      let result = try await body(broker)
+      await broker.drain()
+      return result
+    } catch {
+      await broker.drain()
+      throw error
+    }
   }
 
   /// Connects a new client to this broker. Blocks until they have shaken hands.
@@ -86,6 +109,9 @@ public final class Broker: Sendable {
   /// the first does.
   @available(*, noasync)
   public func drain() { loop.drain(timeout: drainLimit) }
+
+  /// As the blocking `drain`, without holding a thread.
+  public func drain() async { await loop.drain(timeout: drainLimit) }
 
   /// Asks for `drain` and returns at once. May be called from a signal handler.
   public func requestDrain() { loop.requestDrain() }

@@ -62,11 +62,12 @@ extension Ledger {
     actions.append(.createBoard(lastBoard, access))
   }
 
-  /// Frees an entry that no session looks at any more.
+  /// Frees an entry that no session looks at any more. An unborn blob's was never written.
   mutating func clear(_ slot: BoardSlot, of generation: Generation) {
-    guard let access = blobs[generation]?.origin.access else { return }
+    guard let blob = blobs[generation] else { return }
+    let access = blob.origin.access
     blobs[generation]?.slot = nil
-    actions.append(.clearEntry(slot))
+    if blob.isBorn { actions.append(.clearEntry(slot)) }
     accessClasses[access]?.freeSlots.append(slot)
     serveWaiting(access)
   }

@@ -215,6 +215,7 @@ extension Blob {
       byteCount: byteCount, order: origin.request.order, plan: origin.plan,
       wakeClasses: origin.wakeClasses, board: slot?.board ?? 0, entry: slot?.entry ?? 0,
       inlineBytes: epoch == 0 ? inlineBytes : nil,
+      extentEnd: (extents.last?.index).map { $0 + 1 } ?? 0,
       extent: extent(at: 0)?.grant(beginsUse: beginsUse))
   }
 }

@@ -14,6 +14,8 @@ final class Acceptor {
     case refused(errno: Int32)
     /// Nobody waits any more.
     case nobody
+    /// Somebody waits, and not even the spare descriptor is left to tell why.
+    case starved
   }
 
   private let listener: Int32
@@ -43,7 +45,7 @@ final class Acceptor {
 
   private func refuse(errno number: Int32) -> Taken {
     if spare < 0 { spare = Self.openSpare() }
-    guard spare >= 0 else { return .nobody }
+    guard spare >= 0 else { return .starved }
     _ = Glibc.close(spare)
     let result = pb_accept(listener)
     if result >= 0 {
@@ -57,6 +59,7 @@ final class Acceptor {
       _ = try? socket.send(Frame.encode(.failure(failure), request: 0))
     }
     spare = Self.openSpare()
-    return result >= 0 ? .refused(errno: number) : .nobody
+    if result >= 0 { return .refused(errno: number) }
+    return result == -EAGAIN ? .nobody : .starved
   }
 }

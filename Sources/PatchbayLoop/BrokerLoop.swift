@@ -42,7 +42,7 @@ package final class BrokerLoop: Sendable {
     let control = control
     let started = try LoopThread("the broker") {
       confined.loop.run()
-      control.ended.raise()
+      control.end()
     }
     thread.withLock { $0 = started }
   }
@@ -59,6 +59,7 @@ package final class BrokerLoop: Sendable {
 
   /// Takes no new blobs and readers, lets what is open finish, and ends. Blocks until everything is
   /// cleared up, at most a little longer than the time.
+  @available(*, noasync)
   package func drain(timeout: Duration) {
     control.limitDrain(to: MonotonicTime.now.advanced(by: timeout))
     control.request(.drain)
@@ -71,10 +72,24 @@ package final class BrokerLoop: Sendable {
     waitUntilEnded()
   }
 
+  /// As `drain(timeout:)`, without holding a thread.
+  package func drain(timeout: Duration) async {
+    control.limitDrain(to: MonotonicTime.now.advanced(by: timeout))
+    control.request(.drain)
+    await untilEnded()
+  }
+
+  /// As `waitUntilEnded`, without holding a thread.
+  package func untilEnded() async {
+    await withCheckedContinuation { continuation in
+      control.whenEnded { continuation.resume() }
+    }
+  }
+
   /// Blocks until the loop has ended, for whatever reason.
   package func waitUntilEnded() {
     // A loop that was never started is torn down with its last reference.
-    if waiting.withLock({ $0.take() }) != nil { return control.ended.raise() }
+    if waiting.withLock({ $0.take() }) != nil { return control.end() }
     _ = control.ended.wait(until: .distantFuture)
     let ended = thread.withLock { $0.take() }
     ended?.join()

@@ -9,7 +9,7 @@ import PatchbayTypes
 import PatchbayWire
 
 extension EventLoop {
-  /// Objects of more data than this are made by the worker: reserving them takes long.
+  /// Larger objects are made, looked into and removed by the worker: that takes long.
   static let inlineRingByteCount = 4 * 1024 * 1024
   /// More rings than this are looked into by the worker.
   static let inlineLookCount = 32
@@ -149,10 +149,15 @@ extension EventLoop {
   }
 
   private func unlink(_ ring: RingID) {
-    do throws(PatchbayError) {
-      try rings.unlink(ring)
-    } catch {
-      refusals.warn(error.message)
+    guard let place = rings.beginUnlink(ring) else { return }
+    let unlink: @Sendable () -> WorkResult = {
+      // A name that is gone already is no failure, and no other can be mended here.
+      try? SharedObject.unlink(name: place.name)
+      return .unlinked(ring)
+    }
+    // Giving the pages back takes long, too. Rings asked for later are made after that.
+    if place.geometry.objectByteCount <= Self.inlineRingByteCount || !worker.submit(unlink) {
+      finish(unlink())
     }
   }
 
@@ -190,6 +195,7 @@ extension EventLoop {
       case .success(let place): submit(.ringCreated(ring, inode: place.inode))
       case .failure(let error): submit(.ringRefused(ring, errno: error.systemErrno ?? 0))
       }
+    case .unlinked(let ring): rings.endUnlink(ring)
     case .coverage(let inspection, let coverage): submit(.inspected(inspection, coverage))
     case .report(let session, let number, .info, let infos):
       if let info = infos.first { deliver(.info(info), [], to: session, number: number) }

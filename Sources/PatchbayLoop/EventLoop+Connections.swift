@@ -14,8 +14,23 @@ extension EventLoop {
       case .refused(let errno):
         refusals.warn("A connection was refused: \(systemReason(errno)).")
       case .nobody: return
+      case .starved: return pauseAccepting()
       }
     }
+  }
+
+  /// Looks away from the listener for a while: it stays readable, and the thread would spin.
+  private func pauseAccepting() {
+    refusals.warn("There is no descriptor left to accept or refuse connections with.")
+    poller.remove(ground.listener.rawValue)
+    acceptsAgain = MonotonicTime.now.advanced(by: Self.acceptPause)
+  }
+
+  /// Accepts again after a pause.
+  func resumeAccepting() {
+    guard let moment = acceptsAgain, MonotonicTime.now >= moment else { return }
+    let isWatched = (try? poller.add(ground.listener.rawValue, .listener)) != nil
+    acceptsAgain = isWatched ? nil : MonotonicTime.now.advanced(by: Self.acceptPause)
   }
 
   private func open(_ socket: consuming ControlSocket) {

@@ -20,6 +20,7 @@ enum WorkResult: Sendable {
   case ring(RingID, Result<RingPlace, PatchbayError>)
   case coverage(InspectionID, Result<Coverage, PatchbayError>)
   case report(SessionID, number: UInt64, ReportKind, [BlobInfo])
+  case unlinked(RingID)
 }
 
 final class EventLoop {
@@ -28,6 +29,7 @@ final class EventLoop {
   static let acceptsPerTurn = 64
   /// Ended sessions whose process is watched; the ledger does not wait for more of them either.
   static let watchedEndedLimit = 8192
+  static let acceptPause = Duration.milliseconds(100)
 
   let instance: UInt64
   let memoryLimit: Int
@@ -51,6 +53,8 @@ final class EventLoop {
   var refusals: RateLimitedLog
   /// Ended sessions whose process is still watched, the earliest first.
   var watchedEnded: [SessionID] = []
+  /// While there is no descriptor to accept with: when to try again.
+  var acceptsAgain: MonotonicTime?
 
   /// Events that wait for the actions at hand.
   private var events: [LedgerEvent] = []
@@ -103,10 +107,15 @@ final class EventLoop {
   func run() {
     do throws(PatchbayError) {
       try worker.start()
+      if ground.sweptCount > 0 {
+        logger.info("Removed \(ground.sweptCount) objects of a broker that was killed.")
+      }
+      logger.info("Serving on \(ground.path) with \(memoryLimit) bytes of shared memory.")
       reportRoom()
       while !isDone {
         for ready in try poller.wait(until: nextMoment) { handle(ready) }
         endLingering()
+        resumeAccepting()
         if let deadline = ledger.nextDeadline,
           deadline <= MonotonicTime.now.nanoseconds
         {
@@ -117,6 +126,7 @@ final class EventLoop {
       logger.critical("The broker ends: \(error.message)")
     }
     tearDown()
+    logger.info("The broker on \(ground.path) has ended.")
   }
 
   private var isDone: Bool {
@@ -136,7 +146,7 @@ final class EventLoop {
 
   /// When to look again though nothing happens.
   private var nextMoment: MonotonicTime {
-    var moment = drainDeadline ?? .distantFuture
+    var moment = min(drainDeadline ?? .distantFuture, acceptsAgain ?? .distantFuture)
     if let deadline = ledger.nextDeadline {
       moment = min(moment, MonotonicTime(nanoseconds: deadline))
     }
@@ -191,7 +201,9 @@ final class EventLoop {
     let isFull = !journal.ensureReserve()
     if isFull != reportedJournalFull {
       reportedJournalFull = isFull
-      if isFull { logger.warning("The journal is full and cannot grow; no new blobs until it can.") }
+      if isFull {
+        logger.warning("The journal is full and cannot grow; no new blobs until it can.")
+      }
       submit(.journalFull(isFull))
     }
     let overhead =

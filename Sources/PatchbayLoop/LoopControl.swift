@@ -13,6 +13,8 @@ final class LoopControl: Sendable {
   let alarm: Alarm
   /// Raised once the loop has ended and everything is cleared up; never lowered.
   let ended: Alarm
+  /// Who is to be told of the end; nil once it has come.
+  private let witnesses = Mutex<[@Sendable () -> Void]?>([])
   private let wish = Atomic<UInt8>(Wish.run.rawValue)
   private let drainDeadline = Atomic<Int64>(MonotonicTime.distantFuture.nanoseconds)
 
@@ -32,6 +34,25 @@ final class LoopControl: Sendable {
   func limitDrain(to deadline: MonotonicTime) {
     // relaxed: made visible by the wish that follows. Pairs with LOOP-WISH.
     drainDeadline.min(deadline.nanoseconds, ordering: .relaxed)
+  }
+
+  /// Calls when the loop has ended, on its thread, or at once if it has.
+  func whenEnded(_ tell: @escaping @Sendable () -> Void) {
+    let isOver = witnesses.withLock { witnesses in
+      witnesses?.append(tell)
+      return witnesses == nil
+    }
+    if isOver { tell() }
+  }
+
+  /// For the loop, as its last step.
+  func end() {
+    let told = witnesses.withLock { witnesses in
+      defer { witnesses = nil }
+      return witnesses ?? []
+    }
+    for tell in told { tell() }
+    ended.raise()
   }
 
   /// For the loop: what is wanted by now.

@@ -54,6 +54,8 @@ struct RingOrder: Sendable {
 struct RingStore {
   let instance: UInt64
   private var rings: [RingID: RingPlace] = [:]
+  /// Rings whose names are about to go.
+  private var leaving: [RingID: RingPlace] = [:]
 
   init(instance: UInt64) { self.instance = instance }
 
@@ -83,15 +85,21 @@ struct RingStore {
     return try place.open(isWritable: isWritable)
   }
 
-  /// Takes its name away. The ledger never asks for this before it knows that the ring is there.
-  mutating func unlink(_ ring: RingID) throws(PatchbayError) {
-    guard let place = rings.removeValue(forKey: ring) else { return }
-    try SharedObject.unlink(name: place.name)
+  /// From now on the ring cannot be found; its name is for the caller to take away. The ledger
+  /// never asks for this before it knows that the ring is there.
+  mutating func beginUnlink(_ ring: RingID) -> RingPlace? {
+    guard let place = rings.removeValue(forKey: ring) else { return nil }
+    leaving[ring] = place
+    return place
   }
+
+  mutating func endUnlink(_ ring: RingID) { leaving[ring] = nil }
 
   /// Takes all names away, at the end.
   mutating func unlinkAll() {
     for place in rings.values { try? SharedObject.unlink(name: place.name) }
+    for place in leaving.values { try? SharedObject.unlink(name: place.name) }
     rings = [:]
+    leaving = [:]
   }
 }

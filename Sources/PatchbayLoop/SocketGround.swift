@@ -15,7 +15,7 @@ final class SocketGround {
   let listener: Descriptor
   /// How many objects of a killed instance were removed.
   let sweptCount: Int
-  private let path: String
+  let path: String
   private let lock: Descriptor
   private var socketFile: (device: UInt, inode: UInt)?
 

@@ -168,7 +168,7 @@ import Synchronization
     let word = unsafe words.word64(Int(PB_RING_FRONTIER_AT))
     while true {
       // sequentially consistent (fence): this mark (or this move) before the loads below, against
-      // the same fence of another writer. LOOK-AGAIN.
+      // the same fence of another writer. LOOK-AGAIN, pairs with LOOK-AGAIN.
       atomicMemoryFence(ordering: .sequentiallyConsistent)
       // acquiring: what the mover of the frontier saw. Pairs with DATA-FRONTIER.
       let seen = unsafe word.pointee.load(ordering: .acquiring)

@@ -9,11 +9,6 @@ import PatchbayWire
 import Testing
 
 @Suite(.serialized) struct GroundTests {
-  private func hex(_ number: UInt64) -> String {
-    let digits = String(number, radix: 16)
-    return String(repeating: "0", count: 16 - digits.count) + digits
-  }
-
   private func write(_ text: String, to path: String) throws {
     let file = Descriptor(
       owning: try checked(
@@ -71,10 +66,10 @@ import Testing
     let scratch = try Scratch()
     let killed = UInt64.random(in: 1...UInt64.max)
     let stranger = UInt64.random(in: 1...UInt64.max)
-    try write("\(hex(killed))\n", to: "\(scratch.socket).lock")
+    try write("\(Listing.hex(killed))\n", to: "\(scratch.socket).lock")
     for name in ["journal-0", "0000000000000001"] {
-      try makeObject("/patchbay-\(hex(killed))-\(name)")
-      try makeObject("/patchbay-\(hex(stranger))-\(name)")
+      try makeObject("/patchbay-\(Listing.hex(killed))-\(name)")
+      try makeObject("/patchbay-\(Listing.hex(stranger))-\(name)")
     }
     defer {
       for name in Listing.sharedObjects(of: stranger) { Listing.remove("/dev/shm/\(name)") }
@@ -189,33 +184,45 @@ import Testing
     #expect(!Listing.exists(scratch.socket))
   }
 
+  @Test func `an embedded broker drains without holding a thread`() async throws {
+    let scratch = try Scratch()
+    var configuration = BrokerConfiguration(socketPath: scratch.socket, memoryLimit: 64 << 20)
+    configuration.logger.logLevel = .critical
+    let path = try await Broker.withBroker(configuration) { broker in broker.socketPath }
+    #expect(path == scratch.socket)
+    #expect(!Listing.exists(scratch.socket))
+    await #expect(throws: PatchbayError.self) {
+      _ = try await Broker.withBroker(configuration) { _ in
+        throw PatchbayError(.cancelled, "The body fails.")
+      }
+    }
+    #expect(!Listing.exists(scratch.socket))
+  }
+
   // MARK: Out of descriptors
 
   @Test func `a broker out of descriptors says so and serves again when it has some`() async {
     await #expect(processExitsWith: .success) {
       let broker = try TestBroker()
       let witness = try broker.client()
+      // By now the broker has closed its own copies of what it sent with the welcome.
+      try #require(try witness.call(.ping).reply == .pong)
       var limit = rlimit(rlim_cur: 64, rlim_max: 64)
       unsafe setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
-      var clients: [RawClient] = []
-      var spare: Int32 = unsafe Glibc.open("/dev/null", O_RDONLY)
-      while clients.count < 64 {
-        do {
-          clients.append(try broker.client())
-        } catch {
-          break
-        }
+      var fillers: [Int32] = []
+      while case let filler = unsafe Glibc.open("/dev/null", O_RDONLY), filler >= 0 {
+        fillers.append(filler)
       }
-      // Whoever has the last descriptor: giving one up lets one more client connect, not be served.
-      close(spare)
-      spare = -1
+      // Enough for a client to connect, not for the broker to accept it.
+      close(fillers.removeLast())
       let refused = try RawClient(broker.scratch.socket)
       let failures = try refused.failuresUntilHangUp()
       try #require(failures.map(\.code) == [.limitReached])
       try #require(try witness.call(.ping).reply == .pong)
-      clients = []
+      for filler in fillers { close(filler) }
       let isServed = eventually { (try? broker.client()) != nil }
       try #require(isServed)
+      _ = refused
     }
   }
 }

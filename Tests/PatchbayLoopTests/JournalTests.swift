@@ -102,7 +102,8 @@ import Testing
     #expect(try JournalReader.scan(storage.chunks).blobs.count == 3000)
   }
 
-  @Test func `a journal that cannot grow refuses, keeps what it has, and takes more after a release`()
+  @Test
+  func `a journal that cannot grow refuses, keeps what it has, and takes more after a release`()
     throws
   {
     let storage = RecordingStorage(chunkLimit: 1)

@@ -59,10 +59,13 @@ enum Listing {
 
   static func remove(_ path: String) { _ = unsafe unlink(path) }
 
+  static func hex(_ number: UInt64) -> String {
+    let digits = String(number, radix: 16)
+    return String(repeating: "0", count: 16 - digits.count) + digits
+  }
+
   static func sharedObjects(of instance: UInt64) -> [String] {
-    let digits = String(instance, radix: 16)
-    let prefix = "patchbay-" + String(repeating: "0", count: 16 - digits.count) + digits + "-"
-    return names(in: "/dev/shm").filter { $0.hasPrefix(prefix) }
+    names(in: "/dev/shm").filter { $0.hasPrefix("patchbay-\(hex(instance))-") }
   }
 
   static var descriptorCount: Int { names(in: "/proc/self/fd").count }
@@ -117,6 +120,8 @@ final class RawClient {
   private var nextNumber: UInt64 = 1
 
   init(_ path: String) throws { socket = try ControlSocket.connect(to: path) }
+
+  var rawDescriptor: Int32 { socket.descriptor.rawValue }
 
   /// Sends bytes as they are.
   @discardableResult

@@ -203,7 +203,8 @@ import Testing
     #expect(try witness.call(.ping).reply == .pong)
   }
 
-  @Test func `every prefix of a request is refused with its number and ends the connection`() throws {
+  @Test func `every prefix of a request is refused with its number and ends the connection`() throws
+  {
     let broker = try TestBroker()
     let whole = Frame.encode(.create(inlineBlob("cut", [1, 2, 3])), request: 0x77)
     for byteCount in 1..<whole.count {

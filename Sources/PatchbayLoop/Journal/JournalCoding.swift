@@ -152,7 +152,8 @@ enum JournalCoding {
     try reader.finish()
     let info = BlobInfo(
       key: key, generation: Generation(rawValue: record.identity),
-      state: try term(record.state), byteCount: record.byte_count < 0 ? nil : Int(record.byte_count),
+      state: try term(record.state),
+      byteCount: record.byte_count < 0 ? nil : Int(record.byte_count),
       frontier: counts[0], coveredByteCount: counts[1], residentByteCount: counts[2],
       spilledByteCount: counts[3], order: try term(record.order), policy: try term(record.policy),
       acknowledgement: try term(record.acknowledgement), publisherCount: publisherCount,

@@ -1,0 +1,225 @@
+// A ledger on the bench: a clock that stands still unless it is moved, rings and boards that come at
+// once unless they are held back, inspections that find everything covered unless told otherwise.
+
+import PatchbayLedger
+import PatchbayTypes
+import PatchbayWire
+import Testing
+
+/// A small generator with a seed, for tokens and for random tests.
+struct SeededGenerator: RandomNumberGenerator, Sendable {
+  private var state: UInt64
+  init(seed: UInt64) { state = seed }
+
+  /// Sebastiano Vigna's splitmix64.
+  mutating func next() -> UInt64 {
+    state &+= 0x9e37_79b9_7f4a_7c15
+    var mixed = state
+    mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
+    mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
+    return mixed ^ (mixed >> 31)
+  }
+}
+
+struct Rig {
+  static let user: UInt32 = 1000
+  static let page = ExtentPlan.page
+
+  var ledger: Ledger
+  var now = Moment(monotonicNanoseconds: 1_000_000_000, wall: WallTime(rawValue: 5_000_000_000))
+  /// Everything decided so far.
+  var trace: [LedgerAction] = []
+  var holdsRings = false
+  var holdsBoards = false
+  var holdsInspections = false
+  /// Nil: everything asked about is covered.
+  var coverage: Coverage?
+  private var lastSession: UInt64 = 0
+  private var lastNumber: UInt64 = 0
+
+  init(memory: Int = 64 << 20, adjust: (inout LedgerLimits) -> Void = { _ in }) {
+    var limits = LedgerLimits(memoryByteCount: memory)
+    limits.entriesPerBoard = 8
+    adjust(&limits)
+    ledger = Ledger(
+      limits: limits, instance: 7, brokerProcess: 42, brokerUser: Rig.user, at: now,
+      tokenSource: SeededGenerator(seed: 1))
+  }
+
+  /// Handles an event and all that follows from it at once.
+  @discardableResult
+  mutating func send(_ event: LedgerEvent) -> [LedgerAction] {
+    var decided = ledger.handle(event, at: now)
+    var next = 0
+    while next < decided.count {
+      if let answer = answer(to: decided[next]) { decided += ledger.handle(answer, at: now) }
+      next += 1
+    }
+    trace += decided
+    return decided
+  }
+
+  private func answer(to action: LedgerAction) -> LedgerEvent? {
+    switch action {
+    case .createRing(let ring, _, _, _) where !holdsRings:
+      .ringCreated(ring, inode: ring.rawValue)
+    case .createBoard(let board, _) where !holdsBoards: .boardCreated(board)
+    case .inspect(let inspection, _, _, _, let byteCount) where !holdsInspections:
+      .inspected(
+        inspection,
+        .success(coverage ?? Coverage(coveredByteCount: byteCount, missing: [])))
+    default: nil
+    }
+  }
+
+  mutating func pass(_ duration: Duration) {
+    now.monotonicNanoseconds += duration.wholeNanoseconds
+    now.wall = WallTime(rawValue: now.wall.rawValue + duration.wholeNanoseconds)
+  }
+
+  /// Connects without a greeting.
+  mutating func connectOnly(process: Int32 = 100, uid: UInt32 = Rig.user) -> SessionID {
+    lastSession += 1
+    let session = SessionID(rawValue: lastSession)
+    send(.connected(session, Peer(process: process, uid: uid, gid: 100)))
+    return session
+  }
+
+  mutating func connect(process: Int32 = 100, name: String = "test") -> SessionID {
+    let session = connectOnly(process: process)
+    post(session, .hello(Rig.hello(name: name)))
+    return session
+  }
+
+  static func hello(token: Token = .none, name: String = "test") -> Hello {
+    Hello(
+      oldestVersion: Frame.protocolVersion, newestVersion: Frame.protocolVersion, token: token,
+      name: name)
+  }
+
+  /// Sends a request and returns its number.
+  @discardableResult
+  mutating func post(_ session: SessionID, _ request: Request) -> UInt64 {
+    lastNumber += 1
+    send(.request(session, number: lastNumber, request))
+    return lastNumber
+  }
+
+  /// Sends a request and returns its reply, nil while there is none.
+  @discardableResult
+  mutating func ask(_ session: SessionID, _ request: Request) -> Reply? {
+    let number = post(session, request)
+    return reply(session, number)
+  }
+
+  func reply(_ session: SessionID, _ number: UInt64) -> Reply? {
+    for case .reply(session, number, let reply, _) in trace { return reply }
+    return nil
+  }
+
+  func descriptors(_ session: SessionID, _ number: UInt64) -> [DescriptorSource] {
+    for case .reply(session, number, _, let descriptors) in trace { return descriptors }
+    return []
+  }
+
+  /// Creates a blob and returns what its publisher was granted.
+  mutating func create(
+    _ session: SessionID, _ key: BlobKey, _ adjust: (inout CreateRequest) -> Void = { _ in }
+  ) -> BlobGrant? {
+    var request = CreateRequest(key: key)
+    adjust(&request)
+    return ask(session, .create(request))?.grant
+  }
+
+  mutating func createError(
+    _ session: SessionID, _ key: BlobKey, _ adjust: (inout CreateRequest) -> Void = { _ in }
+  ) -> PatchbayError.Code? {
+    var request = CreateRequest(key: key)
+    adjust(&request)
+    return ask(session, .create(request))?.code
+  }
+
+  /// Creates and seals a blob of one extent.
+  mutating func sealed(_ session: SessionID, _ key: BlobKey, byteCount: Int) -> BlobGrant? {
+    guard let grant = create(session, key, { $0.byteCount = byteCount }) else { return nil }
+    guard ask(session, .seal(SealRequest(blob: grant.blob, byteCount: byteCount))) == .done else {
+      return nil
+    }
+    return grant
+  }
+
+  mutating func open(
+    _ session: SessionID, _ key: BlobKey, waits: Bool = false, observes: Bool = false
+  ) -> Reply? {
+    ask(session, .open(OpenRequest(key: key, waits: waits, observes: observes)))
+  }
+
+  mutating func info(_ session: SessionID, _ key: BlobKey) -> BlobInfo? {
+    let before = trace.count
+    post(session, .info(InfoRequest(key: key)))
+    for case .report(_, _, .info, let reports) in trace[before...] { return reports.first?.info }
+    return nil
+  }
+
+  mutating func list(
+    _ session: SessionID, prefix: String = "", after: String = "", limit: Int = 512
+  ) -> (keys: [String], hasMore: Bool)? {
+    let before = trace.count
+    post(
+      session,
+      .list(ListRequest(prefix: Array(prefix.utf8), after: Array(after.utf8), limit: limit)))
+    for case .report(_, _, .list(let hasMore), let reports) in trace[before...] {
+      return (reports.map { $0.info.key.description }, hasMore)
+    }
+    return nil
+  }
+
+  mutating func statistics(_ session: SessionID) -> BrokerStatistics? {
+    let before = trace.count
+    post(session, .statistics)
+    for case .reportStatistics(_, _, let statistics) in trace[before...] { return statistics }
+    return nil
+  }
+}
+
+/// As `#require`, whose macro cannot hold a call that changes the rig.
+func need<Value>(_ value: Value?, _ location: SourceLocation = #_sourceLocation) throws -> Value {
+  try #require(value, sourceLocation: location)
+}
+
+extension Reply {
+  var grant: BlobGrant? {
+    switch self {
+    case .created(let grant), .opened(let grant): grant
+    default: nil
+    }
+  }
+
+  var extent: ExtentGrant? {
+    if case .extent(let extent) = self { extent } else { nil }
+  }
+
+  var error: PatchbayError? {
+    if case .failure(let error) = self { error } else { nil }
+  }
+
+  var code: PatchbayError.Code? { error?.code }
+}
+
+extension BlobGrant {
+  /// The reference under which a reader closes it.
+  var reader: BlobReference { BlobReference(generation: blob.generation, epoch: 0) }
+}
+
+extension [LedgerAction] {
+  /// Where the first action that fits stands.
+  func place(_ fits: (LedgerAction) -> Bool) -> Int? { firstIndex(where: fits) }
+
+  var unlinked: [RingID] {
+    compactMap { if case .unlinkRing(let ring) = $0 { ring } else { nil } }
+  }
+
+  var posts: [BoardPost] {
+    compactMap { if case .post(_, let post) = $0 { post } else { nil } }
+  }
+}

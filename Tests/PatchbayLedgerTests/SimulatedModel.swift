@@ -1,0 +1,238 @@
+// What must be true of a ledger's actions, by a model that shares no code with it: it knows only
+// what was asked, what was answered, and what the loop was told to do. Each check is a promise to
+// clients or to the loop; the first one broken stops the run.
+
+import PatchbayLayout
+import PatchbayLedger
+import PatchbayTypes
+import PatchbayWire
+
+struct SimulatedModel {
+  struct RequestID: Hashable {
+    let session: SessionID
+    let number: UInt64
+  }
+
+  struct ModelRing {
+    let byteCount: Int
+    var isUnlinked = false
+  }
+
+  /// Requests without an answer; those of sessions that ended are dropped.
+  private(set) var owed: [RequestID: Request] = [:]
+  private var live: Set<SessionID> = []
+  private(set) var rings: [RingID: ModelRing] = [:]
+  private(set) var pendingBoards: Set<UInt32> = []
+  private(set) var records: [Generation: BlobRecord] = [:]
+  private var extentOwners: [RingID: Generation] = [:]
+  private(set) var owners: [BlobKey: Generation] = [:]
+  private(set) var entries: [BoardSlot: Generation] = [:]
+  private var posted: [Generation: BlobState] = [:]
+  /// Final states that were posted over an open one and whose bell has not been rung.
+  private var unrung: [BoardSlot: Generation] = [:]
+  private var publishers: [Generation: SessionID] = [:]
+  private var readers: [Generation: [SessionID: [UInt64]]] = [:]
+  private var seenGenerations: Set<Generation> = []
+  private var lastGenerations: [BlobKey: Generation] = [:]
+  private(set) var overhead = 0
+  private(set) var violation: String?
+
+  private mutating func demand(_ holds: Bool, _ claim: @autoclosure () -> String) {
+    if !holds, violation == nil { violation = claim() }
+  }
+
+  // MARK: What goes in
+
+  mutating func note(_ event: LedgerEvent) {
+    switch event {
+    case .connected(let session, _): live.insert(session)
+    case .request(let session, let number, let request):
+      guard live.contains(session) else { return }
+      owed[RequestID(session: session, number: number)] = request
+      if case .close(let blob) = request, blob.epoch == 0 { close(session, blob.generation) }
+    case .hungUp(let session), .exited(let session): end(session)
+    case .undelivered(let session, let number): takeBack(session, number)
+    case .ringRefused(let ring, _): rings[ring] = nil
+    case .boardCreated(let board), .boardRefused(let board, _): pendingBoards.remove(board)
+    case .overheadChanged(let byteCount): overhead = byteCount
+    case .ringCreated, .inspected, .journalFull, .tick, .drainBegan: break
+    }
+  }
+
+  private mutating func end(_ session: SessionID) {
+    live.remove(session)
+    owed = owed.filter { $0.key.session != session }
+    for generation in readers.keys { readers[generation]?[session] = nil }
+    for (generation, publisher) in publishers where publisher == session {
+      publishers[generation] = nil
+    }
+  }
+
+  private mutating func close(_ session: SessionID, _ generation: Generation) {
+    _ = readers[generation]?[session]?.popLast()
+  }
+
+  private mutating func takeBack(_ session: SessionID, _ number: UInt64) {
+    for generation in readers.keys {
+      readers[generation]?[session]?.removeAll { $0 == number }
+    }
+  }
+
+  // MARK: What comes out
+
+  mutating func check(_ actions: [LedgerAction], after event: LedgerEvent) {
+    for action in actions { check(action, after: event) }
+    let silent = unrung
+    demand(silent.isEmpty, "a final state was posted and its bell not rung: \(silent)")
+  }
+
+  private mutating func check(_ action: LedgerAction, after event: LedgerEvent) {
+    switch action {
+    case .reply(let session, let number, let reply, let descriptors):
+      answered(session, number, reply, descriptors)
+    case .report(let session, let number, _, _), .reportStatistics(let session, let number, _):
+      _ = settleDebt(session, number)
+    case .disconnect(let session): end(session)
+    case .createRing(let ring, let dataByteCount, let hasMap, _):
+      let geometry = try? RingGeometry(dataByteCount: dataByteCount, hasMap: hasMap)
+      demand(geometry != nil && rings[ring] == nil, "ring \(ring) is impossible or repeated")
+      rings[ring] = ModelRing(byteCount: geometry?.objectByteCount ?? 0)
+    case .unlinkRing(let ring): unlinked(ring)
+    case .createBoard(let board, _): pendingBoards.insert(board)
+    case .post(let slot, let post): posted(slot, post)
+    case .clearEntry(let slot):
+      demand(entries[slot] != nil, "entry \(slot) was cleared twice")
+      entries[slot] = nil
+    case .ring(let slot): unrung[slot] = nil
+    case .inspect(_, let extents, _, _, _):
+      demand(extents.allSatisfy { rings[$0.ring]?.isUnlinked == false }, "inspects a gone ring")
+    case .recordBlob(let record): recorded(record)
+    case .eraseBlob(let generation): erased(generation, after: event)
+    case .recordClient, .eraseClient: break
+    }
+  }
+
+  private mutating func settleDebt(_ session: SessionID, _ number: UInt64) -> Request? {
+    demand(live.contains(session), "a reply to the ended session \(session)")
+    let request = owed.removeValue(forKey: RequestID(session: session, number: number))
+    demand(number == 0 || request != nil, "a second reply to request \(number) of \(session)")
+    return request
+  }
+
+  private mutating func answered(
+    _ session: SessionID, _ number: UInt64, _ reply: Reply, _ descriptors: [DescriptorSource]
+  ) {
+    let request = settleDebt(session, number)
+    for case .ring(let ring, _) in descriptors {
+      demand(rings[ring]?.isUnlinked == false, "ring \(ring) was handed out after its end")
+    }
+    switch (reply, request) {
+    case (.created(let grant), .create(let create)):
+      let generation = grant.blob.generation
+      demand(records[generation] != nil, "\(generation) was granted before its record")
+      demand(owners[create.key] == generation, "\(create.key) is not owned by \(generation)")
+      if grant.state == .open { publishers[generation] = session }
+    case (.opened(let grant), .open(let open)):
+      opened(session, number, grant, open)
+    case (.done, .seal(let seal)):
+      let generation = seal.blob.generation
+      demand(posted[generation] == .sealed, "\(generation) was confirmed before it was sealed")
+      if let record = records[generation] {
+        demand(record.info.state == .sealed, "a seal was confirmed before its record")
+      }
+    case (.failure(let error), .open(let open)) where error.code == .noSuchKey:
+      demand(owners[open.key] == nil, "\(open.key) exists but was not found")
+    case (.failure(let error), .create(let create)) where error.code == .keyExists:
+      demand(
+        !create.replaces || owners[create.key] == nil, "\(create.key) could have been replaced")
+    default: break
+    }
+  }
+
+  private mutating func opened(
+    _ session: SessionID, _ number: UInt64, _ grant: BlobGrant, _ open: OpenRequest
+  ) {
+    let generation = grant.blob.generation
+    demand(open.observes || grant.state != .failed, "a failed blob was handed to a reader")
+    demand(grant.blob.epoch == 0, "a reader was given an epoch")
+    guard grant.inlineBytes == nil else { return }
+    let slot = BoardSlot(board: grant.board, entry: grant.entry)
+    demand(entries[slot] == generation, "\(generation) was opened without its entry")
+    demand(posted[generation] == grant.state, "the board and the grant of \(generation) differ")
+    readers[generation, default: [:]][session, default: []].append(number)
+  }
+
+  private func isHeld(_ generation: Generation) -> Bool {
+    publishers[generation] != nil || readers[generation]?.contains { !$0.value.isEmpty } == true
+  }
+
+  private mutating func unlinked(_ ring: RingID) {
+    demand(rings[ring]?.isUnlinked == false, "ring \(ring) was unlinked twice")
+    rings[ring]?.isUnlinked = true
+    if let generation = extentOwners[ring] {
+      demand(!isHeld(generation), "ring \(ring) was unlinked while \(generation) is open")
+    }
+  }
+
+  private mutating func posted(_ slot: BoardSlot, _ post: BoardPost) {
+    let generation = post.generation
+    let holder = entries[slot] ?? generation
+    demand(holder == generation, "entry \(slot) is shared by \(generation) and \(holder)")
+    entries[slot] = generation
+    let before = posted[generation]
+    demand(
+      before == nil || before == .open || before == post.state,
+      "\(generation) went from \(String(describing: before)) to \(post.state)")
+    demand(post.state != .sealed || post.byteCount != nil, "\(generation) sealed without length")
+    demand(post.state != .failed || post.causeCode != nil, "\(generation) failed without cause")
+    if before == .open, post.state != .open {
+      unrung[slot] = generation
+      publishers[generation] = nil
+    }
+    posted[generation] = post.state
+  }
+
+  private mutating func recorded(_ record: BlobRecord) {
+    let generation = record.info.generation
+    if records[generation] == nil {
+      let key = record.info.key
+      demand(seenGenerations.insert(generation).inserted, "generation \(generation) repeats")
+      if let last = lastGenerations[key] {
+        demand(generation > last, "\(key) went from generation \(last) to \(generation)")
+      }
+      demand(owners[key] == nil, "\(key) has two owners")
+      lastGenerations[key] = generation
+      owners[key] = generation
+    }
+    records[generation] = record
+    for extent in record.extents { extentOwners[extent.ring] = generation }
+  }
+
+  private mutating func erased(_ generation: Generation, after event: LedgerEvent) {
+    guard let record = records.removeValue(forKey: generation) else {
+      demand(false, "\(generation) was erased without a record")
+      return
+    }
+    owners[record.info.key] = nil
+    switch event {
+    case .request(_, _, .remove(let request)) where request.key == record.info.key: break
+    case .request(_, _, .create(let request)) where request.key == record.info.key: break
+    default:
+      demand(!isHeld(generation), "\(generation) was evicted while it is open")
+      demand(record.info.state != .open, "\(generation) was evicted while it is written")
+    }
+  }
+
+  // MARK: Sums
+
+  /// What is certainly charged; ghosts may add rings whose names are gone.
+  func chargedByteCount(boardByteCount: Int) -> Int {
+    let ringBytes = rings.values.reduce(0) { $0 + ($1.isUnlinked ? 0 : $1.byteCount) }
+    let inlineBytes = records.values.reduce(0) { $0 + ($1.inlineBytes?.count ?? 0) }
+    return overhead + ringBytes + inlineBytes + pendingBoards.count * boardByteCount
+  }
+
+  var unlinkedByteCount: Int {
+    rings.values.reduce(0) { $0 + ($1.isUnlinked ? $1.byteCount : 0) }
+  }
+}

@@ -1,0 +1,329 @@
+// Random clients around a ledger: legal and illegal requests, hang-ups and exits in any order, rings
+// that come late or never, a clock that jumps. Everything is drawn from one seed, and nothing is
+// taken from the order of a dictionary, so a run can be repeated.
+
+import PatchbayLedger
+import PatchbayTypes
+import PatchbayWire
+
+struct SimulatedWorld {
+  private struct Client {
+    let session: SessionID
+    var isConnected = true
+    var hasGreeted = false
+    var isProcessGone = false
+    var published: [BlobReference] = []
+    var opened: [Generation] = []
+    var numbers: [UInt64] = []
+  }
+
+  private static let memory = 1 << 20
+  private static let entriesPerBoard = 4
+  private static let boardByteCount = 2 * 4096 + entriesPerBoard * (256 + 64)
+  private static let keys: [BlobKey] = ["a", "b", "c", "a/1", "a/2", "z", "zz", "é"]
+
+  private var ledger: Ledger
+  private var generator: SeededGenerator
+  private(set) var model = SimulatedModel()
+  private(set) var trace: [LedgerAction] = []
+  private var clients: [Client] = []
+  private var answers: [LedgerAction] = []
+  private var lastSession: UInt64 = 0
+  private var lastNumber: UInt64 = 0
+  private var boardCount = 0
+  /// Between the news of its bytes and that of its creation a board is both reserved and told.
+  private var isBoardChargedTwice = false
+  private var now = Moment(monotonicNanoseconds: 0, wall: WallTime(rawValue: 1))
+  private(set) var violation: String?
+
+  init(seed: UInt64) {
+    generator = SeededGenerator(seed: seed)
+    var limits = LedgerLimits(memoryByteCount: Self.memory)
+    limits.entriesPerBoard = Self.entriesPerBoard
+    limits.waitingOpensPerSession = 5
+    limits.handlesPerSession = 12
+    limits.connectionsPerUser = 8
+    limits.blobCount = 20
+    limits.firstExtent = 8192
+    limits.extentLimit = 32768
+    ledger = Ledger(
+      limits: limits, instance: 1, brokerProcess: 1, brokerUser: 1000, at: now,
+      tokenSource: SeededGenerator(seed: seed ^ 0xabcd))
+    feed(.overheadChanged(byteCount: 50_000))
+  }
+
+  private mutating func chance(_ one: Int, in all: Int) -> Bool {
+    Int.random(in: 0..<all, using: &generator) < one
+  }
+
+  // MARK: Running
+
+  mutating func run(steps: Int) {
+    for _ in 0..<steps where violation == nil { step() }
+    if violation == nil { finish() }
+  }
+
+  private mutating func feed(_ event: LedgerEvent) {
+    guard violation == nil else { return }
+    model.note(event)
+    let actions = ledger.handle(event, at: now)
+    trace += actions
+    model.check(actions, after: event)
+    follow(actions)
+    violation = model.violation ?? sumViolation
+  }
+
+  private var sumViolation: String? {
+    let used = ledger.usedByteCount
+    let certain = model.chargedByteCount(boardByteCount: Self.boardByteCount)
+    if used > Self.memory, !isBoardChargedTwice { return "\(used) bytes are used of \(Self.memory)" }
+    if used < certain { return "\(used) bytes are charged, but \(certain) are there" }
+    let hasGhosts = clients.contains { !$0.isConnected && !$0.isProcessGone }
+    if !hasGhosts, used != certain { return "\(used) bytes are charged for \(certain)" }
+    if used > certain + model.unlinkedByteCount { return "\(used) bytes are charged for nothing" }
+    return nil
+  }
+
+  /// Takes note of what clients learn, and of what the loop owes the ledger.
+  private mutating func follow(_ actions: [LedgerAction]) {
+    for action in actions {
+      switch action {
+      case .createRing, .createBoard, .inspect: answers.append(action)
+      case .disconnect(let session):
+        if let place = place(of: session) { clients[place].isConnected = false }
+      case .reply(let session, _, .created(let grant), _):
+        if let place = place(of: session) { clients[place].published.append(grant.blob) }
+      case .reply(let session, _, .opened(let grant), _):
+        if let place = place(of: session) {
+          clients[place].opened.append(grant.blob.generation)
+        }
+      case .reply(let session, _, .welcome, _):
+        if let place = place(of: session) { clients[place].hasGreeted = true }
+      default: break
+      }
+    }
+  }
+
+  private func place(of session: SessionID) -> Int? {
+    clients.firstIndex { $0.session == session }
+  }
+
+  private mutating func step() {
+    switch Int.random(in: 0..<100, using: &generator) {
+    case 0..<4: connect()
+    case 4..<6: hangUp()
+    case 6..<9: exit()
+    case 9..<32: answerOne(mayRefuse: true)
+    case 32..<34: pass()
+    case 34: feed(.journalFull(chance(1, in: 4)))
+    case 35..<37: loseReply()
+    default: request()
+    }
+  }
+
+  private mutating func connect() {
+    lastSession += 1
+    let session = SessionID(rawValue: lastSession)
+    let uid: UInt32 = chance(1, in: 12) ? 0 : 1000
+    clients.append(Client(session: session))
+    feed(.connected(session, Peer(process: Int32(lastSession), uid: uid, gid: 100)))
+    if chance(14, in: 15) { send(clients.count - 1, .hello(Rig.hello())) }
+  }
+
+  private mutating func pick(_ fits: (Client) -> Bool) -> Int? {
+    clients.indices.filter { fits(clients[$0]) }.randomElement(using: &generator)
+  }
+
+  private mutating func hangUp() {
+    guard let client = pick({ $0.isConnected }) else { return }
+    clients[client].isConnected = false
+    feed(.hungUp(clients[client].session))
+    forgetDead()
+  }
+
+  private mutating func exit() {
+    guard let client = pick({ !$0.isProcessGone && (!$0.isConnected || $0.session.rawValue % 3 == 0) })
+    else { return }
+    clients[client].isConnected = false
+    clients[client].isProcessGone = true
+    feed(.exited(clients[client].session))
+    forgetDead()
+  }
+
+  private mutating func forgetDead() {
+    clients.removeAll { !$0.isConnected && $0.isProcessGone }
+  }
+
+  private mutating func pass() {
+    let step = Int64.random(in: 0..<2_000_000_000, using: &generator)
+    now.monotonicNanoseconds += step
+    // The wall clock may go back; nothing may depend on it.
+    now.wall = WallTime(rawValue: now.wall.rawValue + step - 500_000_000)
+    feed(.tick)
+  }
+
+  private mutating func loseReply() {
+    guard let last = trace.last(where: { if case .reply = $0 { true } else { false } }),
+      case .reply(let session, let number, _, let descriptors) = last, !descriptors.isEmpty
+    else { return }
+    feed(.undelivered(session, number: number))
+  }
+
+  private mutating func answerOne(mayRefuse: Bool) {
+    guard let place = answers.indices.randomElement(using: &generator) else { return }
+    let isRefused = mayRefuse && chance(1, in: 8)
+    switch answers.remove(at: place) {
+    case .createRing(let ring, _, _, _):
+      feed(isRefused ? .ringRefused(ring, errno: 28) : .ringCreated(ring, inode: 1))
+    case .createBoard(let board, _):
+      if !isRefused {
+        boardCount += 1
+        isBoardChargedTwice = true
+        feed(.overheadChanged(byteCount: 50_000 + boardCount * Self.boardByteCount))
+        isBoardChargedTwice = false
+      }
+      feed(isRefused ? .boardRefused(board, errno: 24) : .boardCreated(board))
+    case .inspect(let inspection, _, _, _, let byteCount):
+      let covered = Coverage(coveredByteCount: byteCount, missing: [])
+      let holes = Coverage(coveredByteCount: 0, missing: [0..<byteCount])
+      let error = PatchbayError(.corrupt, "The ring cannot be read.")
+      feed(
+        .inspected(
+          inspection,
+          isRefused ? .failure(error) : .success(chance(2, in: 3) ? covered : holes)))
+    default: break
+    }
+  }
+
+  // MARK: Requests
+
+  private mutating func request() {
+    guard let client = pick({ $0.isConnected && ($0.hasGreeted || $0.session.rawValue % 5 == 0) })
+    else { return connect() }
+    send(client, randomRequest(client))
+  }
+
+  private mutating func send(_ client: Int, _ request: Request) {
+    lastNumber += 1
+    clients[client].numbers.append(lastNumber)
+    feed(.request(clients[client].session, number: lastNumber, request))
+  }
+
+  private mutating func randomKey() -> BlobKey {
+    Self.keys.randomElement(using: &generator) ?? "a"
+  }
+
+  private mutating func randomGeneration() -> Generation {
+    Generation(rawValue: UInt64.random(in: 0..<40, using: &generator))
+  }
+
+  /// Mostly something the client was granted, sometimes somebody else's or nobody's.
+  private mutating func randomReference(_ client: Int) -> BlobReference {
+    if let own = clients[client].published.suffix(4).randomElement(using: &generator),
+      chance(9, in: 10)
+    {
+      return own
+    }
+    return BlobReference(
+      generation: randomGeneration(), epoch: UInt32.random(in: 0..<4, using: &generator))
+  }
+
+  private mutating func randomOpened(_ client: Int) -> Generation {
+    let own = clients[client].opened.suffix(6).randomElement(using: &generator)
+    return chance(9, in: 10) ? own ?? randomGeneration() : randomGeneration()
+  }
+
+  private mutating func randomLength() -> Int {
+    let lengths = [0, 1, 4096, 10_000, 60_000, 60_000, 300_000, Int.max, -1]
+    return lengths.randomElement(using: &generator) ?? 0
+  }
+
+  private mutating func randomRequest(_ client: Int) -> Request {
+    switch Int.random(in: 0..<100, using: &generator) {
+    case 0..<18: .create(randomCreate())
+    case 18..<28:
+      .grow(GrowRequest(blob: randomReference(client), index: smallIndex()))
+    case 28..<40:
+      .seal(SealRequest(blob: randomReference(client), byteCount: randomLength()))
+    case 40..<42: .fail(FailRequest(blob: randomReference(client), cause: "why not"))
+    case 42..<44: .abandon(randomReference(client))
+    case 44..<62:
+      .open(
+        OpenRequest(
+          key: randomKey(), waits: chance(1, in: 3), observes: chance(1, in: 6)))
+    case 62..<66:
+      .cancel(
+        CancelRequest(request: clients[client].numbers.suffix(9).randomElement(using: &generator) ?? 0))
+    case 66..<70:
+      .attachExtent(ExtentRequest(generation: randomOpened(client), index: smallIndex()))
+    case 70..<71: .attachBoard(BoardRequest(board: UInt32.random(in: 0..<6, using: &generator)))
+    case 71..<85: .close(BlobReference(generation: randomOpened(client), epoch: 0))
+    case 85..<86: .close(randomReference(client))
+    case 86..<88: .info(InfoRequest(key: randomKey()))
+    case 88..<90: .list(ListRequest(prefix: [], after: [], limit: smallIndex()))
+    case 90..<96:
+      .remove(RemoveRequest(key: randomKey(), generation: chance(1, in: 4) ? randomGeneration() : nil))
+    case 96..<97: .statistics
+    default: chance(1, in: 20) ? .hello(Rig.hello()) : .ping
+    }
+  }
+
+  private mutating func smallIndex() -> Int {
+    [0, 0, 1, 1, 2, 3, -1, Int.max].randomElement(using: &generator) ?? 0
+  }
+
+  private mutating func randomCreate() -> CreateRequest {
+    var create = CreateRequest(key: randomKey())
+    create.replaces = chance(1, in: 3)
+    create.order = chance(1, in: 2) ? .any : .appendOnly
+    create.mode = chance(1, in: 4) ? 0o644 : 0o600
+    if chance(1, in: 30) { create.mode = 0o777 }
+    if chance(1, in: 30) { create.policy = .backpressure }
+    if chance(1, in: 2) { create.byteCount = randomLength() }
+    if chance(1, in: 4) { create.firstExtent = randomLength() }
+    if chance(1, in: 4) {
+      let byteCount = Int.random(in: 0..<16384, using: &generator)
+      create.inlineBytes = Array(repeating: 1, count: byteCount)
+      create.byteCount = nil
+    }
+    return create
+  }
+
+  // MARK: The end
+
+  /// Everybody leaves, in any order; then an observer removes what is left, and nothing may remain.
+  private mutating func finish() {
+    while violation == nil, !clients.isEmpty {
+      if chance(1, in: 2) { hangUp() }
+      for client in clients.indices where !clients[client].isConnected && chance(1, in: 2) {
+        clients[client].isProcessGone = true
+        feed(.exited(clients[client].session))
+      }
+      if chance(1, in: 2) { answerOne(mayRefuse: true) }
+      forgetDead()
+    }
+    while violation == nil, !answers.isEmpty { answerOne(mayRefuse: false) }
+    feed(.journalFull(false))
+    lastSession += 1
+    let last = SessionID(rawValue: lastSession)
+    clients = [Client(session: last)]
+    feed(.connected(last, Peer(process: 1, uid: 1000, gid: 100)))
+    send(0, .hello(Rig.hello()))
+    for key in Self.keys { send(0, .remove(RemoveRequest(key: key, generation: nil))) }
+    feed(.drainBegan)
+    guard violation == nil else { return }
+    violation = finalViolation
+  }
+
+  private var finalViolation: String? {
+    if !model.owed.isEmpty { return "requests were never answered: \(model.owed)" }
+    if !model.records.isEmpty { return "records remain: \(model.records.keys)" }
+    if !model.entries.isEmpty { return "entries remain: \(model.entries)" }
+    let left = model.rings.filter { !$0.value.isUnlinked }.keys
+    if !left.isEmpty { return "rings remain: \(left)" }
+    if ledger.usedByteCount != model.overhead {
+      return "\(ledger.usedByteCount - model.overhead) bytes remain charged"
+    }
+    return ledger.isDrained ? nil : "the ledger does not drain"
+  }
+}

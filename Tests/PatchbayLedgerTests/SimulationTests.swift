@@ -1,0 +1,75 @@
+// The ledger among random clients, thousands of steps a seed. A failure names its seed; the
+// environment variable PATCHBAY_SEED runs that one alone, PATCHBAY_SEED_COUNT that many random ones.
+
+import Glibc
+import PatchbayLedger
+import Testing
+
+@Suite struct SimulationTests {
+  private static let steps = 1500
+
+  private static func number(_ variable: String) -> UInt64? {
+    guard let text = unsafe getenv(variable) else { return nil }
+    return unsafe UInt64(String(cString: text))
+  }
+
+  private static var chosenSeed: UInt64? { number("PATCHBAY_SEED") }
+
+  private static var seeds: [UInt64] {
+    if let chosenSeed { return [chosenSeed] }
+    let count = number("PATCHBAY_SEED_COUNT") ?? 1
+    return Array(1...24) + (0..<count).map { _ in UInt64.random(in: 0 ... .max) }
+  }
+
+  @Test(arguments: seeds)
+  func `no run of random clients breaks a promise`(seed: UInt64) {
+    var world = SimulatedWorld(seed: seed)
+    world.run(steps: Self.steps)
+    if let violation = world.violation {
+      Issue.record("PATCHBAY_SEED=\(seed), action \(world.trace.count): \(violation)")
+    }
+  }
+
+  @Test func `the same seed makes the same trace`() {
+    let seed = Self.chosenSeed ?? 4711
+    var first = SimulatedWorld(seed: seed)
+    var second = SimulatedWorld(seed: seed)
+    first.run(steps: Self.steps)
+    second.run(steps: Self.steps)
+    #expect(first.trace.count > Self.steps)
+    #expect(first.trace == second.trace, "PATCHBAY_SEED=\(seed)")
+  }
+
+  @Test func `different seeds make different traces`() {
+    var first = SimulatedWorld(seed: 1)
+    var second = SimulatedWorld(seed: 2)
+    first.run(steps: 100)
+    second.run(steps: 100)
+    #expect(first.trace != second.trace)
+  }
+
+  @Test func `the runs reach what they are meant to reach`() {
+    var seen: Set<String> = []
+    for seed in 1...6 as ClosedRange<UInt64> {
+      var world = SimulatedWorld(seed: seed)
+      world.run(steps: Self.steps)
+      for action in world.trace { seen.insert(Self.kind(of: action)) }
+    }
+    for kind in [
+      "noSpaceMemory", "holesAtSeal", "lengthMismatch", "fenced", "closed", "keyExists",
+      "noSuchKey", "abandoned", "blobFailed", "timedOut", "limitReached", "rangeOutOfBounds",
+      "protocolViolation", "notPermitted", "opened", "created", "extent", "board", "eviction",
+    ] {
+      #expect(seen.contains(kind), "\(kind) never happened")
+    }
+  }
+
+  private static func kind(of action: LedgerAction) -> String {
+    switch action {
+    case .reply(_, _, .failure(let error), _): "\(error.code)"
+    case .reply(_, _, let reply, _): "\(reply.kind)"
+    case .reportStatistics(_, _, let statistics) where statistics.evictionCount > 0: "eviction"
+    default: "other"
+    }
+  }
+}

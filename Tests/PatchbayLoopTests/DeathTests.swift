@@ -1,0 +1,110 @@
+// Processes that die: their own, and what is left of their blobs; the broker's journal as the next
+// broker would find it.
+
+import CPatchbayLayout
+import Glibc
+import PatchbayLoop
+import PatchbaySystem
+import PatchbayTypes
+import PatchbayWire
+import Testing
+
+@Suite(.serialized) struct DeathTests {
+  private func waitForFailure(of key: BlobKey, _ broker: TestBroker) throws {
+    let witness = try broker.client()
+    #expect(try eventually { try witness.info(key).state == .failed })
+    #expect(try witness.info(key).causeCode == .abandoned)
+  }
+
+  @Test func `a publisher that exits without a word fails its blob`() async throws {
+    let broker = try TestBroker()
+    let path = broker.scratch.socket
+    await #expect(processExitsWith: .exitCode(7)) { [path = path as String] in
+      let client = try RawClient(path)
+      try client.hello()
+      var request = CreateRequest(key: "orphan")
+      request.byteCount = 4096
+      _ = try client.create(request)
+      _exit(7)
+    }
+    try waitForFailure(of: "orphan", broker)
+  }
+
+  @Test func `a publisher's death is seen though a child keeps its connection open`() async throws {
+    let broker = try TestBroker()
+    let path = broker.scratch.socket
+    let started = ContinuousClock.now
+    await #expect(processExitsWith: .exitCode(7)) { [path = path as String] in
+      let client = try RawClient(path)
+      try client.hello()
+      var request = CreateRequest(key: "inherited")
+      request.byteCount = 4096
+      _ = try client.create(request)
+      try Inheritance.sleepHolding(client.rawDescriptor)
+      _exit(7)
+    }
+    try waitForFailure(of: "inherited", broker)
+    // The child sleeps longer than this, so it was not its end that was seen.
+    #expect(ContinuousClock.now - started < .seconds(Inheritance.seconds))
+  }
+
+  @Test func `the journal in shared memory holds what the broker has acknowledged`() throws {
+    let broker = try TestBroker()
+    let client = try broker.client()
+    var small = CreateRequest(key: "small")
+    small.inlineBytes = [1, 2, 3]
+    small.byteCount = 3
+    small.type = "text/plain"
+    _ = try client.create(small)
+    var large = CreateRequest(key: "large")
+    large.byteCount = 100_000
+    let (grant, _) = try client.create(large)
+    var removed = CreateRequest(key: "removed")
+    removed.byteCount = 4096
+    _ = try client.create(removed)
+    _ = try client.call(.remove(RemoveRequest(key: "removed", generation: nil)))
+
+    let objects = Listing.sharedObjects(of: broker.loop.instance)
+    let name = try #require(objects.first { $0.hasSuffix("journal-0") })
+    let file = Descriptor(
+      owning: try checked(
+        unsafe Glibc.open("/dev/shm/\(name)", O_RDONLY | O_CLOEXEC), "Opening the journal"))
+    var chunk = [UInt8](repeating: 0, count: Int(PB_CHUNK_BYTES))
+    try SharedObject.read(file, at: 0, into: &chunk)
+    let contents = try JournalReader.scan([chunk])
+    #expect(contents.instance == broker.loop.instance)
+    #expect(contents.clients.count == 1)
+    #expect(contents.clients.first?.record.peer.process == getpid())
+    let blobs = contents.blobs.filter { $0.record.info.state != .gone }
+    #expect(blobs.map(\.record.info.key) == ["small", "large"])
+    #expect(blobs.first?.record.inlineBytes == [1, 2, 3])
+    #expect(blobs.first?.record.info.type == "text/plain")
+    let extent = try #require(blobs.last?.record.extents.first)
+    #expect(extent.ring.rawValue == grant.extent?.ringID)
+    let ring = try #require(objects.first { $0.hasSuffix("-\(Listing.hex(extent.ring.rawValue))") })
+    var facts = stat()
+    let found = unsafe stat("/dev/shm/\(ring)", &facts)
+    #expect(found == 0)
+    #expect(blobs.last?.inodes == [UInt64(facts.st_ino)])
+  }
+}
+
+enum Inheritance {
+  static let seconds = 5
+
+  /// Leaves a process behind that holds this descriptor, and nothing else, for a while.
+  static func sleepHolding(_ descriptor: Int32) throws {
+    var actions = unsafe posix_spawn_file_actions_t()
+    unsafe posix_spawn_file_actions_init(&actions)
+    for standard: Int32 in 0...2 {
+      unsafe posix_spawn_file_actions_adddup2(&actions, descriptor, standard)
+    }
+    // The copies stand for an inherited connection; whatever else is open stays behind.
+    for other: Int32 in 3..<256 { _ = fcntl(other, F_SETFD, FD_CLOEXEC) }
+    let words: [String] = ["sleep", "\(seconds)"]
+    let arguments: [UnsafeMutablePointer<CChar>?] = unsafe words.map { unsafe strdup($0) } + [nil]
+    var child: pid_t = 0
+    let result = unsafe posix_spawn(&child, "/bin/sleep", &actions, nil, arguments, [nil])
+    guard result == 0 else { throw PatchbayError.system("Starting sleep", errno: result) }
+  }
+}
