@@ -30,6 +30,7 @@ func tests(_ name: String, _ needs: Target.Dependency...) -> Target {
 
 let arguments = Target.Dependency.product(
   name: "ArgumentParser", package: "swift-argument-parser")
+let histogram = Target.Dependency.product(name: "Histogram", package: "hdrhistogram-swift")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 
 /// The documentation plug-in is fetched only when asked for: PATCHBAY_DOCS=1.
@@ -43,21 +44,25 @@ let package = Package(
     .library(name: "Patchbay", targets: ["Patchbay"]),
     .library(name: "PatchbayBroker", targets: ["PatchbayBroker"]),
     .executable(name: "patchbay", targets: ["PatchbayCLI"]),
+    .executable(name: "patchbay-load", targets: ["PatchbayLoad"]),
   ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
   ] + documentation,
   targets: [
     // Level 0: shared layouts, the system shim, plain types.
     cRoom("CPatchbayLayout"),
     cRoom("CPatchbaySystem"),
     .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
+    cRoom("CFloor"),
     room("PatchbayTypes"),
     // Level 1: each system call once; control messages to bytes and back; places inside a ring.
     room("PatchbaySystem", "CPatchbaySystem", "PatchbayTypes"),
     room("PatchbayWire", "CPatchbayLayout", "PatchbayTypes"),
     room("PatchbayLayout", "CPatchbayLayout", "PatchbayTypes"),
+    room("PatchbayText"),
     // Level 2: bytes of rings, bells and tables; what the broker knows and decides.
     room("PatchbayRing", "CPatchbayLayout", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
     room("PatchbayLedger", "CPatchbayLayout", "PatchbayLayout", "PatchbayWire", "PatchbayTypes"),
@@ -66,12 +71,16 @@ let package = Package(
       "PatchbayLoop", "PatchbayLedger", "PatchbayRing", "PatchbayWire", "PatchbayLayout",
       "PatchbaySystem", "CPatchbayLayout", "CPatchbaySystem", "PatchbayTypes", logging),
     room(
-      "Patchbay", "PatchbayRing", "PatchbayLayout", "PatchbayWire", "PatchbaySystem", "PatchbayTypes"),
+      "Patchbay", "PatchbayRing", "PatchbayLayout", "PatchbayWire", "PatchbaySystem",
+      "PatchbayTypes"),
     // Level 4: the embeddable broker, the command, the load tool, small programs.
     room("PatchbayBroker", "PatchbayLoop", "Patchbay", "PatchbaySystem", "PatchbayTypes", logging),
     program(
-      "PatchbayCLI", "PatchbayBroker", "Patchbay", "PatchbayWire", "PatchbaySystem", "CLZ4",
-      arguments, logging),
+      "PatchbayCLI", "PatchbayBroker", "Patchbay", "PatchbayWire", "PatchbaySystem",
+      "PatchbayText", "CLZ4", arguments, logging),
+    program(
+      "PatchbayLoad", "PatchbayBroker", "Patchbay", "PatchbaySystem", "PatchbayText", "CFloor",
+      "PatchbayTypes", arguments, histogram, logging),
     program(
       "EmbeddedBroker", at: "Sources/Examples/EmbeddedBroker", "PatchbayBroker", "Patchbay"),
     // Tests: what they share, the process on the other side, and a suite per room.
@@ -97,6 +106,7 @@ let package = Package(
       "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes",
       logging),
     tests("PatchbayCLITests", "PatchbayCLI", "PatchbayTypes"),
+    tests("PatchbayLoadTests", "PatchbayLoad", "CFloor", "PatchbayText"),
     tests("PatchbayHouseTests", "PatchbayTestSupport"),
     tests(
       "PatchbayProcessTests", "PatchbayTestSupport", "PatchbaySystem", "PatchbayWire",

@@ -30,7 +30,7 @@ import Testing
     #expect(try late.ask("open k").hasSuffix("sealed \(length)"))
     #expect(try late.ask("stream k 0") == "\(length)")
     #expect(try late.ask("whole k") == "\(length)")
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   @Test(arguments: [1, 4095, 16_385, 1_000_003, 40_000_001])
@@ -83,7 +83,7 @@ import Testing
     try publisher.ask("seal k")
     #expect(try reader.answer() == "end")
     #expect(try reader.ask("whole k") == "0")
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   @Test func `a range can be read as soon as exactly that range is covered`() throws {
@@ -106,7 +106,7 @@ import Testing
       at += count + 1 + 2 * Int.random(in: 0...2000, using: &random)
     }
     try publisher.ask("drop k")
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   @Test func `duplicate writes from several threads never change a covered byte`() throws {
@@ -120,7 +120,7 @@ import Testing
     #expect(try publisher.ask("missing k") == "")
     try publisher.ask("seal k")
     #expect(try reader.answer() == "300000")
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   @Test func `a write over covered bytes is refused and one that skips them fills the rest`() throws {
@@ -133,7 +133,7 @@ import Testing
     #expect(try publisher.askForError("seal k").code == "holesAtSeal")
     #expect(try publisher.ask("write k 0 1000 skip") == "950")
     try publisher.ask("seal k")
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   @Test func `batches become readable at their end, loans when committed`() throws {
@@ -152,7 +152,7 @@ import Testing
       try publisher.ask("seal \(order)")
       #expect(try reader.ask("stream \(order) 0") == "64407")
     }
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   @Test func `200 waiters on 200 ranges are woken for their own`() throws {
@@ -182,7 +182,7 @@ import Testing
     #expect(seen.count == 199 && seen.allSatisfy { $0.hasSuffix("right") })
     #expect(try broker.statistic("rescuedWaits") == 0)
     try publisher.ask("drop k")
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   /// Threads of a process that sleep in a futex.

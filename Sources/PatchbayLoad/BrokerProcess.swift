@@ -1,0 +1,39 @@
+// A broker of the tool's own, in a process of its own. It serves until its standard input ends, so it
+// goes, and takes its shared memory with it, when the tool ends in whatever way.
+
+import Glibc
+import Logging
+import Patchbay
+import PatchbayBroker
+
+enum BrokerProcess {
+  /// Starts a broker in a new directory; the path it listens on.
+  static func start(memoryByteCount: Int) throws(LoadError) -> String {
+    let path = "\(try Household.shared.makeDirectory())/control.sock"
+    let child = try ChildProcess(
+      order: ["role": "broker", "socket": path, "memory": String(memoryByteCount)], isApart: true)
+    let input = fcntl(child.input, F_DUPFD_CLOEXEC, 0)
+    Household.shared.add(broker: child.process, input: input)
+    _ = try child.expect("ready")
+    return path
+  }
+
+  /// The other side: serves until the input ends.
+  static func serve(_ order: Fields) throws {
+    var configuration = BrokerConfiguration(
+      socketPath: try order.text("socket"), memoryLimit: try order.int("memory"),
+      logger: Logger(label: "broker", factory: quiet))
+    configuration.drainLimit = .zero
+    let broker = try Broker(configuration)
+    Worker.say("ready")
+    while readLine() != nil {}
+    broker.requestStop()
+    broker.waitUntilEnded()
+  }
+
+  private static func quiet(_ label: String) -> any LogHandler {
+    var handler = StreamLogHandler.standardError(label: label)
+    handler.logLevel = .error
+    return handler
+  }
+}

@@ -1,0 +1,95 @@
+// Everything this run has started or made, so that nothing is left behind however it ends. An
+// interrupt is taken by a thread of its own, which ends the workers, lets the broker go, removes the
+// directory and exits.
+
+import Glibc
+import Synchronization
+
+/// The processes and the directory of this run.
+final class Household: Sendable {
+  static let shared = Household()
+
+  private struct State {
+    var workers: Set<pid_t> = []
+    /// The broker ends, and cleans up, when this descriptor is closed.
+    var broker: (process: pid_t, input: Int32)?
+    var directory: String?
+  }
+
+  private let state = Mutex(State())
+
+  private init() {}
+
+  func add(worker: pid_t) { _ = state.withLock { $0.workers.insert(worker) } }
+  func forget(worker: pid_t) { _ = state.withLock { $0.workers.remove(worker) } }
+  func add(broker: pid_t, input: Int32) { state.withLock { $0.broker = (broker, input) } }
+
+  /// A new private directory, removed at the end with what is in it.
+  func makeDirectory() throws(LoadError) -> String {
+    let parent = unsafe getenv("TMPDIR").map { unsafe String(cString: $0) } ?? "/tmp"
+    var template = Array("\(parent)/patchbay-load-XXXXXX".utf8CString)
+    guard unsafe mkdtemp(&template) != nil else {
+      throw LoadError("Making a directory in \(parent) failed with error \(errno).")
+    }
+    let directory = String(
+      decoding: template.dropLast().map(UInt8.init(bitPattern:)), as: UTF8.self)
+    state.withLock { $0.directory = directory }
+    return directory
+  }
+
+  /// Ends and removes everything. Does nothing the second time.
+  func close() {
+    let all = state.withLock { state in
+      defer { state = State() }
+      return state
+    }
+    for worker in all.workers {
+      _ = Glibc.kill(worker, SIGKILL)
+      _ = waitpid(worker, nil, 0)
+    }
+    if let broker = all.broker {
+      _ = Glibc.close(broker.input)
+      _ = waitpid(broker.process, nil, 0)
+    }
+    if let directory = all.directory { Self.remove(directory) }
+  }
+
+  private static func remove(_ directory: String) {
+    if let listing = unsafe opendir(directory) {
+      while let entry = unsafe readdir(listing) {
+        let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
+          unsafe String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+        }
+        _ = unsafe unlink("\(directory)/\(name)")
+      }
+      _ = unsafe closedir(listing)
+    }
+    _ = unsafe rmdir(directory)
+  }
+
+  // MARK: Interrupts
+
+  private static func endingSignals() -> sigset_t {
+    var set = sigset_t()
+    _ = unsafe sigemptyset(&set)
+    for signal in [SIGINT, SIGTERM, SIGHUP] { _ = unsafe sigaddset(&set, signal) }
+    return set
+  }
+
+  /// From now on an interrupt ends the run in order. Before any other thread starts.
+  static func watchForInterrupts() {
+    var set = endingSignals()
+    _ = unsafe pthread_sigmask(SIG_BLOCK, &set, nil)
+    _ = signal(SIGPIPE, SIG_IGN)
+    var thread = pthread_t()
+    _ = unsafe pthread_create(
+      &thread, nil,
+      { _ in
+        var set = Household.endingSignals()
+        var number: Int32 = 0
+        _ = unsafe sigwait(&set, &number)
+        Household.shared.close()
+        _exit(128 + number)
+      }, nil)
+  }
+}

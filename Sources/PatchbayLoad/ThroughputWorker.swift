@@ -1,0 +1,110 @@
+// The processes of a throughput run over a broker.
+
+import CFloor
+import Glibc
+import Patchbay
+import PatchbaySystem
+
+enum ThroughputWorker {
+  static func publish(_ order: Fields) throws {
+    let (total, piece) = (try order.int("total"), try order.int("piece"))
+    let content = Content(seed: UInt64(try order.int("seed")), longest: piece)
+    let client = try PatchbayClient(socketPath: try order.text("socket"))
+    var options = BlobOptions(byteCount: total, order: .appendOnly)
+    let ring = try order.int("ring")
+    if ring > 0 { options.firstExtentByteCount = ring }
+    let start = MonotonicTime.now
+    let publisher = try client.publisher(BlobKey(try order.text("key")), options)
+    let preparation = MonotonicTime.now.nanoseconds - start.nanoseconds
+    Worker.waitForStart(["preparation": String(preparation)])
+    let first = MonotonicTime.now
+    var position = 0
+    while position < total {
+      let count = min(piece, total - position)
+      try content.withBytes(at: position, count: count) { (bytes) throws(PatchbayError) in
+        try publisher.append(bytes)
+      }
+      position += count
+    }
+    try publisher.seal()
+    Worker.finish(["first": String(first.nanoseconds)])
+  }
+
+  static func read(_ order: Fields) throws {
+    let client = try PatchbayClient(socketPath: try order.text("socket"))
+    let subscriber = try client.open(
+      BlobKey(try order.text("key")), waitUntil: .after(.seconds(10)))
+    let reader = try StreamReader(subscriber, order)
+    Worker.waitForStart()
+    try reader.readAll()
+    Worker.finish([
+      "last": String(MonotonicTime.now.nanoseconds), "mismatch": String(reader.mismatch),
+      "sum": String(reader.sum),
+    ])
+  }
+}
+
+/// Takes a whole stream in one of the ways of `Consume`.
+private final class StreamReader {
+  private let subscriber: Subscriber
+  private let consume: Consume
+  private let total: Int
+  private let piece: Int
+  private let buffer: PrivateBuffer
+  /// Nil: bytes are not checked.
+  private let content: Content?
+  private var position = 0
+  private(set) var sum: UInt64 = 0
+  private(set) var mismatch = -1
+
+  init(_ subscriber: Subscriber, _ order: Fields) throws {
+    self.subscriber = subscriber
+    consume = Consume(rawValue: try order.text("consume")) ?? .copy
+    total = try order.int("total")
+    piece = try order.int("piece")
+    buffer = PrivateBuffer(byteCount: piece)
+    content =
+      order.flag("verify")
+      ? Content(seed: UInt64(try order.int("seed")), longest: piece) : nil
+  }
+
+  func readAll() throws {
+    while position < total {
+      if consume == .view { try lease() } else { try copy() }
+    }
+  }
+
+  private func copy() throws {
+    let target = unsafe buffer.bytes.bindMemory(to: UInt8.self)
+    var output = unsafe OutputSpan(buffer: target, initializedCount: 0)
+    guard let count = try subscriber.read(into: &output, at: position) else {
+      throw LoadError("The blob ended at \(position) of \(total) bytes.")
+    }
+    take(output.span)
+    position += count
+  }
+
+  private func lease() throws(PatchbayError) {
+    var end = min(position + piece, total)
+    do throws(PatchbayError) {
+      try takeLease(position..<end)
+    } catch  where error.code == .rangeOutOfBounds {
+      // An extent ends inside the range: this side of its edge first.
+      end = error.resumePosition ?? end
+      try takeLease(position..<end)
+    }
+    position = end
+  }
+
+  private func takeLease(_ range: Range<Int>) throws(PatchbayError) {
+    try subscriber.lease(range).withBytes { take($0) }
+  }
+
+  private func take(_ bytes: Span<UInt8>) {
+    if consume != .copy {
+      sum &+= unsafe bytes.withUnsafeBytes { unsafe pf_sum($0.baseAddress, $0.count) }
+    }
+    guard let content, mismatch < 0 else { return }
+    mismatch = content.mismatch(bytes, at: position) ?? -1
+  }
+}
