@@ -145,7 +145,8 @@ package struct WireReader {
     let lower = try takePosition(what)
     let upper = try takePosition(what)
     guard lower <= upper else {
-      throw PatchbayError(.protocolViolation, "\(what) ends at \(upper), before its start \(lower).")
+      throw PatchbayError(
+        .protocolViolation, "\(what) ends at \(upper), before its start \(lower).")
     }
     return lower..<upper
   }

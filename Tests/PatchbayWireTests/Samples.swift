@@ -20,6 +20,15 @@ struct Sample<Message: Hashable & Sendable>: Sendable, CustomTestStringConvertib
   var testDescription: String { name }
 }
 
+/// A part of a sample: one that is refused is a mistake of this file.
+private func right<Part>(_ make: () throws(PatchbayError) -> Part) -> Part {
+  do throws(PatchbayError) {
+    return try make()
+  } catch {
+    preconditionFailure(error.message)
+  }
+}
+
 private let reference = BlobReference(
   generation: Generation(rawValue: 0x0102_0304_0506_0708), epoch: 0x0a0b0c)
 private let readers = BlobReference(generation: Generation(rawValue: 7), epoch: 0)
@@ -186,17 +195,21 @@ enum Golden {
   }
 
   static func plan(_ first: Int, _ limit: Int) -> ExtentPlan {
-    try! ExtentPlan(first: first, limit: limit)
+    right { () throws(PatchbayError) in try ExtentPlan(first: first, limit: limit) }
   }
 
-  static func shift(_ shift: UInt8) -> WakeClasses { try! WakeClasses(shift: shift) }
+  static func shift(_ shift: UInt8) -> WakeClasses {
+    right { () throws(PatchbayError) in try WakeClasses(shift: shift) }
+  }
 }
 
 /// Messages at the bounds of their fields.
 enum Extreme {
   private static let top = ExtentPlan.positionLimit
   private static let highest = BlobReference(generation: Generation(rawValue: .max), epoch: .max)
-  private static let longKey = try! BlobKey([UInt8](repeating: 0xff, count: BlobKey.byteLimit))
+  private static let longKey = right { () throws(PatchbayError) in
+    try BlobKey([UInt8](repeating: 0xff, count: BlobKey.byteLimit))
+  }
   private static let page = ExtentPlan.page
   private static let lastIndex = Int(UInt32.max) - 1
 
