@@ -107,6 +107,7 @@ let package = Package(
       logging),
     tests("PatchbayCLITests", "PatchbayCLI", "PatchbayTypes"),
     tests("PatchbayLoadTests", "PatchbayLoad", "CFloor", "PatchbayText"),
+    tests("PatchbayClientTests", "Patchbay", "PatchbayBroker", "PatchbayTestSupport"),
     tests("PatchbayHouseTests", "PatchbayTestSupport"),
     tests(
       "PatchbayProcessTests", "PatchbayTestSupport", "PatchbaySystem", "PatchbayWire",

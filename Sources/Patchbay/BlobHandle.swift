@@ -79,7 +79,9 @@ final class BlobHandle: Sendable {
     if let extent = mappedExtent(index) { return extent }
     // The version is read before the question, so a grant in between changes it and is asked for.
     let version = entry?.extentVersion ?? 0
-    guard extents.withLock({ $0.askedAt[index] != version }) else { return nil }
+    guard index < Int(UInt32.max), extents.withLock({ $0.askedAt[index] != version }) else {
+      return nil
+    }
     do throws(PatchbayError) {
       let delivery = try session.connection.call(
         .attachExtent(ExtentRequest(generation: generation, index: index)), deadline: deadline)
@@ -93,9 +95,19 @@ final class BlobHandle: Sendable {
   /// The extent with this index for writing; the broker makes it if it is not there.
   func grownExtent(_ index: Int, deadline: Deadline) throws(PatchbayError) -> Extent {
     if let extent = mappedExtent(index) { return extent }
+    try checkIndex(index)
     let delivery = try session.connection.call(
       .grow(GrowRequest(blob: grant.blob, index: index)), deadline: deadline)
     return try adopt(delivery, index: index)
+  }
+
+  /// Extents are numbered by 32 bits on the wire.
+  private func checkIndex(_ index: Int) throws(PatchbayError) {
+    guard index < Int(UInt32.max) else {
+      throw PatchbayError(
+        .rangeOutOfBounds,
+        "The blob \(key) would need an extent \(index); create it with larger extents.")
+    }
   }
 
   private func adopt(_ delivery: Delivery, index: Int) throws(PatchbayError) -> Extent {
