@@ -188,7 +188,11 @@ extension Subscriber {
       } else if errno == EAGAIN {
         try waitWritable(descriptor)
       } else if errno != EINTR {
-        throw .system("Writing \(bytes.count) bytes of a blob", errno: errno)
+        // The caller's descriptor, not the broker's memory: a full disk here is no `noSpaceMemory`.
+        throw PatchbayError(
+          .inputOutput,
+          "Writing \(bytes.count) bytes of a blob failed after \(done): \(systemReason(errno)).",
+          systemErrno: errno)
       }
     }
   }
