@@ -211,7 +211,8 @@ final class Connection: Sendable {
   private func receiveOne() throws(PatchbayError) -> Bool {
     do throws(PatchbayError) {
       switch try socket.receive(
-        byteLimit: Frame.byteLimit, descriptorLimit: Frame.descriptorLimit) {
+        byteLimit: Frame.byteLimit, descriptorLimit: Frame.descriptorLimit)
+      {
       case .wouldBlock: return false
       case .hungUp: throw hungUp
       case .packet(let packet, let descriptors):
