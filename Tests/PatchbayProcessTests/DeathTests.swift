@@ -39,7 +39,7 @@ import Testing
   @Test func `a publisher killed at a random moment never looks like an end`() throws {
     let broker = try BrokerProcess()
     var random = SeededRandom(seed: 31)
-    for round in 0..<25 {
+    for round in 0..<(isFullTier ? 400 : 25) {
       let publisher = try broker.peer()
       let reader = try broker.peer()
       let isPatchwork = round % 2 == 0

@@ -108,3 +108,6 @@ package func writeFile(_ path: String, _ bytes: [UInt8]) throws {
     done += put
   }
 }
+
+/// Whether the long loops run: `tools/test --full`.
+package let isFullTier = getenv("PATCHBAY_FULL") != nil
