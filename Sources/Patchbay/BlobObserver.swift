@@ -27,7 +27,7 @@ public final class BlobObserver: Sendable {
     var ranges: [Range<Int>] = []
     var index = 0
     while let positions = extentPositions(index), ranges.count < limit {
-      if let extent = try handle.attachedExtent(index, deadline: .standard) {
+      if let extent = try handle.attachedExtent(index) {
         Self.collect(extent, positions, &ranges, limit)
       } else if index >= handle.grant.extentEnd, handle.byteCount == nil {
         // Of a blob of unknown length this extent does not exist yet, and none behind it is known.
