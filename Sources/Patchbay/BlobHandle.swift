@@ -88,7 +88,8 @@ final class BlobHandle: Sendable {
 
   /// The extent that holds a position, for reading; nil while the publisher has not begun it.
   func attachedExtent(at position: Int) throws(PatchbayError) -> Extent? {
-    try mappedExtent(at: position) ?? attachedExtent(plan.index(of: position))
+    if let extent = mappedExtent(at: position) { return extent }
+    return try attachedExtent(plan.index(of: position))
   }
 
   /// The extent with this index for reading; nil while the publisher has not begun it.
@@ -101,7 +102,7 @@ final class BlobHandle: Sendable {
       let delivery = try session.connection.call(
         .attachExtent(ExtentRequest(generation: generation, index: index)), deadline: .standard)
       return try adopt(delivery, index: index)
-    } catch where error.code == .rangeOutOfBounds {
+    } catch  where error.code == .rangeOutOfBounds {
       extents.withLock { $0.askedAt[index] = version }
       return nil
     }

@@ -206,6 +206,7 @@ extension Publisher {
       let extent = try handle.grownExtent(at: range.lowerBound)
       let lent = range.clamped(to: extent.range)
       if handle.grant.order == .any { _ = try enter(lent, skippingCovered: false) }
+      extent.touch(lent)
       state.isLent = true
       return Loan(self, extent, lent)
     }

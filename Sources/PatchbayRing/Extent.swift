@@ -21,6 +21,8 @@ import Synchronization
 
   private let words: SharedWords
   private let map: WrittenMap?
+  /// Data offset up to which an appending publisher need not care for untouched pages.
+  private let touchedEnd: Atomic<Int>
 
   /// Maps a ring. The descriptor may be closed afterwards.
   /// - Throws: `protocolViolation`, `corrupt`, `inputOutput`.
@@ -38,6 +40,10 @@ import Synchronization
         descriptor, byteCount: geometry.objectByteCount, isWritable: isWritable,
         what: "ring \(ringID)"))
     map = geometry.hasMap ? WrittenMap(words, geometry) : nil
+    // A ring that was used before has all its pages.
+    let isFresh = isWritable && useNumber == 1
+    touchedEnd = Atomic(isFresh ? 0 : Int.max)
+    if isFresh && map == nil { words.mapping.keepFile(descriptor) }
   }
 
   // MARK: Tag
@@ -127,8 +133,48 @@ import Synchronization
 
   /// Copies bytes to their place; they are uncovered until they are covered.
   package func copyIn(_ bytes: Span<UInt8>, at position: Int) {
+    if writeThrough(bytes, at: position) { return }
+    touch(position..<position + bytes.count)
     let target = unsafe writableBytes(position..<position + bytes.count)
     unsafe bytes.withUnsafeBytes { unsafe target.copyMemory(from: $0) }
+  }
+
+  /// Writes a long piece of a fresh ring without a map through its file, see `SharedMapping.write`.
+  /// A ring with a map has many writers at once, which the file would line up: they copy.
+  private func writeThrough(_ bytes: Span<UInt8>, at position: Int) -> Bool {
+    let offset = position - range.lowerBound
+    // relaxed: a figure of the one thread that appends.
+    guard map == nil, bytes.count >= RingGeometry.page, touchedEnd.load(ordering: .relaxed) < .max
+    else { return false }
+    precondition(range.contains(position) && bytes.count <= range.upperBound - position)
+    return unsafe bytes.withUnsafeBytes {
+      unsafe words.mapping.write($0, at: geometry.dataOffset + offset)
+    }
+  }
+
+  /// Gives a range that will be written its memory, in a fresh ring: a stretch at a time while
+  /// appending, else the range itself where it is long enough to pay.
+  package func touch(_ positions: Range<Int>) {
+    let offsets = positions.lowerBound - range.lowerBound..<positions.upperBound - range.lowerBound
+    // relaxed (here and below): a figure of the one thread that appends; with a map it stays 0.
+    let end = touchedEnd.load(ordering: .relaxed)
+    guard offsets.upperBound > end else { return }
+    guard map == nil else {
+      if offsets.count >= Self.longTouch { populate(offsets) }
+      return
+    }
+    let stretch = min(
+      max(offsets.upperBound, offsets.lowerBound + Self.longTouch), geometry.dataByteCount)
+    populate(offsets.lowerBound..<stretch)
+    touchedEnd.store(stretch, ordering: .relaxed)
+  }
+
+  /// As many bytes as are touched at once: few enough not to hold up a message noticeably.
+  private static let longTouch = 64 * 1024
+
+  private func populate(_ offsets: Range<Int>) {
+    words.mapping.populate(
+      geometry.dataOffset + offsets.lowerBound..<geometry.dataOffset + offsets.upperBound)
   }
 
   /// Covers a range that has been copied in, in a ring with a map. Any thread or process of the
@@ -152,6 +198,8 @@ import Synchronization
     // bytes are uncovered; after it they are covered for good.
     unsafe words.word64(Int(PB_RING_FRONTIER_AT)).pointee.store(
       UInt64(position - range.lowerBound), ordering: .releasing)
+    // A full ring is written no more, by nobody.
+    if position == range.upperBound { words.mapping.forgetFile() }
   }
 
   private func addToHint(_ byteCount: Int) {
