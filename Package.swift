@@ -43,6 +43,7 @@ let package = Package(
   products: [
     .library(name: "Patchbay", targets: ["Patchbay"]),
     .library(name: "PatchbayBroker", targets: ["PatchbayBroker"]),
+    .executable(name: "patchbay", targets: ["PatchbayCLI"]),
     .executable(name: "patchbay-load", targets: ["PatchbayLoad"]),
   ],
   dependencies: [
@@ -75,6 +76,9 @@ let package = Package(
     // Level 4: the embeddable broker, the command, the load tool, small programs.
     room("PatchbayBroker", "PatchbayLoop", "Patchbay", "PatchbaySystem", "PatchbayTypes", logging),
     program(
+      "PatchbayCLI", "PatchbayBroker", "Patchbay", "PatchbayWire", "PatchbaySystem",
+      "PatchbayText", "CLZ4", arguments, logging),
+    program(
       "PatchbayLoad", "PatchbayBroker", "Patchbay", "PatchbaySystem", "PatchbayText", "CFloor",
       "PatchbayTypes", arguments, histogram, logging),
     program(
@@ -93,16 +97,21 @@ let package = Package(
       "PatchbayRingTests", "PatchbayRing", "PatchbayLayout", "CPatchbayLayout", "PatchbaySystem",
       "PatchbayTypes", "PatchbayTestSupport", "patchbay-peer"),
     tests(
+      "PatchbayWireTests", "PatchbayWire", "PatchbayLayout", "CPatchbayLayout", "PatchbayTypes",
+      "PatchbayTestSupport"),
+    tests(
       "PatchbayLedgerTests", "PatchbayLedger", "PatchbayWire", "PatchbayLayout", "PatchbayTypes"),
     tests(
       "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayRing",
       "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes",
       logging),
+    tests("PatchbayCLITests", "PatchbayCLI", "PatchbayTypes"),
     tests("PatchbayLoadTests", "PatchbayLoad", "CFloor", "PatchbayText"),
+    tests("PatchbayClientTests", "Patchbay", "PatchbayBroker", "PatchbayTestSupport"),
     tests("PatchbayHouseTests", "PatchbayTestSupport"),
     tests(
       "PatchbayProcessTests", "PatchbayTestSupport", "PatchbaySystem", "PatchbayWire",
-      "PatchbayTypes", "patchbay-peer"),
+      "PatchbayTypes", "PatchbayCLI", "patchbay-peer"),
   ],
   swiftLanguageModes: [.v6]
 )

@@ -97,12 +97,14 @@ final class BlobHandle: Sendable {
     if let extent = mappedExtent(index) { return extent }
     // The version is read before the question, so a grant in between changes it and is asked for.
     let version = entry?.extentVersion ?? 0
-    guard extents.withLock({ $0.askedAt[index] != version }) else { return nil }
+    guard index < Int(UInt32.max), extents.withLock({ $0.askedAt[index] != version }) else {
+      return nil
+    }
     do throws(PatchbayError) {
       let delivery = try session.connection.call(
         .attachExtent(ExtentRequest(generation: generation, index: index)), deadline: .standard)
       return try adopt(delivery, index: index)
-    } catch  where error.code == .rangeOutOfBounds {
+    } catch where error.code == .rangeOutOfBounds {
       extents.withLock { $0.askedAt[index] = version }
       return nil
     }
@@ -112,9 +114,19 @@ final class BlobHandle: Sendable {
   func grownExtent(at position: Int) throws(PatchbayError) -> Extent {
     if let extent = mappedExtent(at: position) { return extent }
     let index = plan.index(of: position)
+    try checkIndex(index)
     let delivery = try session.connection.call(
       .grow(GrowRequest(blob: grant.blob, index: index)), deadline: .standard)
     return try adopt(delivery, index: index)
+  }
+
+  /// Extents are numbered by 32 bits on the wire.
+  private func checkIndex(_ index: Int) throws(PatchbayError) {
+    guard index < Int(UInt32.max) else {
+      throw PatchbayError(
+        .rangeOutOfBounds,
+        "The blob \(key) would need an extent \(index); create it with larger extents.")
+    }
   }
 
   private func adopt(_ delivery: Delivery, index: Int) throws(PatchbayError) -> Extent {

@@ -210,7 +210,8 @@ final class Connection: Sendable {
   /// Takes one packet and hands it on; false when there is none.
   private func receiveOne() throws(PatchbayError) -> Bool {
     do throws(PatchbayError) {
-      switch try socket.receive(byteLimit: Frame.byteLimit, descriptorLimit: 4) {
+      switch try socket.receive(
+        byteLimit: Frame.byteLimit, descriptorLimit: Frame.descriptorLimit) {
       case .wouldBlock: return false
       case .hungUp: throw hungUp
       case .packet(let packet, let descriptors):

@@ -171,7 +171,7 @@ extension Publisher {
     }
     for range in ranges {
       forEachMappedExtent(range) { $0.cover($1) }
-      inFlight.leave(range)
+      inFlight.leave(range, coveredTo: range.upperBound)
     }
   }
 
@@ -219,7 +219,7 @@ extension Publisher {
       let filled = lent.lowerBound..<lent.lowerBound + count
       if handle.grant.order == .any {
         extent.cover(filled)
-        inFlight.leave(lent)
+        inFlight.leave(lent, coveredTo: filled.upperBound)
       } else if count > 0 {
         extent.coverPrefix(to: filled.upperBound)
       }

@@ -31,11 +31,13 @@ extension Publisher {
     }
     guard !range.isEmpty else { return 0 }
     let pieces = try enter(range, skippingCovered: skippingCovered)
-    defer { inFlight.leave(range) }
+    var coveredEnd = range.lowerBound
+    defer { inFlight.leave(range, coveredTo: coveredEnd) }
     for piece in pieces {
       try copyAndCover(
         bytes.extracting(piece.lowerBound - position..<piece.upperBound - position),
         at: piece.lowerBound)
+      coveredEnd = piece.upperBound
     }
     return pieces.reduce(0) { $0 + $1.count }
   }

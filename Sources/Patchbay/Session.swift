@@ -21,6 +21,12 @@ final class Session: Sendable {
       name: name)
     let delivery = try connection.call(.hello(hello), deadline: deadline)
     guard case .welcome(let welcome) = delivery.reply else { throw Self.unexpected(delivery.reply) }
+    guard welcome.version == Frame.protocolVersion else {
+      throw PatchbayError(
+        .versionMismatch,
+        "The broker chose protocol version \(welcome.version); this client speaks "
+          + "\(Frame.protocolVersion).")
+    }
     self.welcome = welcome
     table = try ClientTable(delivery.takeDescriptor())
   }

@@ -14,7 +14,7 @@ final class WritesInFlight: Sendable {
     var closed: PatchbayError?
     /// Threads that sleep, or are about to, until a range leaves: without one, no wake-up call.
     var waiterCount = 0
-    /// End of the highest range that ever entered.
+    /// End of the highest range that was ever covered.
     var highest = 0
   }
 
@@ -42,7 +42,6 @@ final class WritesInFlight: Sendable {
         }
         let admission = try admit()
         state.ranges.append(range)
-        state.highest = max(state.highest, range.upperBound)
         return admission
       }
       if let admitted { return admitted }
@@ -52,10 +51,12 @@ final class WritesInFlight: Sendable {
     }
   }
 
-  /// Takes a range out; its bytes are covered, or given up.
-  func leave(_ range: Range<Int>) {
+  /// Takes a range out.
+  /// - Parameter end: where the covered bytes of the range end; its start when it was given up.
+  func leave(_ range: Range<Int>, coveredTo end: Int) {
     let waiterMayExist = state.withLock { state in
       guard let index = state.ranges.firstIndex(of: range) else { return false }
+      if end > range.lowerBound { state.highest = max(state.highest, end) }
       state.ranges.swapAt(index, state.ranges.count - 1)
       state.ranges.removeLast()
       return state.waiterCount > 0
@@ -85,7 +86,7 @@ final class WritesInFlight: Sendable {
   /// Lets writes enter again, after a seal that was refused.
   func reopen() { state.withLock { $0.closed = nil } }
 
-  /// End of the highest range that was ever written.
+  /// End of the highest range that was ever covered.
   var highestEnd: Int { state.withLock { $0.highest } }
 
   /// Sleeps until a range leaves; the caller has counted itself among the waiters.

@@ -22,15 +22,21 @@ extension Ledger {
   func checkRoom(_ byteCount: Int, for what: String) throws(PatchbayError) {
     let (needed, overflow) = (usedByteCount - idleByteCount).addingReportingOverflow(byteCount)
     guard overflow || needed > limits.memoryByteCount else { return }
-    throw .noRoom(
-      for: what, byteCount: byteCount, used: usedByteCount, limit: limits.memoryByteCount,
-      held: ringByteCount + inlineByteCount - idleByteCount)
+    throw noRoom(byteCount, for: what)
   }
 
   /// Evicts until this much fits.
   mutating func makeRoom(_ byteCount: Int, for what: String) throws(PatchbayError) {
     try checkRoom(byteCount, for: what)
-    while usedByteCount + byteCount > limits.memoryByteCount, evictOne() {}
+    while usedByteCount + byteCount > limits.memoryByteCount {
+      guard evictOne() else { throw noRoom(byteCount, for: what) }
+    }
+  }
+
+  private func noRoom(_ byteCount: Int, for what: String) -> PatchbayError {
+    .noRoom(
+      for: what, byteCount: byteCount, used: usedByteCount, limit: limits.memoryByteCount,
+      held: ringByteCount + inlineByteCount - idleByteCount)
   }
 
   /// Makes room for one more blob in the catalog.

@@ -122,7 +122,8 @@ extension PatchbayError {
   static func journalFull(_ key: BlobKey) -> PatchbayError {
     PatchbayError(
       .noSpaceMemory,
-      "The broker's journal has no room for the blob \(key). Remove blobs, or make /dev/shm larger.")
+      "The broker's journal has no room for the blob \(key). Remove blobs, or make /dev/shm larger."
+    )
   }
 
   // MARK: Bounds
@@ -221,7 +222,8 @@ extension PatchbayError {
   ) -> PatchbayError {
     PatchbayError(
       .noSuchKey,
-      "The key \(key) is in its generation \(found), not \(wanted): what was meant is gone already.")
+      "The key \(key) is in its generation \(found), not \(wanted): what was meant is gone already."
+    )
   }
 
   static func notOpen(_ generation: Generation) -> PatchbayError {

@@ -48,7 +48,8 @@ enum RingLook {
     return .success(Coverage(coveredByteCount: covered, missing: gaps.ranges))
   }
 
-  /// A blob's description with the figures that only its rings know; zeros where they cannot be had.
+  /// A blob's description with the figures that only its rings know; zeros where they cannot be
+  /// had.
   static func fill(_ report: BlobReport, _ extents: [PlacedExtent]) -> BlobInfo {
     var info = report.info
     guard !extents.isEmpty else { return info }

@@ -156,7 +156,7 @@ import Synchronization
   /// appending, else the range itself where it is long enough to pay.
   package func touch(_ positions: Range<Int>) {
     let offsets = positions.lowerBound - range.lowerBound..<positions.upperBound - range.lowerBound
-    // relaxed (here and below): a figure of the one thread that appends; with a map it stays 0.
+    // relaxed: a figure of the one thread that appends; with a map it stays 0.
     let end = touchedEnd.load(ordering: .relaxed)
     guard offsets.upperBound > end else { return }
     guard map == nil else {
@@ -166,6 +166,7 @@ import Synchronization
     let stretch = min(
       max(offsets.upperBound, offsets.lowerBound + Self.longTouch), geometry.dataByteCount)
     populate(offsets.lowerBound..<stretch)
+    // relaxed: as above.
     touchedEnd.store(stretch, ordering: .relaxed)
   }
 

@@ -10,6 +10,7 @@
 // Every bit goes from 0 to 1 once within a use of the ring; there is no way back but the reset at
 // the start of the next use, which the tag guards.
 
+import CPatchbayLayout
 import PatchbayLayout
 import Synchronization
 
@@ -170,8 +171,8 @@ struct WrittenMap: WrittenMapWords, Sendable {
 
   /// Empties the map. Only while the ring's tag is invalid.
   func reset() {
-    guard let first = geometry.levelOffsets.last else { return }
-    // The data follows the map, so everything between is map.
+    // Header, map, data: everything between the first and the last is map.
+    let first = Int(PB_RING_HEADER_BYTES)
     unsafe words.bytes(first, geometry.dataOffset - first).initializeMemory(
       as: UInt8.self, repeating: 0)
   }

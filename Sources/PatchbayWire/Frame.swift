@@ -10,6 +10,7 @@ package struct Frame: Sendable, Hashable {
   package var request: UInt64
 
   package static let byteLimit = Int(PB_FRAME_LIMIT)
+  package static let descriptorLimit = Int(PB_DESCRIPTOR_LIMIT)
   package static let headerByteCount = Int(PB_FRAME_HEADER_BYTES)
   package static let protocolVersion = UInt16(PB_PROTOCOL_VERSION)
   package static let inlineByteLimit = Int(PB_INLINE_LIMIT)

@@ -33,7 +33,7 @@ extension Reply {
     case .extent(let extent): writer.put(extent)
     case .board(let board):
       writer.put(board.board)
-      writer.put(UInt32(board.entryCount))
+      writer.put(UInt32(clamping: board.entryCount))
     case .info(let info): writer.put(info)
     case .list(let page):
       writer.put(page.hasMore)
@@ -98,13 +98,13 @@ extension WireWriter {
     put(grant.entry)
     put(grant.inlineBytes != nil)
     if let inlineBytes = grant.inlineBytes { put(inlineBytes) }
-    put(UInt32(grant.extentEnd))
+    put(index: grant.extentEnd)
     put(grant.extent != nil)
     if let extent = grant.extent { put(extent) }
   }
 
   mutating func put(_ extent: ExtentGrant) {
-    put(UInt32(extent.index))
+    put(index: extent.index)
     put(extent.ringID)
     put(extent.useNumber)
     put(Int64(extent.dataByteCount))
@@ -123,8 +123,8 @@ extension WireWriter {
     put(info.order.rawValue)
     put(info.policy.rawValue)
     put(info.acknowledgement.rawValue)
-    put(UInt32(info.publisherCount))
-    put(UInt32(info.subscriberCount))
+    put(UInt32(clamping: info.publisherCount))
+    put(UInt32(clamping: info.subscriberCount))
     put(info.type)
     put(labels: info.labels)
     put(info.created.rawValue)

@@ -35,7 +35,7 @@ extension Request {
     case .create(let create): create.encode(&writer)
     case .grow(let grow):
       writer.put(grow.blob)
-      writer.put(UInt32(grow.index))
+      writer.put(index: grow.index)
     case .seal(let seal):
       writer.put(seal.blob)
       writer.put(Int64(seal.byteCount))
@@ -50,13 +50,13 @@ extension Request {
     case .cancel(let cancel): writer.put(cancel.request)
     case .attachExtent(let extent):
       writer.put(extent.generation.rawValue)
-      writer.put(UInt32(extent.index))
+      writer.put(index: extent.index)
     case .attachBoard(let board): writer.put(board.board)
     case .info(let info): writer.put(info.key)
     case .list(let list):
       writer.put(list.prefix)
       writer.put(list.after)
-      writer.put(UInt32(list.limit))
+      writer.put(UInt32(clamping: list.limit))
     case .remove(let remove):
       writer.put(remove.key)
       writer.put(remove.generation?.rawValue ?? 0)
@@ -161,6 +161,9 @@ extension WireWriter {
     put(blob.epoch)
   }
 
+  /// What is no index becomes the one number that no reader takes for one.
+  mutating func put(index: Int) { put(UInt32(clamping: index)) }
+
   mutating func put(labels: [BlobInfo.Label]) {
     put(list: labels) { writer, label in
       writer.put(label.name)
@@ -174,13 +177,14 @@ extension WireReader {
     BlobReference(generation: Generation(rawValue: try take()), epoch: try take())
   }
 
-  /// An extent's index: no plan within the position limit has more.
+  /// An extent's index, or one more than the highest: a ring's tag holds the index plus one in 32
+  /// bits, so the last number is no index.
   mutating func takeIndex() throws(PatchbayError) -> Int {
-    let index = Int(try take(UInt32.self))
-    guard index <= ExtentPlan.positionLimit / ExtentPlan.page else {
+    let index = try take(UInt32.self)
+    guard index != .max else {
       throw PatchbayError(.protocolViolation, "No blob can have an extent \(index).")
     }
-    return index
+    return Int(index)
   }
 
   mutating func takeLabels() throws(PatchbayError) -> [BlobInfo.Label] {

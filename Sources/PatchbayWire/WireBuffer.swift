@@ -117,8 +117,9 @@ package struct WireReader {
     return text
   }
 
+  /// A key of a wrong length is an `invalidKey`, too long or empty: a mistake to go on after.
   package mutating func takeKey() throws(PatchbayError) -> BlobKey {
-    try BlobKey(takeBlock(atMost: BlobKey.byteLimit, "a key"))
+    try BlobKey(takeBlock(atMost: Frame.byteLimit, "a key"))
   }
 
   package mutating func takePosition(_ what: String) throws(PatchbayError) -> Int {
@@ -144,7 +145,8 @@ package struct WireReader {
     let lower = try takePosition(what)
     let upper = try takePosition(what)
     guard lower <= upper else {
-      throw PatchbayError(.protocolViolation, "\(what) ends at \(upper), before its start \(lower).")
+      throw PatchbayError(
+        .protocolViolation, "\(what) ends at \(upper), before its start \(lower).")
     }
     return lower..<upper
   }

@@ -136,7 +136,8 @@ struct SimulatedModel {
       opened(session, number, grant, open)
     case (.done, .seal(let seal)):
       let generation = seal.blob.generation
-      demand(posted[generation] == .sealed, "\(generation) was confirmed before it was sealed")
+      let isSealed = posted[generation] == .sealed || records[generation]?.inlineBytes != nil
+      demand(isSealed, "\(generation) was confirmed before it was sealed")
       if let record = records[generation] {
         demand(record.info.state == .sealed, "a seal was confirmed before its record")
       }

@@ -2,9 +2,10 @@
 // that come late or never, a clock that jumps. Everything is drawn from one seed, and nothing is
 // taken from the order of a dictionary, so a run can be repeated.
 
-import PatchbayLedger
 import PatchbayTypes
 import PatchbayWire
+
+@testable import PatchbayLedger
 
 struct SimulatedWorld {
   private struct Client {
@@ -70,13 +71,15 @@ struct SimulatedWorld {
     trace += actions
     model.check(actions, after: event)
     follow(actions)
-    violation = model.violation ?? sumViolation
+    violation = model.violation ?? sumViolation ?? ledger.inconsistency
   }
 
   private var sumViolation: String? {
     let used = ledger.usedByteCount
     let certain = model.chargedByteCount(boardByteCount: Self.boardByteCount)
-    if used > Self.memory, !isBoardChargedTwice { return "\(used) bytes are used of \(Self.memory)" }
+    if used > Self.memory, !isBoardChargedTwice {
+      return "\(used) bytes are used of \(Self.memory)"
+    }
     if used < certain { return "\(used) bytes are charged, but \(certain) are there" }
     let hasGhosts = clients.contains { !$0.isConnected && !$0.isProcessGone }
     if !hasGhosts, used != certain { return "\(used) bytes are charged for \(certain)" }
@@ -142,7 +145,8 @@ struct SimulatedWorld {
   }
 
   private mutating func exit() {
-    guard let client = pick({ !$0.isProcessGone && (!$0.isConnected || $0.session.rawValue % 3 == 0) })
+    guard
+      let client = pick({ !$0.isProcessGone && (!$0.isConnected || $0.session.rawValue % 3 == 0) })
     else { return }
     clients[client].isConnected = false
     clients[client].isProcessGone = true
@@ -253,7 +257,8 @@ struct SimulatedWorld {
           key: randomKey(), waits: chance(1, in: 3), observes: chance(1, in: 6)))
     case 62..<66:
       .cancel(
-        CancelRequest(request: clients[client].numbers.suffix(9).randomElement(using: &generator) ?? 0))
+        CancelRequest(
+          request: clients[client].numbers.suffix(9).randomElement(using: &generator) ?? 0))
     case 66..<70:
       .attachExtent(ExtentRequest(generation: randomOpened(client), index: smallIndex()))
     case 70..<71: .attachBoard(BoardRequest(board: UInt32.random(in: 0..<6, using: &generator)))
@@ -262,7 +267,8 @@ struct SimulatedWorld {
     case 86..<88: .info(InfoRequest(key: randomKey()))
     case 88..<90: .list(ListRequest(prefix: [], after: [], limit: smallIndex()))
     case 90..<96:
-      .remove(RemoveRequest(key: randomKey(), generation: chance(1, in: 4) ? randomGeneration() : nil))
+      .remove(
+        RemoveRequest(key: randomKey(), generation: chance(1, in: 4) ? randomGeneration() : nil))
     case 96..<97: .statistics
     default: chance(1, in: 20) ? .hello(Rig.hello()) : .ping
     }
@@ -324,6 +330,7 @@ struct SimulatedWorld {
     if ledger.usedByteCount != model.overhead {
       return "\(ledger.usedByteCount - model.overhead) bytes remain charged"
     }
+    if !ledger.isBare { return "the ledger remembers what is gone" }
     return ledger.isDrained ? nil : "the ledger does not drain"
   }
 }

@@ -7,6 +7,8 @@ import Testing
 
 @Suite struct SimulationTests {
   private static let steps = 1500
+  /// Seeds that once found something wrong, in the ledger or in the model.
+  private static let provenSeeds: [UInt64] = [463_288_779_678_386_189, 4_071_790_631_270_389_158]
 
   private static func number(_ variable: String) -> UInt64? {
     guard let text = unsafe getenv(variable) else { return nil }
@@ -18,7 +20,7 @@ import Testing
   private static var seeds: [UInt64] {
     if let chosenSeed { return [chosenSeed] }
     let count = number("PATCHBAY_SEED_COUNT") ?? 1
-    return Array(1...24) + (0..<count).map { _ in UInt64.random(in: 0 ... .max) }
+    return provenSeeds + Array(1...24) + (0..<count).map { _ in UInt64.random(in: 0 ... .max) }
   }
 
   @Test(arguments: seeds)

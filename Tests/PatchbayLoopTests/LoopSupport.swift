@@ -165,6 +165,19 @@ final class RawClient {
     }
   }
 
+  /// A message if one is there: nil when none is, nil within when the broker hung up.
+  func receiveIfThere() throws -> Answer?? {
+    switch try socket.receive(byteLimit: Frame.byteLimit, descriptorLimit: 4) {
+    case .packet(let packet, let descriptors):
+      let frame = try Frame(parsing: packet)
+      return Answer(
+        number: frame.request, reply: try frame.decodeReply(packet),
+        descriptors: OpenDescriptors(descriptors))
+    case .hungUp: return .some(nil)
+    case .wouldBlock: return nil
+    }
+  }
+
   /// Sends a request and takes its reply.
   func call(_ request: Request) throws -> Answer {
     let number = try send(request)

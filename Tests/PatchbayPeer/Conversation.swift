@@ -13,22 +13,19 @@ final class Conversation {
   private var leases: [Lease] = []
 
   func run() {
-    setvbuf(stdoutPointer, nil, _IOLBF, 0)
     while let line = readLine() {
       let words = line.split(separator: " ").map(String.init)
       guard let verb = words.first else { continue }
       if verb == "exit" { return }
       do {
-        print("ok \(try perform(verb, Array(words.dropFirst())))")
+        say("ok \(try perform(verb, Array(words.dropFirst())))")
       } catch let error as PatchbayError {
-        print("error \(error.code) \(error.message) | \(error.cause ?? "")")
+        say("error \(error.code) \(error.message) | \(error.cause ?? "")")
       } catch {
-        print("error harness \(error)")
+        say("error harness \(error)")
       }
     }
   }
-
-  private var stdoutPointer: UnsafeMutablePointer<FILE>? { unsafe fdopen(1, "w") }
 
   private func perform(_ verb: String, _ words: [String]) throws -> String {
     switch verb {
@@ -308,7 +305,7 @@ final class Conversation {
         let bytes = try? subscriber.readFully(range)
         let isRight =
           bytes.map { firstWrong($0.span, subscriber.generation.rawValue, at: range.lowerBound) == nil }
-        print("range \(index) \(isRight == true ? "right" : "WRONG")")
+        say("range \(index) \(isRight == true ? "right" : "WRONG")")
       }
       waiterThreads.append(thread)
     }
@@ -316,4 +313,10 @@ final class Conversation {
   }
 
   private var waiterThreads: [TestThread] = []
+}
+
+/// Writes a line at once, whole: several threads speak.
+private func say(_ line: String) {
+  let bytes = Array((line + "\n").utf8)
+  _ = bytes.withUnsafeBytes { write(1, $0.baseAddress, $0.count) }
 }

@@ -31,7 +31,7 @@ struct BadInputRow {
     rows += try places(broker)
     rows += try scarcity()
     #expect(try broker.run(["ping"]).exitCode == 0, "the broker minds none of it")
-    #expect(try broker.stop() == [])
+    try broker.stop()
     try compare(rows)
   }
 
@@ -196,11 +196,11 @@ struct BadInputRow {
     let small = try runProgram("/usr/bin/unshare", ["-m", "bash", "-c", script])
     #expect(small.error.hasSuffix("fine"), "\(small.error)")
     let few = """
-      ulimit -n 24
+      ulimit -n 60
       export PATCHBAY_SOCKET=\(directory.path)/t
       \(patchbay) serve --memory 64MiB 2>/dev/null & broker=$!
       \(patchbay) ping --wait 20s >/dev/null
-      for i in $(seq 30); do sleep 1000 | \(patchbay) put k$i - 2>/dev/null & done
+      for i in $(seq 60); do sleep 1000 | \(patchbay) put k$i - 2>/dev/null & done
       for i in $(seq 2000); do
         \(patchbay) ping --json 2>error >/dev/null; code=$?
         [ $code -ne 0 ] && break

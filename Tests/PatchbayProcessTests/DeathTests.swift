@@ -32,7 +32,7 @@ import Testing
     try next.ask("append k 10")
     try next.ask("seal k")
     #expect(try reader.askForError("read k 10000 1").code == "abandoned")
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   /// Killed at many moments of a stream at full speed: never a wrong byte, never an end.
@@ -62,7 +62,7 @@ import Testing
       _ = try reader.ask("close k\(round)")
       _ = try broker.run(["rm", "k\(round)"])
     }
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   @Test func `fail gives its cause to every reader`() throws {
@@ -77,7 +77,7 @@ import Testing
     let error = try #require(throws: PeerError.self) { try reader.answer() }
     #expect(error.code == "blobFailed")
     #expect(error.cause == "upstream said 404")
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   @Test func `a dropped publisher has failed its blob`() throws {
@@ -88,7 +88,7 @@ import Testing
     try reader.ask("open k")
     try publisher.ask("drop k")
     #expect(try reader.askForError("read k 0 1").code == "abandoned")
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   @Test func `killed readers with views leave nothing behind`() throws {
@@ -111,7 +111,7 @@ import Testing
     try eventually("the broker is as it was") { try figures(broker) == before }
     #expect(try broker.run(["rm", "k"]).exitCode == 0)
     try eventually("its memory has come back") { try broker.statistic("rings") == 0 }
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   private struct Figures: Equatable {
@@ -153,7 +153,7 @@ import Testing
     try eventually("only the second life is left") {
       try broker.statistic("blobs") == 1 && broker.statistic("rings") <= 1
     }
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   @Test func `a stopped reader slows nobody`() throws {
@@ -172,7 +172,7 @@ import Testing
     #expect(try reader.answer() == "50000000")
     stopped.process.kill(SIGCONT)
     #expect(try stopped.answer() == "50000000")
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   @Test func `a waiting open is answered when its key appears`() throws {
@@ -183,7 +183,8 @@ import Testing
     try publisher.ask("publish later 10 any")
     #expect(try reader.answer().hasSuffix("open 10"))
     #expect(try reader.askForError("open never 30").code == "timedOut")
-    #expect(try broker.stop() == [])
+    try publisher.ask("drop later")
+    try broker.stop()
   }
 
   @Test func `a client of a killed broker is told, and nothing stays after the next start`() throws {

@@ -30,7 +30,7 @@ import Testing
     #expect(try late.ask("open k").hasSuffix("sealed \(length)"))
     #expect(try late.ask("stream k 0") == "\(length)")
     #expect(try late.ask("whole k") == "\(length)")
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   @Test(arguments: [1, 4095, 16_385, 1_000_003, 40_000_001])
@@ -83,7 +83,7 @@ import Testing
     try publisher.ask("seal k")
     #expect(try reader.answer() == "end")
     #expect(try reader.ask("whole k") == "0")
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   @Test func `a range can be read as soon as exactly that range is covered`() throws {
@@ -105,7 +105,8 @@ import Testing
       #expect(try reader.ask("try k \(at + count) 1") == "wouldBlock")
       at += count + 1 + 2 * Int.random(in: 0...2000, using: &random)
     }
-    #expect(try broker.stop() == [])
+    try publisher.ask("drop k")
+    try broker.stop()
   }
 
   @Test func `duplicate writes from several threads never change a covered byte`() throws {
@@ -119,7 +120,7 @@ import Testing
     #expect(try publisher.ask("missing k") == "")
     try publisher.ask("seal k")
     #expect(try reader.answer() == "300000")
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   @Test func `a write over covered bytes is refused and one that skips them fills the rest`() throws {
@@ -132,7 +133,7 @@ import Testing
     #expect(try publisher.askForError("seal k").code == "holesAtSeal")
     #expect(try publisher.ask("write k 0 1000 skip") == "950")
     try publisher.ask("seal k")
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   @Test func `batches become readable at their end, loans when committed`() throws {
@@ -151,7 +152,7 @@ import Testing
       try publisher.ask("seal \(order)")
       #expect(try reader.ask("stream \(order) 0") == "64407")
     }
-    #expect(try broker.stop() == [])
+    try broker.stop()
   }
 
   @Test func `200 waiters on 200 ranges are woken for their own`() throws {
@@ -173,14 +174,15 @@ import Testing
     let wakes = try broker.statistic("wakes")
     let needless = try broker.statistic("needlessWakes")
     print("200 waiters, one range written: \(wakes) woken, \(needless) of them needlessly")
-    #expect(wakes >= 1)
+    #expect(wakes >= 1 && wakes - needless == 1)
     #expect(needless * 16 <= 200)
     for index in 0..<200 where index != 77 { try publisher.ask("write k \(index * 100) 100") }
     var seen = Set<String>()
     for _ in 0..<199 { seen.insert(try reader.process.line()) }
     #expect(seen.count == 199 && seen.allSatisfy { $0.hasSuffix("right") })
     #expect(try broker.statistic("rescuedWaits") == 0)
-    #expect(try broker.stop() == [])
+    try publisher.ask("drop k")
+    try broker.stop()
   }
 
   /// Threads of a process that sleep in a futex.

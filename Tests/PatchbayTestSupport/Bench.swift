@@ -9,28 +9,33 @@ public final class BrokerProcess: Sendable {
   public let process: ChildProcess
   public let socket: String
   public let logPath: String
-  private let shmBefore: Set<String>
+  /// The number in the names of this broker's shared memory.
+  private let instance: String
 
   /// Starts `patchbay serve` and waits until it answers.
   /// - Parameter wrapper: a program and arguments to run it under.
   public init(memory: String = "1GiB", wrapper: [String] = []) throws {
-    shmBefore = sharedMemoryNames()
     directory = try TemporaryDirectory()
     socket = directory.file("control.sock")
     logPath = directory.file("log")
     let command =
       wrapper + [try program("patchbay"), "serve", "--socket", socket, "--memory", memory]
     process = try ChildProcess(command[0], Array(command.dropFirst()), errorPath: logPath)
-    try eventually("the broker answers") {
-      guard process.isRunning else { throw HarnessError("the broker ended: \(log)") }
-      return try run(["ping"]).exitCode == 0
+    try eventually("the broker answers") { [process, logPath, socket] in
+      guard process.isRunning else { 
+        throw HarnessError("the broker ended: \((try? readFile(logPath)) ?? "")")
+      }
+      return try runProgram("patchbay", ["ping", "--socket", socket]).exitCode == 0
     }
+    instance = try readFile(socket + ".lock").filter { $0.isHexDigit }
   }
 
   public var log: String { (try? readFile(logPath)) ?? "" }
 
-  /// The shared-memory objects that have come since this broker started.
-  public var objects: Set<String> { sharedMemoryNames().subtracting(shmBefore) }
+  /// This broker's named shared-memory objects.
+  public var objects: Set<String> {
+    Set(names(in: "/dev/shm").filter { $0.hasPrefix("patchbay-\(instance)-") })
+  }
 
   /// Runs the command against this broker to its end.
   public func run(_ arguments: [String], input: String = "") throws -> Outcome {
@@ -52,14 +57,16 @@ public final class BrokerProcess: Sendable {
     return peer
   }
 
-  /// Ends the broker and says what it left behind: shared memory, its socket.
-  public func stop() throws -> [String] {
+  /// Ends the broker and looks at what it left behind.
+  /// - Throws: when there is anything: shared memory, its socket, another exit code than 0.
+  public func stop() throws {
     process.kill(SIGTERM)
     let code = try process.waitForExit()
-    var left = sharedMemoryNames().subtracting(shmBefore).sorted()
+    var left = objects.sorted()
     if names(in: directory.path).contains("control.sock") { left.append("control.sock") }
-    if code != 0 { left.append("exit code \(code): \(log)") }
-    return left
+    guard code == 0, left.isEmpty else {
+      throw HarnessError("the broker ended with \(code) and left \(left): \(log)")
+    }
   }
 
   /// A number from `patchbay stats --json`.
@@ -118,7 +125,7 @@ public final class Peer: Sendable {
 
   /// The answer to the line told before: everything behind `ok `.
   /// - Throws: `PeerError` for an error.
-  public func answer(within seconds: Double = 60) throws -> String {
+  public func answer(within seconds: Double = 20) throws -> String {
     let line = try process.line(within: seconds)
     if line.hasPrefix("ok") { return String(line.dropFirst(3)) }
     throw PeerError(line)

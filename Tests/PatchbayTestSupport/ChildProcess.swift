@@ -105,7 +105,7 @@ public final class ChildProcess: Sendable {
 
   /// The next line of its standard output.
   /// - Throws: when none came within the watchdog's time, or the stream ended.
-  public func line(within seconds: Double = 60) throws -> String {
+  public func line(within seconds: Double = 20) throws -> String {
     let until = MonotonicTime.now.advanced(by: .seconds(seconds))
     while true {
       let line: String? = pending.withLock { bytes in
@@ -164,7 +164,7 @@ public final class ChildProcess: Sendable {
 /// Waits until a condition holds, looking every few milliseconds.
 /// - Throws: when it does not hold within the watchdog's time.
 public func eventually(
-  _ what: String, within seconds: Double = 60, _ condition: () throws -> Bool
+  _ what: String, within seconds: Double = 20, _ condition: () throws -> Bool
 ) throws {
   let until = MonotonicTime.now.advanced(by: .seconds(seconds))
   while try !condition() {

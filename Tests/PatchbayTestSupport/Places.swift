@@ -59,11 +59,6 @@ public func buildDirectory() throws -> String {
   throw HarnessError("the test bundle's directory is unknown")
 }
 
-/// Names of this user's shared-memory objects that belong to brokers.
-public func sharedMemoryNames() -> Set<String> {
-  Set(names(in: "/dev/shm").filter { $0.hasPrefix("patchbay-") })
-}
-
 /// How many descriptors a process has open.
 public func descriptorCount(of pid: Int32) -> Int { names(in: "/proc/\(pid)/fd").count }
 

@@ -72,7 +72,7 @@ enum {
 // touched: a bit per PB_PAGE of data: some bit of level 0 there has ever been set. Set before the
 // level-0 bit, so a clear bit spares the reader a page of level 0. A set bit on level k says that
 // all its 64^k bytes are covered, whatever the levels below say.
-#define PB_RING_MAGIC 0x474e495259415250ull
+#define PB_RING_MAGIC 0x474e495259414250ull  // "PBAYRING"
 enum {
   PB_MAP_FANOUT = 64,      // bits per word, and words of a level per word of the next
   PB_MAP_LEVEL_LIMIT = 8,  // 64^7 bytes are 4 TiB
@@ -132,7 +132,7 @@ enum {
 //
 //   0         4096
 //   | header  | bell 0 (64 B) | bell 1 | ...
-#define PB_BELLS_MAGIC 0x534c4c4542594150ull
+#define PB_BELLS_MAGIC 0x4c4c454259414250ull  // "PBAYBELL"
 typedef struct {
   // By subscribers (fetch-or, sequentially consistent) and by whoever rings (fetch-and, relaxed),
   // to whoever rings. Bit c: somebody waits for bytes of wake class c. A stale set bit costs one
@@ -164,7 +164,7 @@ enum {
 //
 //   0         4096
 //   | header  | entry 0 (256 B) | entry 1 | ...
-#define PB_BOARD_MAGIC 0x4452414f42594150ull
+#define PB_BOARD_MAGIC 0x44524f4259414250ull  // "PBAYBORD"
 enum {
   PB_BOARD_CAUSE_LIMIT = 192,
   PB_BOARD_ENTRY_COUNT = 4096,  // per board; a class that needs more gets another board
@@ -216,7 +216,7 @@ enum {
 //
 //   0         4096             8192 ...
 //   | header  | views (16 B)   | positions (64 B, for the windowed policies; zero for `keep`)
-#define PB_TABLE_MAGIC 0x454c424154594150ull
+#define PB_TABLE_MAGIC 0x4c42415459414250ull  // "PBAYTABL"
 enum {
   PB_TABLE_VIEW_COUNT = 256,
   PB_TABLE_POSITION_COUNT = 64,
@@ -265,7 +265,7 @@ enum {
 // writes the body (key, type, labels, extents, inline bytes, cause) into free granules first, then
 // the older copy of the record, which names the body by chunk, granule and checksum: so each change
 // is whole or absent whenever the broker dies. Free granules are those no valid record names.
-#define PB_JOURNAL_MAGIC 0x4c4e524a59415250ull
+#define PB_JOURNAL_MAGIC 0x4c4e524a59414250ull  // "PBAYJRNL"
 enum {
   PB_CHUNK_BYTES = 4 * 1024 * 1024,
   PB_CHUNK_RECORD_COUNT = 1024,

@@ -151,11 +151,11 @@ package final class Journal {
       record.body_byte_count = UInt32(bytes.count)
       record.body_checksum = JournalChecksum.of(bytes)
     }
-    // release: the body stands before the record that names it. Pairs with JOURNAL-SCAN.
+    // releasing (fence): the body stands before the record that names it. Pairs with JOURNAL-SCAN.
     atomicMemoryFence(ordering: .releasing)
     write(record, place, copy: copy)
-    // release: the record stands before the granules it no longer needs are reused. Pairs with
-    // JOURNAL-SCAN.
+    // releasing (fence): the record stands before the granules it no longer needs are reused. Pairs
+    // with JOURNAL-SCAN.
     atomicMemoryFence(ordering: .releasing)
     if let old = previous?.body { granules[old.chunk].release(old.granules) }
     standing[name] = Standing(place: place, newestCopy: copy, body: body)
@@ -177,10 +177,12 @@ package final class Journal {
     guard let old = standing.removeValue(forKey: name) else { return }
     let empty = pb_journal_record()
     write(empty, old.place, copy: 1 - old.newestCopy)
-    // release: the erasure stands before the copy that it overrules goes. Pairs with JOURNAL-SCAN.
+    // releasing (fence): the erasure stands before the copy that it overrules goes. Pairs with
+    // JOURNAL-SCAN.
     atomicMemoryFence(ordering: .releasing)
     write(empty, old.place, copy: old.newestCopy)
-    // release: no copy names the granules any more before they are reused. Pairs with JOURNAL-SCAN.
+    // releasing (fence): no copy names the granules any more before they are reused. Pairs with
+    // JOURNAL-SCAN.
     atomicMemoryFence(ordering: .releasing)
     if let body = old.body { granules[body.chunk].release(body.granules) }
     freePlaces.append(old.place)

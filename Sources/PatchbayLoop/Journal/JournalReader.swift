@@ -31,7 +31,8 @@ package enum JournalReader {
   package static func scan(
     _ chunks: [[UInt8]], shape: JournalShape = .standard
   ) throws(PatchbayError) -> JournalContents {
-    // acquire: whatever a record names was written before the record. Pairs with JOURNAL-SCAN.
+    // acquiring (fence): whatever a record names was written before the record. Pairs with
+    // JOURNAL-SCAN.
     atomicMemoryFence(ordering: .acquiring)
     var contents = JournalContents(instance: 0)
     for (index, chunk) in chunks.enumerated() {

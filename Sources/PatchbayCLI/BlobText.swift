@@ -1,0 +1,81 @@
+// A blob's description as JSON and as lines for people. The JSON names are a contract.
+
+import Patchbay
+
+extension BlobInfo {
+  /// Everything `info --json` and `ls --json` have.
+  var json: JSONFields {
+    var fields = JSONFields()
+    fields.append(key: key)
+    fields["generation"] = .unsigned(generation.rawValue)
+    fields["state"] = .string("\(state)")
+    fields["length"] = .optional(byteCount)
+    fields["frontier"] = .integer(frontier)
+    fields["coveredBytes"] = .integer(coveredByteCount)
+    fields["residentBytes"] = .integer(residentByteCount)
+    fields["spilledBytes"] = .integer(spilledByteCount)
+    fields["policy"] = .string(policy.word)
+    fields["ack"] = .string("\(acknowledgement)")
+    fields["publisherCount"] = .integer(publisherCount)
+    fields["subscriberCount"] = .integer(subscriberCount)
+    fields["type"] = .string(type)
+    fields["labels"] = .object(JSONFields(labels.map { ($0.name, .string($0.value)) }))
+    fields["digest"] = .null
+    fields["created"] = .string(Shown.time(created))
+    fields["modified"] = .string(Shown.time(modified))
+    fields["lastRead"] = .optional(lastRead.map(Shown.time))
+    fields["expires"] = .null
+    fields["pinned"] = .boolean(isPinned)
+    fields["cache"] = .boolean(isCache)
+    fields["owner"] = .integer(Int(access.uid))
+    fields["mode"] = .string(octalMode)
+    fields["cause"] = .optional(cause)
+    return fields
+  }
+
+  /// Permission bits as `put --mode` takes them.
+  var octalMode: String {
+    let digits = String(access.mode, radix: 8)
+    return String(repeating: "0", count: max(0, 4 - digits.count)) + digits
+  }
+
+  /// What `info` prints.
+  var lines: [String] {
+    var pairs = [
+      ("key", key.description), ("state", state == .failed ? failure : "\(state)"),
+      ("length", byteCount.map(Self.exact) ?? "not known yet"),
+      ("covered", Self.exact(coveredByteCount)), ("frontier", Self.exact(frontier)),
+      ("memory", Shown.bytes(residentByteCount)),
+      ("written", order == .any ? "in any order" : "from the start to the end"),
+      ("publishers", "\(publisherCount)"), ("subscribers", "\(subscriberCount)"),
+    ]
+    if !type.isEmpty { pairs.append(("type", type)) }
+    pairs += labels.map { ("label", "\($0.name)=\($0.value)") }
+    pairs += [
+      ("created", Shown.time(created)), ("modified", Shown.time(modified)),
+      ("last read", lastRead.map(Shown.time) ?? "never"),
+      ("owner", "user \(access.uid), group \(access.gid), mode \(octalMode)"),
+      ("generation", "\(generation)"),
+    ]
+    return aligned(pairs.map { (name: $0.0, value: $0.1) })
+  }
+
+  private var failure: String {
+    cause.map { $0.isEmpty ? "failed" : "failed: \($0)" } ?? "failed"
+  }
+
+  private static func exact(_ count: Int) -> String {
+    count < 1024 ? "\(count) B" : "\(count) B (\(Shown.bytes(count)))"
+  }
+}
+
+extension FlowPolicy {
+  /// As the command spells it.
+  var word: String {
+    switch self {
+    case .keep: "keep"
+    case .backpressure: "backpressure"
+    case .dropOldest: "drop-oldest"
+    }
+  }
+}

@@ -1,0 +1,169 @@
+// Sizes, durations, positions and the like: from what people type, and into what they read.
+
+import ArgumentParser
+import Glibc
+import Patchbay
+
+/// Reading arguments. Each throws a `ValidationError` whose text says what would be right.
+enum Typed {
+  private static let sizeUnits: [(suffix: String, factor: Int)] = [
+    ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("B", 1), ("", 1),
+  ]
+
+  /// `4096`, `64KiB`, `1.5GiB`: whole bytes in the end.
+  static func size(_ text: String) throws -> Int {
+    for (suffix, factor) in sizeUnits where text.hasSuffix(suffix) {
+      guard let value = scaled(text.dropLast(suffix.count), by: factor) else { break }
+      return value
+    }
+    throw ValidationError("A size is a number of bytes, or one with KiB, MiB, GiB or TiB: 64KiB.")
+  }
+
+  /// The same, but at least one byte.
+  static func positiveSize(_ text: String) throws -> Int {
+    let size = try size(text)
+    guard size > 0 else { throw ValidationError("This size must be at least one byte.") }
+    return size
+  }
+
+  private static let durationUnits: [(suffix: String, nanoseconds: Int)] = [
+    ("ms", 1_000_000), ("s", 1_000_000_000), ("m", 60_000_000_000),
+    ("h", 3_600_000_000_000),
+  ]
+
+  /// `250ms`, `10s`, `1.5m`, `2h`.
+  static func duration(_ text: String) throws -> Duration {
+    for (suffix, nanoseconds) in durationUnits where text.hasSuffix(suffix) {
+      guard let value = scaled(text.dropLast(suffix.count), by: nanoseconds) else { break }
+      return .nanoseconds(value)
+    }
+    throw ValidationError("A duration is a number with ms, s, m or h: 250ms, 10s, 5m.")
+  }
+
+  /// Decimal digits, at most one point between digits, times a factor; nil unless the product is
+  /// whole and fits.
+  private static func scaled(_ text: Substring, by factor: Int) -> Int? {
+    let parts = text.split(separator: ".", maxSplits: 1, omittingEmptySubsequences: false)
+    guard let whole = digits(parts[0]) else { return nil }
+    let (product, overflow) = whole.multipliedReportingOverflow(by: factor)
+    guard !overflow else { return nil }
+    guard parts.count == 2 else { return product }
+    guard let extra = fraction(parts[1], of: factor) else { return nil }
+    let (sum, sumOverflow) = product.addingReportingOverflow(extra)
+    return sumOverflow ? nil : sum
+  }
+
+  private static func fraction(_ text: Substring, of factor: Int) -> Int? {
+    guard text.count <= 9, let value = digits(text) else { return nil }
+    let power = (0..<text.count).reduce(1) { power, _ in power * 10 }
+    let (high, low) = factor.multipliedFullWidth(by: value)
+    let (quotient, remainder) = power.dividingFullWidth((high, low))
+    return remainder == 0 ? quotient : nil
+  }
+
+  private static func digits(_ text: Substring) -> Int? {
+    guard !text.isEmpty, text.utf8.allSatisfy({ (48...57).contains($0) }) else { return nil }
+    return Int(text)
+  }
+
+  /// A key, with `%XX` for one byte.
+  static func key(_ text: String) throws -> BlobKey {
+    do {
+      return try BlobKey(percentEncoded: text)
+    } catch {
+      throw ValidationError(error.message)
+    }
+  }
+
+  /// Permission bits in octal.
+  static func mode(_ text: String) throws -> UInt16 {
+    guard let mode = UInt16(text, radix: 8), mode <= 0o777 else {
+      throw ValidationError("A mode is octal permission bits, 0600 to 0777.")
+    }
+    return mode
+  }
+
+  /// `NAME=VALUE`; the value may be empty and may contain more equals signs.
+  static func label(_ text: String) throws -> BlobInfo.Label {
+    guard let equals = text.firstIndex(of: "="), equals != text.startIndex else {
+      throw ValidationError("A label is NAME=VALUE.")
+    }
+    return BlobInfo.Label(
+      name: String(text[..<equals]), value: String(text[text.index(after: equals)...]))
+  }
+}
+
+/// Writing figures for people.
+enum Shown {
+  private static let units = ["B", "KiB", "MiB", "GiB", "TiB"]
+
+  /// `512 B`, `64.0 KiB`, `1.25 GiB`: four digits at most.
+  static func bytes(_ count: some BinaryInteger) -> String {
+    var value = Double(count)
+    var unit = 0
+    while value >= 1023.95, unit < units.count - 1 {
+      value /= 1024
+      unit += 1
+    }
+    guard unit > 0 else { return "\(count) B" }
+    return "\(fixed(value, value < 9.995 ? 2 : 1)) \(units[unit])"
+  }
+
+  /// A number with so many digits behind the point.
+  static func fixed(_ value: Double, _ digits: Int) -> String {
+    let power = (0..<digits).reduce(1.0) { power, _ in power * 10 }
+    let scaled = Int((value * power).rounded())
+    guard digits > 0 else { return String(scaled) }
+    let text = String(scaled.magnitude)
+    let padded = String(repeating: "0", count: max(0, digits + 1 - text.count)) + text
+    return (scaled < 0 ? "-" : "") + padded.dropLast(digits) + "." + padded.suffix(digits)
+  }
+
+  /// Whole percent, never 100 before all is there.
+  static func percent(_ part: Int, of whole: Int) -> String {
+    guard whole > 0, part < whole else { return "100 %" }
+    return "\(min(99, Int(Double(part) / Double(whole) * 100))) %"
+  }
+
+  static func rate(_ byteCount: Int, in duration: Duration) -> String {
+    let seconds = max(1e-9, Double(duration.wholeNanoseconds) / 1e9)
+    return "\(bytes(Int(min(Double(byteCount) / seconds, 1e15))))/s"
+  }
+
+  /// RFC 3339 in UTC with milliseconds.
+  static func time(_ time: WallTime) -> String {
+    let (seconds, nanosecond) = floored(time.rawValue, by: 1_000_000_000)
+    let (days, second) = floored(seconds, by: 86400)
+    let (year, month, day) = civil(daysSince1970: days)
+    let part = nanosecond / 1_000_000
+    let date = "\(padded(year, 4))-\(padded(month, 2))-\(padded(day, 2))"
+    let clock =
+      "\(padded(second / 3600, 2)):\(padded(second / 60 % 60, 2)):\(padded(second % 60, 2))"
+    return "\(date)T\(clock).\(padded(part, 3))Z"
+  }
+
+  /// Quotient and a remainder that is not negative.
+  private static func floored(_ value: Int64, by divisor: Int64) -> (Int64, Int64) {
+    let (quotient, remainder) = value.quotientAndRemainder(dividingBy: divisor)
+    return remainder < 0 ? (quotient - 1, remainder + divisor) : (quotient, remainder)
+  }
+
+  /// The Gregorian date of a day, by Howard Hinnant's `civil_from_days`
+  /// (howardhinnant.github.io/date_algorithms.html); right from the year 0 on.
+  private static func civil(daysSince1970 days: Int64) -> (year: Int64, month: Int64, day: Int64) {
+    let shifted = days + 719_468
+    let era = shifted / 146_097
+    let dayOfEra = shifted % 146_097
+    let yearOfEra = (dayOfEra - dayOfEra / 1460 + dayOfEra / 36_524 - dayOfEra / 146_096) / 365
+    let dayOfYear = dayOfEra - (365 * yearOfEra + yearOfEra / 4 - yearOfEra / 100)
+    let marchMonth = (5 * dayOfYear + 2) / 153
+    let month = marchMonth < 10 ? marchMonth + 3 : marchMonth - 9
+    let year = yearOfEra + era * 400 + (month <= 2 ? 1 : 0)
+    return (year, month, dayOfYear - (153 * marchMonth + 2) / 5 + 1)
+  }
+
+  private static func padded(_ number: Int64, _ width: Int) -> String {
+    let text = String(number)
+    return String(repeating: "0", count: max(0, width - text.count)) + text
+  }
+}

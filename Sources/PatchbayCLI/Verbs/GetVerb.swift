@@ -1,0 +1,105 @@
+// `patchbay get`: a blob, or a part of it, into a file that appears only when it is complete.
+
+import ArgumentParser
+import Glibc
+import Patchbay
+
+struct GetVerb: Verb {
+  static let configuration = CommandConfiguration(
+    commandName: "get",
+    abstract: "Copies a blob into a file as it is being written.",
+    discussion: """
+      The bytes go to FILE.part.<pid> beside the file, which is renamed over it when complete and \
+      removed when that fails. With --json it prints what it did, also how far the blob was when \
+      reading began (attachedState, frontierAtAttach, coveredAtAttach).
+
+      Example: patchbay get models/v7 weights.bin --wait-for 1m
+
+      Exits with 0 complete; 64 usage; 66 no such key; 69 no broker; 74 the file cannot be \
+      written; 75 time-out; 79 the blob failed, or was abandoned or removed; 130 interrupted; 143 \
+      terminated.
+      """)
+
+  @OptionGroup var common: CommonOptions
+
+  @Argument(help: "The key.", transform: Typed.key)
+  var key: BlobKey
+
+  @Argument(help: "The file to make, or -: standard output.")
+  var file: String
+
+  @Option(
+    help: ArgumentHelp("The position of the first byte to copy.", valueName: "position"),
+    transform: Typed.size)
+  var from = 0
+
+  @Option(
+    help: ArgumentHelp(
+      "Copies so many bytes, fewer where the blob ends before.", valueName: "size"),
+    transform: Typed.size)
+  var count: Int?
+
+  @OptionGroup var reading: ReadingOptions
+
+  func perform() throws {
+    let client = try common.connect()
+    try Failure.about(key) {
+      let subscriber = try reading.open(key, client)
+      let started = ContinuousClock.now
+      let standing = try Standing(of: subscriber, client)
+      let byteCount =
+        file == "-"
+        ? try copyToStandardOutput(subscriber)
+        : try PartialFile.fill(file) { (file) throws(PatchbayError) in
+          try copy(subscriber, to: file.rawValue)
+        }
+      try report(subscriber, standing, byteCount, ContinuousClock.now - started)
+    }
+  }
+
+  private func copyToStandardOutput(_ subscriber: Subscriber) throws(PatchbayError) -> Int {
+    do throws(PatchbayError) {
+      return try copy(subscriber, to: STDOUT_FILENO)
+    } catch {
+      throw error.ofOutput("standard output")
+    }
+  }
+
+  private func copy(_ subscriber: Subscriber, to descriptor: Int32) throws(PatchbayError) -> Int {
+    let isAlone = file != "-" || StandardOutput.isRegularFile
+    var progress = Progress("\(key)", quiet: common.quiet || !isAlone)
+    do throws(PatchbayError) {
+      let byteCount = try subscriber.copy(
+        to: descriptor, from: from, byteCount: count, deadline: reading.deadline
+      ) { progress.update($0, of: wanted(of: subscriber.byteCount)) }
+      progress.finish(byteCount, of: wanted(of: subscriber.byteCount))
+      return byteCount
+    } catch {
+      progress.clear()
+      throw error
+    }
+  }
+
+  private func wanted(of byteCount: Int?) -> Int? {
+    guard let byteCount else { return count }
+    return min(count ?? .max, max(0, byteCount - from))
+  }
+
+  /// One object; on standard error when the bytes are on standard output.
+  private func report(
+    _ subscriber: Subscriber, _ standing: Standing, _ byteCount: Int, _ duration: Duration
+  ) throws {
+    guard common.json else { return }
+    var fields = JSONFields()
+    fields.append(key: key)
+    fields["generation"] = .unsigned(subscriber.generation.rawValue)
+    fields["byteCount"] = .integer(byteCount)
+    fields["from"] = .integer(from)
+    fields["attachedState"] = .string("\(standing.state)")
+    fields["frontierAtAttach"] = .integer(standing.frontier)
+    fields["coveredAtAttach"] = .integer(standing.coveredByteCount)
+    fields["seconds"] = .seconds(duration)
+    let line = JSON.object(fields).text
+    if file == "-" { StandardError.write(line + "\n") } else { try StandardOutput.line(line) }
+  }
+}

@@ -1,0 +1,54 @@
+// `patchbay stats`: the broker's counters.
+
+import ArgumentParser
+import Patchbay
+
+struct StatsVerb: Verb {
+  static let configuration = CommandConfiguration(
+    commandName: "stats",
+    abstract: "Shows the broker's counters.",
+    discussion: """
+      Example: patchbay stats --json
+
+      Exits with 0; 64 usage; 69 no broker.
+      """)
+
+  @OptionGroup var common: CommonOptions
+
+  func perform() throws {
+    let statistics = try common.connect().statistics()
+    if common.json {
+      try StandardOutput.line(JSON.object(statistics.json).text)
+    } else {
+      try StandardOutput.write(statistics.lines.map { $0 + "\n" }.joined())
+    }
+  }
+}
+
+extension BrokerStatistics {
+  /// The names are a contract.
+  var json: JSONFields {
+    JSONFields([
+      ("blobs", .unsigned(blobCount)), ("memoryBytes", .unsigned(memoryByteCount)),
+      ("memoryLimit", .unsigned(memoryLimit)), ("poolBytes", .unsigned(poolByteCount)),
+      ("spoolBytes", .unsigned(spoolByteCount)), ("spoolLimit", .unsigned(spoolLimit)),
+      ("clients", .unsigned(clientCount)), ("rings", .unsigned(ringCount)),
+      ("spills", .unsigned(spillCount)), ("restores", .unsigned(restoreCount)),
+      ("evictions", .unsigned(evictionCount)), ("wakes", .unsigned(wakeCount)),
+      ("needlessWakes", .unsigned(needlessWakeCount)),
+      ("rescuedWaits", .unsigned(rescuedWaitCount)), ("uptimeSeconds", .seconds(uptime)),
+    ])
+  }
+
+  var lines: [String] {
+    aligned([
+      ("blobs", "\(blobCount)"),
+      ("memory", "\(Shown.bytes(memoryByteCount)) of \(Shown.bytes(memoryLimit))"),
+      ("of it, pool", Shown.bytes(poolByteCount)), ("rings", "\(ringCount)"),
+      ("clients", "\(clientCount)"), ("evictions", "\(evictionCount)"),
+      ("wakes", "\(wakeCount), \(needlessWakeCount) of them needless"),
+      ("rescued waits", "\(rescuedWaitCount)"),
+      ("uptime", "\(uptime.components.seconds) s"),
+    ])
+  }
+}

@@ -1,0 +1,31 @@
+// A broker inside the test's own process, and clients of it.
+
+import Glibc
+import Patchbay
+import PatchbayBroker
+import PatchbayTestSupport
+
+/// Runs a closure with an embedded broker and a client of it; the broker has drained afterwards.
+func withBroker(
+  memory: Int = 256 << 20, _ body: (Broker, PatchbayClient) throws -> Void
+) throws {
+  let directory = try TemporaryDirectory()
+  try Broker.withBroker(
+    BrokerConfiguration(socketPath: directory.file("s"), memoryLimit: memory)
+  ) { broker in
+    try body(broker, try broker.makeClient())
+  }
+}
+
+/// The code of the `PatchbayError` that a closure throws; nil when it throws none.
+func code(of body: () throws -> Void) -> PatchbayError.Code? {
+  do {
+    try body()
+    return nil
+  } catch {
+    return (error as? PatchbayError)?.code
+  }
+}
+
+/// Bytes that differ from place to place.
+func pattern(_ range: Range<Int>) -> [UInt8] { oracleBytes(1, range) }

@@ -1,0 +1,170 @@
+// What a publisher may expect of each of its calls.
+
+import Patchbay
+import PatchbayTestSupport
+import Testing
+
+@Suite struct PublisherTests {
+  @Test func `a closure that returns has sealed, one that throws has failed with its cause`() throws {
+    struct Upstream: Error {}
+    try withBroker { _, client in
+      try client.withPublisher("good") { try $0.append([1, 2, 3]) }
+      #expect(try client.info("good").state == .sealed)
+      let reader = try client.publisher("other")
+      reader.close()
+      #expect(throws: Upstream.self) {
+        try client.withPublisher("bad") { blob in
+          try blob.append([1])
+          throw Upstream()
+        }
+      }
+      let info = try client.info("bad")
+      #expect(info.state == .failed && info.causeCode == .blobFailed)
+      #expect(info.cause?.contains("Upstream") == true)
+      #expect(code { _ = try client.open("bad") } == .blobFailed)
+    }
+  }
+
+  @Test func `missing ranges come in pieces and are none when all is written`() throws {
+    try withBroker { _, client in
+      try client.withPublisher("k", BlobOptions(byteCount: 10_000)) { blob in
+        try blob.write(pattern(3000..<4000), at: 3000)
+        let all = try blob.missing()
+        #expect(all == [0..<3000, 4000..<10_000])
+        let pieces = try blob.missing(inPiecesOf: 2500)
+        #expect(pieces == [0..<2500, 2500..<3000, 4000..<6500, 6500..<9000, 9000..<10_000])
+        for piece in pieces.shuffled() { try blob.write(pattern(piece), at: piece.lowerBound) }
+        let none = try blob.missing()
+        #expect(none == [])
+      }
+    }
+  }
+
+  @Test func `an append that expects another position is refused with the true one`() throws {
+    try withBroker { _, client in
+      for order in WriteOrder.allCases {
+        let publisher = try client.publisher(
+          BlobKey("k\(order)"), BlobOptions(order: order))
+        try publisher.append([1, 2, 3], expecting: 0)
+        for (expected, code) in [(2, PatchbayError.Code.rangeOverlap), (4, .rangeOutOfBounds)] {
+          do throws(PatchbayError) {
+            try publisher.append([4], expecting: expected)
+            Issue.record("appended")
+          } catch {
+            #expect(error.code == code && error.resumePosition == 3)
+          }
+        }
+        try publisher.append([4], expecting: 3)
+        try publisher.seal()
+        #expect(try client.open(BlobKey("k\(order)")).readFully(0..<4) == [1, 2, 3, 4])
+      }
+    }
+  }
+
+  @Test func `a seal with a hole leaves the blob open for the rest`() throws {
+    try withBroker { _, client in
+      let publisher = try client.publisher("k", BlobOptions(byteCount: 5000))
+      try publisher.write(pattern(0..<100), at: 0)
+      try publisher.write(pattern(200..<4999), at: 200)
+      do throws(PatchbayError) {
+        try publisher.seal()
+        Issue.record("sealed")
+      } catch {
+        #expect(error.code == .holesAtSeal && error.missing == [100..<200, 4999..<5000])
+      }
+      try publisher.write(pattern(0..<5000), at: 0, skippingCovered: true)
+      try publisher.seal()
+      #expect(code { try publisher.append([1]) } == .closed)
+      #expect(code { try publisher.seal() } == .closed)
+      #expect(try client.open("k").readFully(0..<5000) == pattern(0..<5000))
+    }
+  }
+
+  @Test func `an appended blob that is short is not sealed`() throws {
+    try withBroker { _, client in
+      let publisher = try client.publisher("k", BlobOptions(byteCount: 50_000, order: .appendOnly))
+      try publisher.append(pattern(0..<49_999))
+      #expect(code { try publisher.seal() } == .lengthMismatch)
+      #expect(code { try publisher.append([1, 2]) } == .rangeOutOfBounds)
+      try publisher.append(pattern(49_999..<50_000))
+      try publisher.seal()
+      #expect(code { try client.publisher("k").close() } == .keyExists)
+    }
+  }
+
+  @Test func `a dropped loan has appended nothing`() throws {
+    try withBroker { _, client in
+      for order in WriteOrder.allCases {
+        let publisher = try client.publisher(BlobKey("k\(order)"), BlobOptions(order: order))
+        try publisher.append([9])
+        do {
+          var loan = try publisher.loan(byteCount: 100)
+          loan.withBytes { $0[0] = 77 }
+          #expect(code { try publisher.append([1]) } == .rangeOverlap)
+          #expect(code { try publisher.seal() } == .rangeOverlap)
+        }
+        try publisher.append([8])
+        try publisher.seal()
+        #expect(try client.open(BlobKey("k\(order)")).readFully(0..<2) == [9, 8])
+      }
+    }
+  }
+
+  @Test func `a batch becomes readable at its end, also when its closure throws`() throws {
+    struct Stop: Error {}
+    try withBroker { _, client in
+      let publisher = try client.publisher("k", BlobOptions(order: .appendOnly))
+      let reader = try client.open("k")
+      #expect(throws: Stop.self) {
+        try publisher.withBatch {
+          try publisher.append([1, 2, 3])
+          #expect(code { _ = try reader.read(upTo: 9, at: 0, deadline: .after(.zero)) } == .timedOut)
+          throw Stop()
+        }
+      }
+      #expect(try reader.read(upTo: 9, at: 0) == [1, 2, 3])
+      try publisher.seal()
+    }
+  }
+
+  @Test func `replacing a blob leaves its readers on the old life`() throws {
+    try withBroker { _, client in
+      try client.publish(pattern(0..<100_000), as: "k")
+      let old = try client.open("k")
+      try client.publish([7], as: "k", BlobOptions(replaces: true))
+      #expect(try client.open("k").readFully(0..<1) == [7])
+      #expect(try old.readFully(0..<100_000) == pattern(0..<100_000))
+    }
+  }
+
+  @Test func `listings come in pages in the order of keys`() throws {
+    try withBroker { _, client in
+      for index in 0..<30 { try client.publish([1], as: try BlobKey("page/\(index)")) }
+      try client.publish([1], as: "other")
+      var seen: [BlobKey] = []
+      var last: BlobKey?
+      while true {
+        let page = try client.list(prefix: Array("page/".utf8), after: last, limit: 7)
+        seen += page.blobs.map(\.key)
+        last = page.blobs.last?.key
+        if !page.hasMore { break }
+      }
+      #expect(seen.count == 30 && seen == seen.sorted())
+      #expect(try client.exists("other"))
+      try client.remove("other")
+      #expect(try !client.exists("other"))
+      #expect(code { try client.remove("other") } == .noSuchKey)
+    }
+  }
+
+  @Test func `what a blob was given comes back in its description`() throws {
+    try withBroker { _, client in
+      let label = BlobInfo.Label(name: "origin", value: "here")
+      try client.publish(
+        [1, 2, 3], as: "k", BlobOptions(mode: 0o640, type: "text/plain", labels: [label]))
+      let info = try client.info("k")
+      #expect(info.type == "text/plain" && info.labels == [label] && info.access.mode == 0o640)
+      #expect(info.byteCount == 3 && info.state == .sealed && info.coveredByteCount == 3)
+    }
+  }
+}

@@ -1,0 +1,62 @@
+// The ledger's kept counts against what they count: each is derived again, the slow way.
+
+import PatchbayTypes
+
+@testable import PatchbayLedger
+
+extension Ledger {
+  /// The first kept figure that is not what it should be; nil while all are.
+  var inconsistency: String? {
+    for (generation, blob) in blobs {
+      if let wrong = inconsistency(of: blob) { return "blob \(generation): \(wrong)" }
+    }
+    for (session, kept) in sessions {
+      let handles = kept.handles.values.reduce(0) {
+        $0 + ($1.publishes ? 1 : 0) + $1.readers.count + $1.observers.count
+      }
+      if kept.phase != .ghost, kept.handleCount != handles + kept.asked.count {
+        return "\(session) counts \(kept.handleCount) of \(handles) handles"
+      }
+    }
+    let idle = blobs.values.reduce(0) { $0 + ($1.isIdle ? $1.residentByteCount : 0) }
+    let ringBytes = rings.values.reduce(0) { $0 + $1.byteCount }
+    let inlineBytes = blobs.values.reduce(0) { $0 + ($1.inlineBytes?.count ?? 0) }
+    let askers = blobs.values.reduce(0) { $0 + $1.askers.count }
+    let parked = parkedOpens.values.reduce(0) { $0 + $1.count }
+    let figures = [
+      ("idle bytes", idleByteCount, idle), ("ring bytes", ringByteCount, ringBytes),
+      ("inline bytes", inlineByteCount, inlineBytes), ("askers", askerCount, askers),
+      ("parked opens", parkedCount, parked),
+      ("open blobs", openBlobCount, blobs.values.count { $0.state == .open }),
+      ("names", catalog.count, blobs.values.count { $0.isBorn && $0.isNamed }),
+      ("owners", owners.count, blobs.values.count { $0.isNamed }),
+    ]
+    return figures.first { $0.1 != $0.2 }.map { "\($0.0): kept \($0.1), counted \($0.2)" }
+  }
+
+  private func inconsistency(of blob: Blob) -> String? {
+    let generation = blob.origin.generation
+    let ringBytes = (blob.extents.map(\.ring) + blob.pendingExtents.values).reduce(0) {
+      $0 + (rings[$1]?.byteCount ?? 0)
+    }
+    if blob.residentByteCount != ringBytes + (blob.inlineBytes?.count ?? 0) {
+      return "\(blob.residentByteCount) resident bytes of \(ringBytes)"
+    }
+    let handles = sessions.values.compactMap { $0.handles[generation] }
+    if blob.readerCount != handles.reduce(0, { $0 + $1.readers.count }) { return "readers" }
+    if blob.observerCount != handles.reduce(0, { $0 + $1.observers.count }) { return "observers" }
+    if handles.count(where: \.publishes) != (blob.publisher == nil ? 0 : 1) { return "publishers" }
+    if blob.ghostCount != sessions.values.count(where: { $0.haunted.contains(generation) }) {
+      return "ghosts"
+    }
+    if (blob.state == .open) != (blob.publisher != nil) { return "open without a publisher" }
+    return blob.isIdle && !blob.isQueued ? "idle but not queued" : nil
+  }
+
+  /// Whether nothing is left of any blob or client but the last.
+  var isBare: Bool {
+    blobs.isEmpty && owners.isEmpty && rings.isEmpty && inspections.isEmpty
+      && parkedOpens.isEmpty && sessions.count == 1 && ghosts.isEmpty && connectionCount == 1
+      && accessClasses.values.allSatisfy { $0.waiting.isEmpty && $0.pendingBoard == nil }
+  }
+}

@@ -1,0 +1,85 @@
+// The life-cycle table: the documentation's against the code's, and the code's against the ledger.
+
+import Foundation
+import PatchbayLedger
+import PatchbayTypes
+import PatchbayWire
+import Testing
+
+@Suite struct LifeCycleTests {
+  private static let page = URL(filePath: #filePath)
+    .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
+    .appending(path: "Sources/Patchbay/Patchbay.docc/LifeCycle.md")
+
+  @Test func `the documentation's table is the ledger's`() throws {
+    let text = try String(contentsOf: Self.page, encoding: .utf8)
+    let rows = text.split(separator: "\n").filter { $0.hasPrefix("|") }.map(String.init)
+    let head = "| step | " + LifeCycle.states.map { "\($0)" }.joined(separator: " | ") + " |"
+    let rule = "|" + String(repeating: "---|", count: LifeCycle.states.count + 1)
+    let body = LifeCycle.Step.allCases.map { step in
+      let outcomes = LifeCycle.states.map { LifeCycle.outcome(of: step, in: $0).description }
+      return "| \(step.rawValue) | " + outcomes.joined(separator: " | ") + " |"
+    }
+    #expect(rows == [head, rule] + body)
+  }
+
+  @Test func `no step leads from an end back to open or from one end to the other`() {
+    for step in LifeCycle.Step.allCases {
+      for state in [BlobState.sealed, .failed, .gone] {
+        if case .becomes(let next) = LifeCycle.outcome(of: step, in: state) {
+          #expect(next == .gone, "\(step) in \(state)")
+        }
+      }
+    }
+  }
+
+  @Test(arguments: LifeCycle.Step.allCases, LifeCycle.states)
+  func `the ledger does what the table says`(step: LifeCycle.Step, state: BlobState) throws {
+    // Eviction and the loss of a publisher are no requests; other tests provoke them.
+    guard step != .memoryShort, step != .publisherLost else { return }
+    var rig = Rig()
+    let publisher = rig.connect()
+    let reader = rig.connect()
+    let blob = try need(rig.create(publisher, "k") { $0.byteCount = 10 })
+    if state != .gone { _ = rig.open(reader, "k") }
+    switch state {
+    case .sealed: rig.ask(publisher, .seal(SealRequest(blob: blob.blob, byteCount: 10)))
+    case .failed: rig.ask(publisher, .fail(FailRequest(blob: blob.blob, cause: "x")))
+    case .gone:
+      rig.ask(publisher, .abandon(blob.blob))
+      rig.ask(publisher, .remove(RemoveRequest(key: "k", generation: nil)))
+    case .open, .suspended: break
+    }
+    let isReaders = step == .attachExtent || step == .close
+    let reply = rig.ask(isReaders ? reader : publisher, Self.request(step, blob))
+    let after = rig.info(publisher, "k")
+    switch LifeCycle.outcome(of: step, in: state) {
+    case .stays where state == .gone: #expect(after == nil)
+    case .stays: #expect(after?.state == state && reply?.error == nil)
+    case .becomes(.gone): #expect(after == nil && reply == .done)
+    case .becomes(let next): #expect(after?.state == next && reply == .done)
+    case .begins: #expect(after?.generation != blob.blob.generation && reply?.grant != nil)
+    case .refused(let code): #expect(reply?.code == code)
+    case .refusedWithCause: #expect(reply?.error?.cause == "x")
+    }
+  }
+
+  private static func request(_ step: LifeCycle.Step, _ blob: BlobGrant) -> Request {
+    var create = CreateRequest(key: "k")
+    create.replaces = step == .createReplacing
+    return switch step {
+    case .create, .createReplacing: .create(create)
+    case .grow: .grow(GrowRequest(blob: blob.blob, index: 0))
+    case .seal: .seal(SealRequest(blob: blob.blob, byteCount: 10))
+    case .fail: .fail(FailRequest(blob: blob.blob, cause: "x"))
+    case .abandon: .abandon(blob.blob)
+    case .open: .open(OpenRequest(key: "k", waits: false, observes: false))
+    case .observe: .open(OpenRequest(key: "k", waits: false, observes: true))
+    case .attachExtent:
+      .attachExtent(ExtentRequest(generation: blob.blob.generation, index: 0))
+    case .close: .close(blob.reader)
+    case .remove: .remove(RemoveRequest(key: "k", generation: nil))
+    case .publisherLost, .memoryShort: .ping
+    }
+  }
+}

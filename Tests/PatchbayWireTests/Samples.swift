@@ -1,0 +1,337 @@
+// One or more messages of every kind: ordinary ones, whose bytes the golden file holds, and extreme
+// ones, at the bounds of every field.
+
+import PatchbayTypes
+import PatchbayWire
+import Testing
+
+/// A message and the number it travels under.
+struct Sample<Message: Hashable & Sendable>: Sendable, CustomTestStringConvertible {
+  let name: String
+  let number: UInt64
+  let message: Message
+
+  init(_ name: String, _ number: UInt64, _ message: Message) {
+    self.name = name
+    self.number = number
+    self.message = message
+  }
+
+  var testDescription: String { name }
+}
+
+/// A part of a sample: one that is refused is a mistake of this file.
+private func right<Part>(_ make: () throws(PatchbayError) -> Part) -> Part {
+  do throws(PatchbayError) {
+    return try make()
+  } catch {
+    preconditionFailure(error.message)
+  }
+}
+
+private let reference = BlobReference(
+  generation: Generation(rawValue: 0x0102_0304_0506_0708), epoch: 0x0a0b0c)
+private let readers = BlobReference(generation: Generation(rawValue: 7), epoch: 0)
+private let key: BlobKey = "demo/a"
+
+/// What the golden bytes were made of.
+enum Golden {
+  static let requests: [Sample<Request>] = [
+    Sample(
+      "hello", 1,
+      .hello(Hello(oldestVersion: 1, newestVersion: 1, token: .none, name: "example"))),
+    Sample(
+      "hello, returning", 1,
+      .hello(
+        Hello(
+          oldestVersion: 1, newestVersion: 2,
+          token: Token(high: 0x1112_1314_1516_1718, low: 0x2122_2324_2526_2728), name: "é"))),
+    Sample("create", 2, .create(CreateRequest(key: key))),
+    Sample("create, inline", 2, .create(inlineCreate)),
+    Sample("create, every field", 3, .create(fullCreate)),
+    Sample("grow", 4, .grow(GrowRequest(blob: reference, index: 3))),
+    Sample("seal", 5, .seal(SealRequest(blob: reference, byteCount: 1_000_000))),
+    Sample("fail", 6, .fail(FailRequest(blob: reference, cause: "no input"))),
+    Sample("abandon", 7, .abandon(reference)),
+    Sample("open", 3, .open(OpenRequest(key: key, waits: false, observes: false))),
+    Sample("open, waiting", 8, .open(OpenRequest(key: key, waits: true, observes: false))),
+    Sample("open, observing", 9, .open(OpenRequest(key: key, waits: false, observes: true))),
+    Sample("cancel", 10, .cancel(CancelRequest(request: 8))),
+    Sample(
+      "attachExtent", 11,
+      .attachExtent(ExtentRequest(generation: reference.generation, index: 2))),
+    Sample("attachBoard", 12, .attachBoard(BoardRequest(board: 5))),
+    Sample("close", 13, .close(readers)),
+    Sample("info", 14, .info(InfoRequest(key: key))),
+    Sample(
+      "list", 15,
+      .list(ListRequest(prefix: Array("demo/".utf8), after: Array("demo/a".utf8), limit: 100))),
+    Sample("remove", 16, .remove(RemoveRequest(key: key, generation: nil))),
+    Sample(
+      "remove, one generation", 17,
+      .remove(RemoveRequest(key: key, generation: Generation(rawValue: 9)))),
+    Sample("statistics", 18, .statistics),
+    Sample("ping", 19, .ping),
+  ]
+
+  static let replies: [Sample<Reply>] = [
+    Sample("failure", 4, .failure(PatchbayError(.noSuchKey, "No blob has the key demo/a."))),
+    Sample(
+      "failure, every field", 5,
+      .failure(
+        PatchbayError(
+          .holesAtSeal, "Holes.", cause: "because", resumePosition: 4096,
+          missing: [0..<64, 128..<1_000_000], systemErrno: 28))),
+    Sample(
+      "welcome", 1,
+      .welcome(
+        Welcome(
+          version: 1, clientID: 42,
+          token: Token(high: 0x1112_1314_1516_1719, low: 0x2122_2324_2526_2728),
+          instance: 0x3132_3334_3536_3738, brokerProcess: 4242))),
+    Sample("created", 3, .created(createdGrant)),
+    Sample("created, inline", 2, .created(inlineGrant(epoch: 1, bytes: nil))),
+    Sample("extent", 4, .extent(secondExtent)),
+    Sample("done", 5, .done),
+    Sample("opened", 3, .opened(openedGrant)),
+    Sample("opened, inline", 8, .opened(inlineGrant(epoch: 0, bytes: Array("hello".utf8)))),
+    Sample("board", 12, .board(BoardGrant(board: 5, entryCount: 4096))),
+    Sample("info", 14, .info(sealedInfo)),
+    Sample("info, failed", 14, .info(failedInfo)),
+    Sample("list", 15, .list(ListPage(blobs: [sealedInfo, failedInfo], hasMore: true))),
+    Sample("list, empty", 15, .list(ListPage(blobs: [], hasMore: false))),
+    Sample("statistics", 18, .statistics(statistics)),
+    Sample("pong", 19, .pong),
+  ]
+
+  private static var inlineCreate: CreateRequest {
+    var create = CreateRequest(key: key)
+    create.byteCount = 5
+    create.type = "text/plain"
+    create.inlineBytes = Array("hello".utf8)
+    return create
+  }
+
+  private static var fullCreate: CreateRequest {
+    var create = CreateRequest(key: key)
+    create.byteCount = 0x0001_0203_0405
+    create.order = .appendOnly
+    create.policy = .dropOldest
+    create.acknowledgement = .durable
+    create.mode = 0o640
+    create.replaces = true
+    create.isCache = true
+    create.firstExtent = 65536
+    create.extentLimit = 1 << 20
+    create.type = "text/plain"
+    create.labels = [
+      BlobInfo.Label(name: "unit", value: "m"), BlobInfo.Label(name: "", value: "ü"),
+    ]
+    create.inlineBytes = []
+    return create
+  }
+
+  private static var createdGrant: BlobGrant {
+    BlobGrant(
+      blob: reference, state: .open, byteCount: nil, order: .any, plan: plan(65536, 1 << 26),
+      wakeClasses: shift(12), board: 5, entry: 17,
+      extent: ExtentGrant(
+        index: 0, ringID: 0x5152_5354_5556_5758, useNumber: 1, dataByteCount: 65536,
+        beginsUse: true))
+  }
+
+  private static var openedGrant: BlobGrant {
+    BlobGrant(
+      blob: readers, state: .sealed, byteCount: 10000, order: .appendOnly,
+      plan: plan(12288, 12288), wakeClasses: shift(8), board: 5, entry: 18, extentEnd: 1,
+      extent: ExtentGrant(
+        index: 0, ringID: 9, useNumber: 1, dataByteCount: 12288, beginsUse: false))
+  }
+
+  private static func inlineGrant(epoch: UInt32, bytes: [UInt8]?) -> BlobGrant {
+    BlobGrant(
+      blob: BlobReference(generation: Generation(rawValue: 6), epoch: epoch), state: .sealed,
+      byteCount: 5, order: .any, plan: plan(4096, 4096), wakeClasses: shift(6), board: 0, entry: 0,
+      inlineBytes: bytes)
+  }
+
+  private static let secondExtent = ExtentGrant(
+    index: 1, ringID: 0x5152_5354_5556_5759, useNumber: 1, dataByteCount: 131072, beginsUse: true)
+
+  private static let sealedInfo = info(state: .sealed, byteCount: 10000) { info in
+    info.labels = [BlobInfo.Label(name: "unit", value: "m")]
+    info.lastRead = WallTime(rawValue: 1_700_000_000_000_000_003)
+    info.isCache = true
+  }
+
+  private static let failedInfo = info(state: .failed, byteCount: nil) { info in
+    info.isPinned = true
+    info.causeCode = .abandoned
+    info.cause = "its publisher ended"
+  }
+
+  private static func info(
+    state: BlobState, byteCount: Int?, _ change: (inout BlobInfo) -> Void
+  ) -> BlobInfo {
+    var info = BlobInfo(
+      key: key, generation: Generation(rawValue: 7), state: state, byteCount: byteCount,
+      frontier: 10001, coveredByteCount: 10002, residentByteCount: 20480, spilledByteCount: 3,
+      order: .appendOnly, policy: .keep, acknowledgement: .visible, publisherCount: 1,
+      subscriberCount: 2, type: "text/plain", labels: [],
+      created: WallTime(rawValue: 1_700_000_000_000_000_001),
+      modified: WallTime(rawValue: 1_700_000_000_000_000_002), lastRead: nil, isCache: false,
+      isPinned: false, access: Access(uid: 1000, gid: 100, mode: 0o600), causeCode: nil, cause: nil)
+    change(&info)
+    return info
+  }
+
+  private static var statistics: BrokerStatistics {
+    var statistics = BrokerStatistics()
+    for (index, counter) in BrokerStatistics.counters.enumerated() {
+      statistics[keyPath: counter.path] = UInt64(index + 1)
+    }
+    statistics.uptime = .nanoseconds(3_000_000_007)
+    return statistics
+  }
+
+  static func plan(_ first: Int, _ limit: Int) -> ExtentPlan {
+    right { () throws(PatchbayError) in try ExtentPlan(first: first, limit: limit) }
+  }
+
+  static func shift(_ shift: UInt8) -> WakeClasses {
+    right { () throws(PatchbayError) in try WakeClasses(shift: shift) }
+  }
+}
+
+/// Messages at the bounds of their fields.
+enum Extreme {
+  private static let top = ExtentPlan.positionLimit
+  private static let highest = BlobReference(generation: Generation(rawValue: .max), epoch: .max)
+  private static let longKey = right { () throws(PatchbayError) in
+    try BlobKey([UInt8](repeating: 0xff, count: BlobKey.byteLimit))
+  }
+  private static let page = ExtentPlan.page
+  private static let lastIndex = Int(UInt32.max) - 1
+
+  private static func text(_ count: Int) -> String { String(repeating: "x", count: count) }
+
+  private static let labels = [BlobInfo.Label](
+    repeating: BlobInfo.Label(name: text(WireLimit.labelPart), value: text(WireLimit.labelPart)),
+    count: WireLimit.labelCount)
+
+  static let requests: [Sample<Request>] = [
+    Sample(
+      "hello", .max,
+      .hello(
+        Hello(
+          oldestVersion: 0, newestVersion: .max, token: Token(high: .max, low: .max),
+          name: text(WireLimit.name)))),
+    Sample("create", .max, .create(create)),
+    Sample("grow", .max, .grow(GrowRequest(blob: highest, index: lastIndex))),
+    Sample("seal", .max, .seal(SealRequest(blob: highest, byteCount: top))),
+    Sample("seal of nothing", 1, .seal(SealRequest(blob: highest, byteCount: 0))),
+    Sample("fail", .max, .fail(FailRequest(blob: highest, cause: text(WireLimit.cause)))),
+    Sample("abandon", .max, .abandon(highest)),
+    Sample("open", .max, .open(OpenRequest(key: longKey, waits: true, observes: true))),
+    Sample("cancel", .max, .cancel(CancelRequest(request: .max))),
+    Sample(
+      "attachExtent", .max,
+      .attachExtent(ExtentRequest(generation: highest.generation, index: lastIndex))),
+    Sample("attachBoard", .max, .attachBoard(BoardRequest(board: .max))),
+    Sample("close", .max, .close(highest)),
+    Sample("info", .max, .info(InfoRequest(key: longKey))),
+    Sample(
+      "list", .max,
+      .list(
+        ListRequest(prefix: longKey.bytes, after: longKey.bytes, limit: Int(UInt32.max)))),
+    Sample("list of all", 1, .list(ListRequest(prefix: [], after: [], limit: 0))),
+    Sample("remove", .max, .remove(RemoveRequest(key: longKey, generation: highest.generation))),
+    Sample("statistics", .max, .statistics),
+    Sample("ping", .max, .ping),
+  ]
+
+  private static var create: CreateRequest {
+    var create = CreateRequest(key: longKey)
+    create.byteCount = top
+    create.mode = .max
+    create.firstExtent = top
+    create.extentLimit = top
+    create.type = text(WireLimit.type)
+    create.labels = labels
+    create.inlineBytes = [UInt8](repeating: 0xee, count: Frame.inlineByteLimit)
+    return create
+  }
+
+  static let replies: [Sample<Reply>] = [
+    Sample(
+      "failure", .max,
+      .failure(
+        PatchbayError(
+          PatchbayError.Code(rawValue: .max), text(WireLimit.message), cause: text(WireLimit.cause),
+          resumePosition: top, missing: [Range<Int>](repeating: 0..<top, count: WireLimit.missing),
+          systemErrno: .min))),
+    Sample("failure of nothing", 0, .failure(PatchbayError(.noBroker, "", cause: ""))),
+    Sample(
+      "welcome", .max,
+      .welcome(
+        Welcome(
+          version: .max, clientID: .max, token: Token(high: .max, low: .max), instance: .max,
+          brokerProcess: .min))),
+    Sample("created", .max, .created(grant)),
+    Sample("extent", .max, .extent(extent)),
+    Sample("done", .max, .done),
+    Sample("opened", .max, .opened(grant)),
+    Sample("board", .max, .board(BoardGrant(board: .max, entryCount: Int(UInt32.max)))),
+    Sample("info", .max, .info(info)),
+    Sample("list", .max, .list(ListPage(blobs: [info, info, info], hasMore: true))),
+    Sample(
+      "list of most", .max,
+      .list(
+        ListPage(
+          blobs: [BlobInfo](repeating: smallInfo, count: WireLimit.pageEntries),
+          hasMore: false))),
+    Sample("statistics", .max, .statistics(statistics)),
+    Sample("pong", .max, .pong),
+  ]
+
+  private static var grant: BlobGrant {
+    BlobGrant(
+      blob: highest, state: .gone, byteCount: top, order: .appendOnly, plan: Golden.plan(page, top),
+      wakeClasses: Golden.shift(30), board: .max, entry: .max,
+      inlineBytes: [UInt8](repeating: 0xee, count: Frame.inlineByteLimit), extentEnd: lastIndex,
+      extent: extent)
+  }
+
+  private static var extent: ExtentGrant {
+    ExtentGrant(
+      index: lastIndex, ringID: .max, useNumber: .max, dataByteCount: top, beginsUse: true)
+  }
+
+  private static var info: BlobInfo {
+    BlobInfo(
+      key: longKey, generation: highest.generation, state: .gone, byteCount: top, frontier: top,
+      coveredByteCount: top, residentByteCount: top, spilledByteCount: top, order: .appendOnly,
+      policy: .dropOldest, acknowledgement: .durable, publisherCount: Int(UInt32.max),
+      subscriberCount: Int(UInt32.max), type: text(WireLimit.type), labels: labels,
+      created: WallTime(rawValue: .min), modified: WallTime(rawValue: .max),
+      lastRead: WallTime(rawValue: -1), isCache: true, isPinned: true,
+      access: Access(uid: .max, gid: .max, mode: .max),
+      causeCode: PatchbayError.Code(rawValue: .max), cause: text(WireLimit.cause))
+  }
+
+  private static var smallInfo: BlobInfo {
+    var small = info
+    small.key = "k"
+    small.type = ""
+    small.labels = []
+    small.cause = nil
+    return small
+  }
+
+  private static var statistics: BrokerStatistics {
+    var statistics = BrokerStatistics()
+    for counter in BrokerStatistics.counters { statistics[keyPath: counter.path] = .max }
+    statistics.uptime = .nanoseconds(Int64.max)
+    return statistics
+  }
+}
