@@ -352,16 +352,3 @@ int pb_exclude_from_fork(void *address, size_t byte_count) {
 int pb_populate_for_writing(void *address, size_t byte_count) {
   return madvise(address, byte_count, MADV_POPULATE_WRITE) == 0 ? 0 : -errno;
 }
-
-int pb_write_at(int descriptor, const void *bytes, size_t byte_count, int64_t position) {
-  const char *at = bytes;
-  while (byte_count > 0) {
-    ssize_t put = pwrite(descriptor, at, byte_count, (off_t)position);
-    if (put < 0 && errno == EINTR) continue;
-    if (put <= 0) return put < 0 ? -errno : -EIO;
-    at += put;
-    position += put;
-    byte_count -= (size_t)put;
-  }
-  return 0;
-}

@@ -41,9 +41,7 @@ import Synchronization
         what: "ring \(ringID)"))
     map = geometry.hasMap ? WrittenMap(words, geometry) : nil
     // A ring that was used before has all its pages.
-    let isFresh = isWritable && useNumber == 1
-    touchedEnd = Atomic(isFresh ? 0 : Int.max)
-    if isFresh && map == nil { words.mapping.keepFile(descriptor) }
+    touchedEnd = Atomic(isWritable && useNumber == 1 ? 0 : Int.max)
   }
 
   // MARK: Tag
@@ -133,23 +131,9 @@ import Synchronization
 
   /// Copies bytes to their place; they are uncovered until they are covered.
   package func copyIn(_ bytes: Span<UInt8>, at position: Int) {
-    if writeThrough(bytes, at: position) { return }
     touch(position..<position + bytes.count)
     let target = unsafe writableBytes(position..<position + bytes.count)
     unsafe bytes.withUnsafeBytes { unsafe target.copyMemory(from: $0) }
-  }
-
-  /// Writes a long piece of a fresh ring without a map through its file, see `SharedMapping.write`.
-  /// A ring with a map has many writers at once, which the file would line up: they copy.
-  private func writeThrough(_ bytes: Span<UInt8>, at position: Int) -> Bool {
-    let offset = position - range.lowerBound
-    // relaxed: a figure of the one thread that appends.
-    guard map == nil, bytes.count >= RingGeometry.page, touchedEnd.load(ordering: .relaxed) < .max
-    else { return false }
-    precondition(range.contains(position) && bytes.count <= range.upperBound - position)
-    return unsafe bytes.withUnsafeBytes {
-      unsafe words.mapping.write($0, at: geometry.dataOffset + offset)
-    }
   }
 
   /// Gives a range that will be written its memory, in a fresh ring: a stretch at a time while
@@ -199,8 +183,6 @@ import Synchronization
     // bytes are uncovered; after it they are covered for good.
     unsafe words.word64(Int(PB_RING_FRONTIER_AT)).pointee.store(
       UInt64(position - range.lowerBound), ordering: .releasing)
-    // A full ring is written no more, by nobody.
-    if position == range.upperBound { words.mapping.forgetFile() }
   }
 
   private func addToHint(_ byteCount: Int) {

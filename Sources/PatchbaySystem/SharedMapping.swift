@@ -4,7 +4,6 @@
 import CPatchbaySystem
 import Glibc
 import PatchbayTypes
-import Synchronization
 
 /// A mapping that lives as long as this object. Not inherited over fork.
 @safe package final class SharedMapping: @unchecked Sendable {
@@ -12,8 +11,6 @@ import Synchronization
   @unsafe package let base: UnsafeMutableRawPointer
   package let byteCount: Int
   package let isWritable: Bool
-  /// A descriptor of the object for `write`; -1: none.
-  private let file = Atomic<Int32>(-1)
 
   /// Maps the whole object behind a descriptor, which the caller may close afterwards.
   /// - Throws: `corrupt` when the object is smaller than announced, else what mmap says.
@@ -39,37 +36,7 @@ import Synchronization
     self.isWritable = isWritable
   }
 
-  deinit {
-    forgetFile()
-    _ = unsafe munmap(base, byteCount)
-  }
-
-  // MARK: First touch
-
-  /// Keeps a descriptor of the object, so that `write` works. Without one to spare it does not.
-  package func keepFile(_ descriptor: borrowing Descriptor) {
-    // relaxed: before any other thread sees this object.
-    file.store(fcntl(descriptor.rawValue, F_DUPFD_CLOEXEC, 0), ordering: .relaxed)
-  }
-
-  /// Closes that descriptor. No `write` may be under way or follow.
-  package func forgetFile() {
-    // relaxed: the caller's argument that no write is under way orders it.
-    let descriptor = file.exchange(-1, ordering: .relaxed)
-    if descriptor >= 0 { _ = Glibc.close(descriptor) }
-  }
-
-  /// Writes bytes through the file instead of the mapping: pages that have never been touched are
-  /// then filled once, not cleared by a fault and filled after it, which takes nearly three times as
-  /// long. Readers of the mapping see the bytes as if they had been copied.
-  /// - Returns: false when they were not all written: copy them.
-  package func write(_ bytes: UnsafeRawBufferPointer, at offset: Int) -> Bool {
-    precondition(offset >= 0 && offset <= byteCount - bytes.count)
-    // relaxed: set before the object was shared.
-    let descriptor = file.load(ordering: .relaxed)
-    guard descriptor >= 0, let start = bytes.baseAddress else { return false }
-    return unsafe pb_write_at(descriptor, start, bytes.count, Int64(offset)) == 0
-  }
+  deinit { _ = unsafe munmap(base, byteCount) }
 
   /// Gives a range its memory in one call instead of one fault per page. Where the kernel cannot,
   /// nothing happens.

@@ -75,8 +75,6 @@ int64_t pb_shm_free_bytes(void);
 // Gives the pages of a mapped range their memory in one call, as writing to each would. The range is
 // whole pages. -EINVAL where the kernel cannot (before 5.14): then the first write does it.
 int pb_populate_for_writing(void *address, size_t byte_count);
-// Writes all bytes at a position of a file; -errno (or -EIO for a file that takes no more).
-int pb_write_at(int descriptor, const void *bytes, size_t byte_count, int64_t position);
 // Keeps the range out of children after a fork.
 int pb_exclude_from_fork(void *address, size_t byte_count);
 
