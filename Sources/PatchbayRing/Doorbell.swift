@@ -162,7 +162,7 @@ package final class SpinPatience: Sendable {
   package init() {}
 
   /// Looks for a bounded time.
-  func spin<Found>(
+  package func spin<Found>(
     _ look: () throws(PatchbayError) -> Found?
   ) throws(PatchbayError) -> Found? {
     // relaxed (all): figures of this process that only size the loop; threads that wait at once
