@@ -177,8 +177,10 @@ int64_t pb_receive(int socket, void *bytes, size_t capacity, int *descriptors, i
         CMSG_SPACE((size_t)(*count < MOST_DESCRIPTORS ? *count : MOST_DESCRIPTORS) * sizeof(int));
   }
   ssize_t received;
+  // A reset is reported once, before packets that the peer had sent in time: its last words.
+  int resets = 0;
   do received = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT | MSG_TRUNC);
-  while (received < 0 && errno == EINTR);
+  while (received < 0 && (errno == EINTR || (errno == ECONNRESET && resets++ == 0)));
   if (received < 0) return -errno;
   int found = 0;
   if (message.msg_control) {

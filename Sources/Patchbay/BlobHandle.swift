@@ -104,7 +104,7 @@ final class BlobHandle: Sendable {
       let delivery = try session.connection.call(
         .attachExtent(ExtentRequest(generation: generation, index: index)), deadline: .standard)
       return try adopt(delivery, index: index)
-    } catch where error.code == .rangeOutOfBounds {
+    } catch  where error.code == .rangeOutOfBounds {
       extents.withLock { $0.askedAt[index] = version }
       return nil
     }

@@ -17,39 +17,61 @@ public final class BlobObserver: Sendable {
   /// Bytes in all; nil while unknown.
   public var byteCount: Int? { handle.byteCount }
 
+  /// Which life of the key it looks at.
+  public var generation: Generation { handle.generation }
+
   /// The written ranges in order, apart from each other. Blocks only while an extent is mapped that
   /// has come since the last look.
   /// - Parameter limit: at most so many ranges; what lies behind is left out.
   /// - Throws: `noBroker`, `timedOut`.
   @available(*, noasync)
   public func writtenRanges(limit: Int = .max) throws(PatchbayError) -> [Range<Int>] {
-    if let inline = handle.grant.inlineBytes { return inline.isEmpty ? [] : [0..<inline.count] }
+    try handle.writtenRanges(limit: limit)
+  }
+}
+
+extension Subscriber {
+  /// The written ranges in order, apart from each other. Blocks only while an extent is mapped that
+  /// has come since the last look.
+  /// - Parameter limit: at most so many ranges; what lies behind is left out.
+  /// - Throws: `closed`, `noBroker`, `timedOut`.
+  @available(*, noasync)
+  public func writtenRanges(limit: Int = .max) throws(PatchbayError) -> [Range<Int>] {
+    try checkNotClosed()
+    return try handle.writtenRanges(limit: limit)
+  }
+}
+
+extension BlobHandle {
+  func writtenRanges(limit: Int) throws(PatchbayError) -> [Range<Int>] {
+    if let inline = grant.inlineBytes { return inline.isEmpty ? [] : [0..<inline.count] }
     var ranges: [Range<Int>] = []
     var index = 0
-    while let positions = extentPositions(index), ranges.count < limit {
-      if let extent = try handle.attachedExtent(index) {
-        Self.collect(extent, positions, &ranges, limit)
-      } else if index >= handle.grant.extentEnd, handle.byteCount == nil {
+    while let positions = positions(ofExtent: index), ranges.count <= limit {
+      if let extent = try attachedExtent(index) {
+        Self.collect(extent, positions, &ranges)
+      } else if index >= grant.extentEnd, byteCount == nil {
         // Of a blob of unknown length this extent does not exist yet, and none behind it is known.
         break
       }
       index += 1
     }
-    return ranges
+    // One more than asked for was looked for, so that the last one given is whole.
+    return Array(ranges.prefix(limit))
   }
 
   /// The positions of an extent below the blob's end; nil behind it.
-  private func extentPositions(_ index: Int) -> Range<Int>? {
-    let planned = handle.plan.range(of: index)
-    let end = min(planned.upperBound, handle.byteCount ?? ExtentPlan.positionLimit)
+  private func positions(ofExtent index: Int) -> Range<Int>? {
+    let planned = plan.range(of: index)
+    let end = min(planned.upperBound, byteCount ?? ExtentPlan.positionLimit)
     return planned.lowerBound < end ? planned.lowerBound..<end : nil
   }
 
   private static func collect(
-    _ extent: Extent, _ positions: Range<Int>, _ ranges: inout [Range<Int>], _ limit: Int
+    _ extent: Extent, _ positions: Range<Int>, _ ranges: inout [Range<Int>]
   ) {
     var at = positions.lowerBound
-    while at < positions.upperBound, ranges.count < limit {
+    while at < positions.upperBound {
       let start = extent.uncoveredEnd(from: at, limit: positions.upperBound)
       let end = extent.coveredEnd(from: start, limit: positions.upperBound)
       guard start < end else { return }

@@ -113,9 +113,7 @@ final class Connection: Sendable {
     try state.withLock { (state) throws(PatchbayError) in
       if let failure = state.failure { throw failure }
     }
-    guard takeReaderRole() else { return }
-    defer { passReaderRole() }
-    while try receiveOne() {}
+    try hearLastWords()
   }
 
   private func register(_ call: PendingCall) throws(PatchbayError) -> UInt64 {
@@ -148,13 +146,23 @@ final class Connection: Sendable {
     while true {
       switch try socket.send(packet) {
       case .sent: return
-      case .hungUp: throw fail(with: hungUp)
+      case .hungUp:
+        try hearLastWords()
+        throw fail(with: hungUp)
       case .wouldBlock:
         guard try socket.waitWritable(until: until) else {
           throw PatchbayError(.timedOut, "The broker on \(path) takes no requests at the moment.")
         }
       }
     }
+  }
+
+  /// A broker that hangs up says why before it does; what it said may still be unread.
+  /// - Throws: what it said.
+  private func hearLastWords() throws(PatchbayError) {
+    guard takeReaderRole() else { return }
+    defer { passReaderRole() }
+    while try receiveOne() {}
   }
 
   private var hungUp: PatchbayError {
@@ -222,7 +230,8 @@ final class Connection: Sendable {
   private func receiveOne() throws(PatchbayError) -> Bool {
     do throws(PatchbayError) {
       switch try socket.receive(
-        byteLimit: Frame.byteLimit, descriptorLimit: Frame.descriptorLimit) {
+        byteLimit: Frame.byteLimit, descriptorLimit: Frame.descriptorLimit)
+      {
       case .wouldBlock: return false
       case .hungUp: throw hungUp
       case .packet(let packet, let descriptors):

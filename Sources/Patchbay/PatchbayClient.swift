@@ -20,6 +20,7 @@ public final class PatchbayClient: Sendable {
   ///   - socketPath: nil: `$PATCHBAY_SOCKET`, else `$XDG_RUNTIME_DIR/patchbay/control.sock`, else
   ///     `/tmp/patchbay-<uid>/control.sock`.
   ///   - name: what this client is called in the broker's messages; at most 64 bytes are kept.
+  ///   - deadline: when to give up.
   /// - Throws: `noBroker`, `notPermitted` (a socket directory that others could replace),
   ///   `versionMismatch`, `limitReached`, `timedOut`.
   @available(*, noasync)
@@ -165,7 +166,10 @@ public final class PatchbayClient: Sendable {
 
   /// Opens a blob for reading, complete or not. Blocks for the broker's answer and, with
   /// `waitUntil`, until the key exists.
-  /// - Parameter waitUntil: nil: the key must exist now.
+  /// - Parameters:
+  ///   - key: the blob's name.
+  ///   - waitUntil: when to give up waiting for the key; nil: it must exist now. A key whose blob
+  ///     has failed is not waited for.
   /// - Throws: `noSuchKey`, `timedOut`, `blobFailed` or `abandoned` (with their cause), `noBroker`.
   @available(*, noasync)
   public func open(
@@ -176,7 +180,7 @@ public final class PatchbayClient: Sendable {
         try openHandle(
           OpenRequest(key: key, waits: waitUntil != nil, observes: false),
           deadline: waitUntil ?? .standard))
-    } catch where error.code == .timedOut && waitUntil != nil {
+    } catch  where error.code == .timedOut && waitUntil != nil {
       throw PatchbayError(.timedOut, "No blob with the key \(key) appeared before the deadline.")
     }
   }
@@ -230,7 +234,7 @@ public final class PatchbayClient: Sendable {
     do throws(PatchbayError) {
       _ = try info(key, deadline: deadline)
       return true
-    } catch where error.code == .noSuchKey {
+    } catch  where error.code == .noSuchKey {
       return false
     }
   }
@@ -240,6 +244,7 @@ public final class PatchbayClient: Sendable {
   ///   - prefix: only keys that begin with these bytes.
   ///   - after: only keys behind this one: the last of the page before.
   ///   - limit: at most so many, 1 to 512; a page may have fewer and still not be the last.
+  ///   - deadline: when to give up.
   /// - Throws: `noBroker`, `timedOut`.
   @available(*, noasync)
   public func list(
@@ -255,7 +260,10 @@ public final class PatchbayClient: Sendable {
 
   /// Takes a blob's key away at once. Whoever has it open finishes with it; its memory goes with
   /// the last of them. The key can be used again at once.
-  /// - Parameter generation: only this life of the key; nil: whichever it is.
+  /// - Parameters:
+  ///   - key: the blob's name.
+  ///   - generation: only this life of the key; nil: whichever it is.
+  ///   - deadline: when to give up.
   /// - Throws: `noSuchKey`, `notPermitted`, `noBroker`, `timedOut`.
   @available(*, noasync)
   public func remove(

@@ -116,7 +116,9 @@ public final class Publisher: Sendable {
 
   /// Ends the blob as failed. Readers get what is covered, then `blobFailed` with this cause.
   /// Blocks for the broker's answer.
-  /// - Parameter cause: for people; at most 1024 bytes are kept.
+  /// - Parameters:
+  ///   - cause: for people; at most 1024 bytes are kept.
+  ///   - deadline: when to give up.
   /// - Throws: `closed`, `noBroker`, `timedOut`.
   @available(*, noasync)
   public func fail(

@@ -41,7 +41,9 @@ extension Publisher {
   func resumeAppending() { appending.withLock { $0.refusal = nil } }
 
   /// Adds bytes at the end. They are readable on return, except within a batch.
-  /// - Parameter expected: the position the bytes must land on; nil: wherever the end is.
+  /// - Parameters:
+  ///   - bytes: what to add.
+  ///   - expected: the position the bytes must land on; nil: wherever the end is.
   /// - Throws: `rangeOverlap` or `rangeOutOfBounds` with `resumePosition`, the true end, when that
   ///   is before or behind `expected`; `rangeOutOfBounds` beyond the announced length (nothing is
   ///   written then); `noSpaceMemory`, `closed`, `fenced`, `noBroker`.

@@ -13,6 +13,8 @@ extension Publisher {
   /// Writes bytes at a position and covers them. They are readable on return. Several threads may
   /// write at once; one that overlaps another waits for it.
   /// - Parameters:
+  ///   - bytes: what to write.
+  ///   - position: where the first byte goes.
   ///   - skippingCovered: writes only what is uncovered, instead of refusing the whole write.
   /// - Returns: how many bytes were covered by this call.
   /// - Throws: `rangeOverlap` when a byte of the range is covered already (nothing is written

@@ -143,7 +143,8 @@ public final class Subscriber: Sendable {
     defer { waiterCount.subtract(1, ordering: .sequentiallyConsistent) }
     let found = try bell.wait(
       for: handle.grant.wakeClasses.bit(of: position), until: MonotonicTime(deadline),
-      patience: patience, onBound: { () throws(PatchbayError) in
+      patience: patience,
+      onBound: { () throws(PatchbayError) in
         try handle.session.connection.checkAlive()
       }, look)
     guard let found else {

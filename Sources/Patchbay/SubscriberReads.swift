@@ -17,7 +17,10 @@ public enum ReadOutcome: Sendable, Hashable {
 
 extension Subscriber {
   /// Reads what is there at a position, waiting until at least one byte is.
-  /// - Parameter output: takes at most its free capacity.
+  /// - Parameters:
+  ///   - output: takes at most its free capacity.
+  ///   - position: of the first byte wanted.
+  ///   - deadline: when to give up waiting.
   /// - Returns: how many bytes were added, at least 1 unless there was no room; nil if and only if
   ///   the blob is sealed and `position` is at or behind its end.
   /// - Throws: `timedOut`; `blobFailed` or `abandoned` (with the cause) for bytes that will never
@@ -129,8 +132,10 @@ extension Subscriber {
 
   /// Writes the blob to a file descriptor as it comes, until its end. Blocks as both do.
   /// - Parameters:
+  ///   - descriptor: is written to; it may block or not.
   ///   - position: where to start; covered bytes before it are passed over.
   ///   - byteCount: ends after so many bytes; nil: at the end of the blob.
+  ///   - deadline: when to give up waiting for bytes.
   ///   - onProgress: called after each piece with the bytes written so far.
   /// - Returns: how many bytes were written.
   /// - Throws: `inputOutput` for the descriptor; else as `read`, with everything before written.
@@ -188,7 +193,11 @@ extension Subscriber {
       } else if errno == EAGAIN {
         try waitWritable(descriptor)
       } else if errno != EINTR {
-        throw .system("Writing \(bytes.count) bytes of a blob", errno: errno)
+        // The caller's descriptor, not the broker's memory: a full disk here is no `noSpaceMemory`.
+        throw PatchbayError(
+          .inputOutput,
+          "Writing \(bytes.count) bytes of a blob failed after \(done): \(systemReason(errno)).",
+          systemErrno: errno)
       }
     }
   }

@@ -3,20 +3,16 @@
 import ArgumentParser
 import Glibc
 import Patchbay
+import PatchbayText
 
 /// Reading arguments. Each throws a `ValidationError` whose text says what would be right.
 enum Typed {
-  private static let sizeUnits: [(suffix: String, factor: Int)] = [
-    ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("B", 1), ("", 1),
-  ]
-
   /// `4096`, `64KiB`, `1.5GiB`: whole bytes in the end.
   static func size(_ text: String) throws -> Int {
-    for (suffix, factor) in sizeUnits where text.hasSuffix(suffix) {
-      guard let value = scaled(text.dropLast(suffix.count), by: factor) else { break }
-      return value
+    guard let size = ByteSize(text) else {
+      throw ValidationError("A size is a number of bytes, or one with KiB, MiB, GiB or TiB: 64KiB.")
     }
-    throw ValidationError("A size is a number of bytes, or one with KiB, MiB, GiB or TiB: 64KiB.")
+    return size.byteCount
   }
 
   /// The same, but at least one byte.
@@ -26,44 +22,12 @@ enum Typed {
     return size
   }
 
-  private static let durationUnits: [(suffix: String, nanoseconds: Int)] = [
-    ("ms", 1_000_000), ("s", 1_000_000_000), ("m", 60_000_000_000),
-    ("h", 3_600_000_000_000),
-  ]
-
   /// `250ms`, `10s`, `1.5m`, `2h`.
   static func duration(_ text: String) throws -> Duration {
-    for (suffix, nanoseconds) in durationUnits where text.hasSuffix(suffix) {
-      guard let value = scaled(text.dropLast(suffix.count), by: nanoseconds) else { break }
-      return .nanoseconds(value)
+    guard let span = TimeSpan(text) else {
+      throw ValidationError("A duration is a number with ms, s, m or h: 250ms, 10s, 5m.")
     }
-    throw ValidationError("A duration is a number with ms, s, m or h: 250ms, 10s, 5m.")
-  }
-
-  /// Decimal digits, at most one point between digits, times a factor; nil unless the product is
-  /// whole and fits.
-  private static func scaled(_ text: Substring, by factor: Int) -> Int? {
-    let parts = text.split(separator: ".", maxSplits: 1, omittingEmptySubsequences: false)
-    guard let whole = digits(parts[0]) else { return nil }
-    let (product, overflow) = whole.multipliedReportingOverflow(by: factor)
-    guard !overflow else { return nil }
-    guard parts.count == 2 else { return product }
-    guard let extra = fraction(parts[1], of: factor) else { return nil }
-    let (sum, sumOverflow) = product.addingReportingOverflow(extra)
-    return sumOverflow ? nil : sum
-  }
-
-  private static func fraction(_ text: Substring, of factor: Int) -> Int? {
-    guard text.count <= 9, let value = digits(text) else { return nil }
-    let power = (0..<text.count).reduce(1) { power, _ in power * 10 }
-    let (high, low) = factor.multipliedFullWidth(by: value)
-    let (quotient, remainder) = power.dividingFullWidth((high, low))
-    return remainder == 0 ? quotient : nil
-  }
-
-  private static func digits(_ text: Substring) -> Int? {
-    guard !text.isEmpty, text.utf8.allSatisfy({ (48...57).contains($0) }) else { return nil }
-    return Int(text)
+    return span.duration
   }
 
   /// A key, with `%XX` for one byte.

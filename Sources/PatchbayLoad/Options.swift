@@ -5,10 +5,12 @@ import Patchbay
 import PatchbayText
 
 extension ByteSize: ExpressibleByArgument {
+  /// A size as it was typed; nil for what is none.
   public init?(argument: String) { self.init(argument) }
 }
 
 extension TimeSpan: ExpressibleByArgument {
+  /// A duration as it was typed; nil for what is none.
   public init?(argument: String) { self.init(argument) }
 }
 

@@ -50,16 +50,29 @@ final class Acceptor {
     let result = pb_accept(listener)
     if result >= 0 {
       let socket = ControlSocket(Descriptor(owning: result))
-      let failure = PatchbayError(
-        .limitReached,
-        "The broker has no descriptor left for another connection. Close some, or raise its limit "
-          + "of open files (ulimit -n).",
-        systemErrno: number)
+      let failure = PatchbayError.noDescriptorLeft(errno: number)
       // Nobody is worse off when even this cannot be sent.
       _ = try? socket.send(Frame.encode(.failure(failure), request: 0))
     }
     spare = Self.openSpare()
     if result >= 0 { return .refused(errno: number) }
     return result == -EAGAIN ? .nobody : .starved
+  }
+}
+
+extension PatchbayError {
+  /// What a client is told when the broker is out of descriptors, whichever it was about to open.
+  static func noDescriptorLeft(errno number: Int32) -> PatchbayError {
+    PatchbayError(
+      .limitReached,
+      "The broker has no descriptor left. Close connections to it, or raise its limit of open files "
+        + "(ulimit -n).",
+      systemErrno: number)
+  }
+
+  /// The same error in the broker's words where it is about its descriptors.
+  var inBrokerWords: PatchbayError {
+    guard let systemErrno, systemErrno == EMFILE || systemErrno == ENFILE else { return self }
+    return .noDescriptorLeft(errno: systemErrno)
   }
 }

@@ -57,7 +57,7 @@ extension EventLoop {
       if outcome != .lost { noteGrant(sources, connection) }
       note(outcome, connection)
     } catch {
-      send(.failure(error), to: connection, number: number)
+      send(.failure(error.inBrokerWords), to: connection, number: number)
       submit(.undelivered(session, number: number))
     }
   }

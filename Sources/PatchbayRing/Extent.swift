@@ -46,7 +46,9 @@ import Synchronization
 
   // MARK: Tag
 
-  private var tagValue: UInt64 { UInt64(useNumber) << 32 | UInt64(UInt32(truncatingIfNeeded: index) &+ 1) }
+  private var tagValue: UInt64 {
+    UInt64(useNumber) << 32 | UInt64(UInt32(truncatingIfNeeded: index) &+ 1)
+  }
 
   /// Whether the ring serves this use now: the look before a read.
   package var isCurrent: Bool {
@@ -167,7 +169,8 @@ import Synchronization
   /// fence, afterwards.
   package func cover(_ positions: Range<Int>) {
     guard !positions.isEmpty else { return }
-    precondition(positions.lowerBound >= range.lowerBound && positions.upperBound <= range.upperBound)
+    precondition(
+      positions.lowerBound >= range.lowerBound && positions.upperBound <= range.upperBound)
     guard let map else { preconditionFailure("a ring without a map is covered by its frontier") }
     let offsets = positions.lowerBound - range.lowerBound..<positions.upperBound - range.lowerBound
     map.mark(offsets)

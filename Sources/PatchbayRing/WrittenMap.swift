@@ -124,7 +124,8 @@ struct WrittenMap: WrittenMapWords, Sendable {
 
   /// Marks blocks of one level: whole words go to the level above, ragged ends stay here.
   private func markBlocks(level: Int, _ blocks: Range<Int>) {
-    let whole = (blocks.lowerBound + 63) >> 6..<max((blocks.lowerBound + 63) >> 6, blocks.upperBound >> 6)
+    let whole =
+      (blocks.lowerBound + 63) >> 6..<max((blocks.lowerBound + 63) >> 6, blocks.upperBound >> 6)
     guard level + 1 < geometry.levelOffsets.count, !whole.isEmpty else {
       return setBits(level: level, blocks)
     }

@@ -10,15 +10,15 @@ package struct ByteSize: Sendable, Hashable {
     ("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1),
   ]
 
-  /// Reads decimal digits with or without a unit. Nil for anything else, a sign or a fraction
-  /// included, and for what does not fit.
+  /// Reads a decimal number with or without a unit, `1.5GiB` for one. Nil for anything else, a sign
+  /// included, for what is not whole bytes, and for what does not fit.
   package init?(_ text: String) {
     let unit = Self.units.first { text.hasSuffix($0.suffix) }
-    let digits = text.dropLast(unit?.suffix.count ?? 0)
-    guard let number = wholeNumber(digits) else { return nil }
-    let (product, overflow) = number.multipliedReportingOverflow(by: unit?.byteCount ?? 1)
-    guard !overflow else { return nil }
-    byteCount = product
+    guard
+      let number = scaled(
+        text.dropLast(unit?.suffix.count ?? 0), by: unit?.byteCount ?? 1)
+    else { return nil }
+    byteCount = number
   }
 }
 
@@ -39,10 +39,4 @@ extension ByteSize: CustomStringConvertible {
     let tenths = (Double(byteCount) / Double(unit.byteCount) * 10).rounded() / 10
     return tenths < 10 ? "\(tenths) \(unit.suffix)" : "\(Int(tenths.rounded())) \(unit.suffix)"
   }
-}
-
-/// Decimal digits and nothing else; nil for none, and for a number beyond an `Int`.
-func wholeNumber(_ digits: Substring) -> Int? {
-  guard !digits.isEmpty, digits.utf8.allSatisfy({ (48...57).contains($0) }) else { return nil }
-  return Int(digits)
 }

@@ -8,18 +8,17 @@ package struct TimeSpan: Sendable, Hashable {
 
   private static let units: [(suffix: String, nanoseconds: Int)] = [
     ("ns", 1), ("us", 1000), ("ms", 1_000_000), ("s", 1_000_000_000), ("m", 60_000_000_000),
-    ("h", 3_600_000_000_000), ("d", 86_400_000_000_000),
+    ("h", 3_600_000_000_000),
   ]
 
-  /// Reads decimal digits and a unit. Nil for anything else, a number without unit included: whether
-  /// seconds or milliseconds were meant should not be guessed.
+  /// Reads a decimal number and a unit, `1.5m` for one. Nil for anything else, a number without unit
+  /// included: whether seconds or milliseconds were meant should not be guessed.
   package init?(_ text: String) {
-    guard let unit = Self.units.first(where: { text.hasSuffix($0.suffix) }),
-      let number = wholeNumber(text.dropLast(unit.suffix.count))
+    let unit = Self.units.last { text.hasSuffix($0.suffix) && $0.suffix.count > 1 }
+    guard let unit = unit ?? Self.units.first(where: { text.hasSuffix($0.suffix) }),
+      let number = scaled(text.dropLast(unit.suffix.count), by: unit.nanoseconds)
     else { return nil }
-    let (product, overflow) = number.multipliedReportingOverflow(by: unit.nanoseconds)
-    guard !overflow else { return nil }
-    duration = .nanoseconds(product)
+    duration = .nanoseconds(number)
   }
 }
 

@@ -40,7 +40,8 @@ public struct BlobKey: Hashable, Sendable {
       else {
         throw PatchbayError(
           .invalidKey,
-          "In the key \(text) a % is not followed by two hexadecimal digits; write %25 for a % itself.")
+          "In the key \(text) a % is not followed by two hexadecimal digits; write %25 for a % itself."
+        )
       }
       bytes.append(high << 4 | low)
     }

@@ -18,12 +18,13 @@ package struct WakeClasses: Sendable, Hashable {
     self.shift = shift
   }
 
-  /// Spreads a blob of this length over all classes, down to a line and up to a page a class: small
-  /// enough that waiters for different ranges of a small blob fall into different classes.
+  /// Spreads a blob of a known length over all classes, down to a line and up to 1 MiB for each: so
+  /// waiters for different ranges fall into different classes, and a write of a few hundred KiB
+  /// rings one or two of them and not all. Of unknown length: 16 KiB for each.
   package init(forByteCount byteCount: Int?) {
-    let share = (byteCount ?? .max) / Self.count
+    let share = byteCount.map { $0 / Self.count } ?? 1 << 14
     let exponent = share < 64 ? 6 : Int.bitWidth - 1 - share.leadingZeroBitCount
-    shift = UInt8(min(exponent, 12))
+    shift = UInt8(min(exponent, 20))
   }
 
   /// The bit of the class that this position belongs to.

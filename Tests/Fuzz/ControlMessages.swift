@@ -4,6 +4,7 @@
 import PatchbayTypes
 import PatchbayWire
 
+/// Called by libFuzzer with each input.
 @_cdecl("LLVMFuzzerTestOneInput")
 public func fuzzControlMessage(_ start: UnsafePointer<UInt8>, _ count: Int) -> CInt {
   let packet = Array(UnsafeBufferPointer(start: start, count: count))

@@ -5,7 +5,8 @@ import PatchbayTestSupport
 import Testing
 
 @Suite struct PublisherTests {
-  @Test func `a closure that returns has sealed, one that throws has failed with its cause`() throws {
+  @Test func `a closure that returns has sealed, one that throws has failed with its cause`() throws
+  {
     struct Upstream: Error {}
     try withBroker { _, client in
       try client.withPublisher("good") { try $0.append([1, 2, 3]) }
@@ -118,7 +119,8 @@ import Testing
       #expect(throws: Stop.self) {
         try publisher.withBatch {
           try publisher.append([1, 2, 3])
-          #expect(code { _ = try reader.read(upTo: 9, at: 0, deadline: .after(.zero)) } == .timedOut)
+          #expect(
+            code { _ = try reader.read(upTo: 9, at: 0, deadline: .after(.zero)) } == .timedOut)
           throw Stop()
         }
       }

@@ -121,7 +121,8 @@ import Testing
       try client.remove("k")
       for lease in leases {
         let isRight = lease.withBytes { bytes in
-          bytes.count == lease.range.count && firstWrong(bytes, 1, at: lease.range.lowerBound) == nil
+          bytes.count == lease.range.count
+            && firstWrong(bytes, 1, at: lease.range.lowerBound) == nil
         }
         #expect(isRight)
       }

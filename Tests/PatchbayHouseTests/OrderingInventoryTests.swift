@@ -89,7 +89,9 @@ private struct Site {
   }
 
   @Test func `every test that the page names exists`() throws {
-    let tests = try files(below: ["Tests"], endings: [".swift"]).flatMap { try SourceFile($0).lines }
+    let tests = try files(below: ["Tests"], endings: [".swift"]).flatMap {
+      try SourceFile($0).lines
+    }
     let page = try SourceFile("Sources/Patchbay/Patchbay.docc/MemoryOrdering.md")
     for line in page.lines where line.hasPrefix("| ") && line.contains("-") {
       let cells: [Substring] = line.split(separator: "|")

@@ -304,7 +304,9 @@ final class Conversation {
         let range = index * size..<(index + 1) * size
         let bytes = try? subscriber.readFully(range)
         let isRight =
-          bytes.map { firstWrong($0.span, subscriber.generation.rawValue, at: range.lowerBound) == nil }
+          bytes.map {
+            firstWrong($0.span, subscriber.generation.rawValue, at: range.lowerBound) == nil
+          }
         say("range \(index) \(isRight == true ? "right" : "WRONG")")
       }
       waiterThreads.append(thread)

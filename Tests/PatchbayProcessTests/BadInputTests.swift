@@ -200,16 +200,21 @@ struct BadInputRow {
       export PATCHBAY_SOCKET=\(directory.path)/t
       \(patchbay) serve --memory 64MiB 2>/dev/null & broker=$!
       \(patchbay) ping --wait 20s >/dev/null
-      for i in $(seq 60); do sleep 1000 | \(patchbay) put k$i - 2>/dev/null & done
-      for i in $(seq 2000); do
+      waiters=
+      for i in $(seq 60); do
+        \(patchbay) wait never$i --timeout 1000s 2>/dev/null & waiters="$waiters $!"
+      done
+      for i in $(seq 500); do
         \(patchbay) ping --json 2>error >/dev/null; code=$?
         [ $code -ne 0 ] && break
       done
+      kill $waiters; wait $waiters
+      for i in $(seq 500); do \(patchbay) ping >/dev/null 2>&1 && break; done
       cat error >&2
-      kill -9 $(jobs -p) 2>/dev/null
+      kill $broker; wait $broker || echo "the broker ended with $?" >&2
       exit $code
       """
-    let out = try runProgram("/bin/bash", ["-c", "cd \(directory.path); \(few)"])
+    let out = try runProgram("/bin/bash", ["-c", "cd \(directory.path)\n\(few)"])
     return [
       row("a /dev/shm of 12 MiB", small, nil, directory.path),
       row("a broker out of descriptors", out, nil, directory.path),
@@ -252,7 +257,7 @@ struct BadInputRow {
   private func plain(_ message: String, _ place: String) -> String {
     message.replacing(place, with: "DIR").replacing("\\/", with: "/").replacing(
       /process [0-9]+/, with: "process PID"
-    ).replacing(/[0-9]{6,}/, with: "N").replacing(/k{100,}/, with: "kkk...").replacing(
+    ).replacing(/part\.[0-9]+/, with: "part.PID").replacing(/[0-9]{6,}/, with: "N").replacing(/k{100,}/, with: "kkk...").replacing(
       /d{100,}/, with: "ddd...")
   }
 

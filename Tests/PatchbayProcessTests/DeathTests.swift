@@ -187,7 +187,8 @@ import Testing
     try broker.stop()
   }
 
-  @Test func `a client of a killed broker is told, and nothing stays after the next start`() throws {
+  @Test func `a client of a killed broker is told, and nothing stays after the next start`() throws
+  {
     let broker = try BrokerProcess()
     let publisher = try broker.peer()
     let reader = try broker.peer()

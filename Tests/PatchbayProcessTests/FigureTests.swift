@@ -20,7 +20,9 @@ import Testing
     let one = descriptorCount(of: reader.process.pid)
     try reader.ask("openMany b 1000")
     let thousand = descriptorCount(of: reader.process.pid)
-    print("descriptors of a client: \(none) connected, \(one) with one blob open, \(thousand) with 1,000")
+    print(
+      "descriptors of a client: \(none) connected, \(one) with one blob open, \(thousand) with 1,000"
+    )
     #expect(thousand == one)
     try broker.stop()
   }

@@ -123,7 +123,8 @@ import Testing
     try broker.stop()
   }
 
-  @Test func `a write over covered bytes is refused and one that skips them fills the rest`() throws {
+  @Test func `a write over covered bytes is refused and one that skips them fills the rest`() throws
+  {
     let broker = try BrokerProcess()
     let publisher = try broker.peer()
     try publisher.ask("publish k 1000 any")

@@ -4,17 +4,17 @@ import Glibc
 import PatchbaySystem
 
 /// A broker process with a socket of its own.
-public final class BrokerProcess: Sendable {
-  public let directory: TemporaryDirectory
-  public let process: ChildProcess
-  public let socket: String
-  public let logPath: String
+package final class BrokerProcess: Sendable {
+  package let directory: TemporaryDirectory
+  package let process: ChildProcess
+  package let socket: String
+  package let logPath: String
   /// The number in the names of this broker's shared memory.
   private let instance: String
 
   /// Starts `patchbay serve` and waits until it answers.
   /// - Parameter wrapper: a program and arguments to run it under.
-  public init(memory: String = "1GiB", wrapper: [String] = []) throws {
+  package init(memory: String = "1GiB", wrapper: [String] = []) throws {
     directory = try TemporaryDirectory()
     socket = directory.file("control.sock")
     logPath = directory.file("log")
@@ -22,7 +22,7 @@ public final class BrokerProcess: Sendable {
       wrapper + [try program("patchbay"), "serve", "--socket", socket, "--memory", memory]
     process = try ChildProcess(command[0], Array(command.dropFirst()), errorPath: logPath)
     try eventually("the broker answers") { [process, logPath, socket] in
-      guard process.isRunning else { 
+      guard process.isRunning else {
         throw HarnessError("the broker ended: \((try? readFile(logPath)) ?? "")")
       }
       return try runProgram("patchbay", ["ping", "--socket", socket]).exitCode == 0
@@ -30,28 +30,28 @@ public final class BrokerProcess: Sendable {
     instance = try readFile(socket + ".lock").filter { $0.isHexDigit }
   }
 
-  public var log: String { (try? readFile(logPath)) ?? "" }
+  package var log: String { (try? readFile(logPath)) ?? "" }
 
   /// This broker's named shared-memory objects.
-  public var objects: Set<String> {
+  package var objects: Set<String> {
     Set(names(in: "/dev/shm").filter { $0.hasPrefix("patchbay-\(instance)-") })
   }
 
   /// Runs the command against this broker to its end.
-  public func run(_ arguments: [String], input: String = "") throws -> Outcome {
+  package func run(_ arguments: [String], input: String = "") throws -> Outcome {
     try runProgram(
       "patchbay", arguments, input: input, environment: ["PATCHBAY_SOCKET": socket])
   }
 
   /// Starts the command against this broker.
-  public func start(_ arguments: [String], errorPath: String? = nil) throws -> ChildProcess {
+  package func start(_ arguments: [String], errorPath: String? = nil) throws -> ChildProcess {
     try ChildProcess(
       try program("patchbay"), arguments, environment: ["PATCHBAY_SOCKET": socket],
       errorPath: errorPath)
   }
 
   /// A client that does what it is told.
-  public func peer(_ wrapper: [String] = []) throws -> Peer {
+  package func peer(_ wrapper: [String] = []) throws -> Peer {
     let peer = try Peer(wrapper)
     _ = try peer.ask("connect \(socket)")
     return peer
@@ -59,7 +59,7 @@ public final class BrokerProcess: Sendable {
 
   /// Ends the broker and looks at what it left behind.
   /// - Throws: when there is anything: shared memory, its socket, another exit code than 0.
-  public func stop() throws {
+  package func stop() throws {
     process.kill(SIGTERM)
     let code = try process.waitForExit()
     var left = objects.sorted()
@@ -70,7 +70,7 @@ public final class BrokerProcess: Sendable {
   }
 
   /// A number from `patchbay stats --json`.
-  public func statistic(_ name: String) throws -> Int {
+  package func statistic(_ name: String) throws -> Int {
     let text = try run(["stats", "--json"]).output
     guard let value = jsonNumber(text, name) else { throw HarnessError("no \(name) in \(text)") }
     return value
@@ -78,18 +78,18 @@ public final class BrokerProcess: Sendable {
 }
 
 /// How a program ended and what it said.
-public struct Outcome: Sendable {
-  public let exitCode: Int32
-  public let bytes: [UInt8]
-  public let error: String
-  public var output: String { String(decoding: bytes, as: UTF8.self) }
+package struct Outcome: Sendable {
+  package let exitCode: Int32
+  package let bytes: [UInt8]
+  package let error: String
+  package var output: String { String(decoding: bytes, as: UTF8.self) }
 }
 
 /// The path of a program of this build.
-public func program(_ name: String) throws -> String { try buildDirectory() + "/\(name)" }
+package func program(_ name: String) throws -> String { try buildDirectory() + "/\(name)" }
 
 /// Runs a program of this build to its end.
-public func runProgram(
+package func runProgram(
   _ name: String, _ arguments: [String], input: String = "", environment: [String: String] = [:]
 ) throws -> Outcome {
   let directory = try TemporaryDirectory()
@@ -105,15 +105,15 @@ public func runProgram(
 }
 
 /// The number behind `"name":` in a JSON object, without a parser: for figures of our own.
-public func jsonNumber(_ text: String, _ name: String) -> Int? {
+package func jsonNumber(_ text: String, _ name: String) -> Int? {
   guard let at = text.firstRange(of: "\"\(name)\":") else { return nil }
   let rest = text[at.upperBound...].drop { $0 == " " }
   return Int(rest.prefix { $0 == "-" || $0.isNumber })
 }
 
 /// The conversation with one test client.
-public final class Peer: Sendable {
-  public let process: ChildProcess
+package final class Peer: Sendable {
+  package let process: ChildProcess
 
   init(_ wrapper: [String]) throws {
     let command = wrapper + [try program("patchbay-peer")]
@@ -121,11 +121,11 @@ public final class Peer: Sendable {
   }
 
   /// Says a line without waiting for the answer.
-  public func tell(_ line: String) throws { try process.send(line + "\n") }
+  package func tell(_ line: String) throws { try process.send(line + "\n") }
 
   /// The answer to the line told before: everything behind `ok `.
   /// - Throws: `PeerError` for an error.
-  public func answer(within seconds: Double = 20) throws -> String {
+  package func answer(within seconds: Double = 20) throws -> String {
     let line = try process.line(within: seconds)
     if line.hasPrefix("ok") { return String(line.dropFirst(3)) }
     throw PeerError(line)
@@ -133,13 +133,13 @@ public final class Peer: Sendable {
 
   /// Says a line and waits for the answer.
   @discardableResult
-  public func ask(_ line: String) throws -> String {
+  package func ask(_ line: String) throws -> String {
     try tell(line)
     return try answer()
   }
 
   /// Says a line that must be answered by an error; `CODE MESSAGE | CAUSE`.
-  public func askForError(_ line: String) throws -> PeerError {
+  package func askForError(_ line: String) throws -> PeerError {
     do {
       throw HarnessError("\(line) was answered by ok \(try ask(line))")
     } catch let error as PeerError {
@@ -149,10 +149,10 @@ public final class Peer: Sendable {
 }
 
 /// An error that a test client reported.
-public struct PeerError: Error, CustomStringConvertible {
-  public let description: String
-  public let code: String
-  public let cause: String
+package struct PeerError: Error, CustomStringConvertible {
+  package let description: String
+  package let code: String
+  package let cause: String
 
   init(_ line: String) {
     description = line

@@ -6,15 +6,15 @@ import PatchbaySystem
 import Synchronization
 
 /// What the harness itself could not do; never a result of the code under test.
-public struct HarnessError: Error, CustomStringConvertible {
-  public let description: String
-  public init(_ description: String) { self.description = description }
+package struct HarnessError: Error, CustomStringConvertible {
+  package let description: String
+  package init(_ description: String) { self.description = description }
 }
 
 /// A child process with its standard streams on pipes.
-public final class ChildProcess: Sendable {
-  public let pid: Int32
-  public let name: String
+package final class ChildProcess: Sendable {
+  package let pid: Int32
+  package let name: String
   private let input: Int32
   private let output: Int32
   private let pending = Mutex<[UInt8]>([])
@@ -22,7 +22,7 @@ public final class ChildProcess: Sendable {
 
   /// Starts a program. Standard error goes to `errorPath` or stays the test's.
   /// - Parameter inherited: descriptors that the child has as 3, 4, ...
-  public init(
+  package init(
     _ path: String, _ arguments: [String] = [], environment: [String: String] = [:],
     errorPath: String? = nil, inherited: [Int32] = []
   ) throws {
@@ -84,12 +84,12 @@ public final class ChildProcess: Sendable {
     _ = close(output)
   }
 
-  public func kill(_ signal: Int32) {
+  package func kill(_ signal: Int32) {
     if isRunning { _ = Glibc.kill(pid, signal) }
   }
 
   /// Writes bytes to its standard input.
-  public func send(_ text: String) throws {
+  package func send(_ text: String) throws {
     var rest = Array(text.utf8)[...]
     while !rest.isEmpty {
       let put = unsafe rest.withUnsafeBytes { unsafe write(input, $0.baseAddress, $0.count) }
@@ -99,13 +99,13 @@ public final class ChildProcess: Sendable {
   }
 
   /// Ends its standard input.
-  public func closeInput() { _ = dup2(Self.nowhere, input) }
+  package func closeInput() { _ = dup2(Self.nowhere, input) }
 
   private static let nowhere: Int32 = open("/dev/null", O_RDWR | O_CLOEXEC)
 
   /// The next line of its standard output.
   /// - Throws: when none came within the watchdog's time, or the stream ended.
-  public func line(within seconds: Double = 20) throws -> String {
+  package func line(within seconds: Double = 20) throws -> String {
     let until = MonotonicTime.now.advanced(by: .seconds(seconds))
     while true {
       let line: String? = pending.withLock { bytes in
@@ -121,7 +121,7 @@ public final class ChildProcess: Sendable {
   }
 
   /// Everything up to the end of its standard output.
-  public func rest(within seconds: Double = 120) throws -> [UInt8] {
+  package func rest(within seconds: Double = 120) throws -> [UInt8] {
     let until = MonotonicTime.now.advanced(by: .seconds(seconds))
     while try fill(until: until) {}
     return pending.withLock { bytes in
@@ -140,15 +140,17 @@ public final class ChildProcess: Sendable {
     return true
   }
 
-  public var isRunning: Bool { status.withLock { status in
-    guard status == nil else { return false }
-    var raw: Int32 = 0
-    if unsafe waitpid(pid, &raw, WNOHANG) == pid { status = raw }
-    return status == nil
-  } }
+  package var isRunning: Bool {
+    status.withLock { status in
+      guard status == nil else { return false }
+      var raw: Int32 = 0
+      if unsafe waitpid(pid, &raw, WNOHANG) == pid { status = raw }
+      return status == nil
+    }
+  }
 
   /// Waits until it has ended; its exit code, or 128 + the signal that ended it.
-  public func waitForExit(within seconds: Double = 60) throws -> Int32 {
+  package func waitForExit(within seconds: Double = 60) throws -> Int32 {
     let until = MonotonicTime.now.advanced(by: .seconds(seconds))
     while isRunning {
       guard MonotonicTime.now < until else { throw HarnessError("\(name) does not end") }
@@ -163,7 +165,7 @@ public final class ChildProcess: Sendable {
 
 /// Waits until a condition holds, looking every few milliseconds.
 /// - Throws: when it does not hold within the watchdog's time.
-public func eventually(
+package func eventually(
   _ what: String, within seconds: Double = 20, _ condition: () throws -> Bool
 ) throws {
   let until = MonotonicTime.now.advanced(by: .seconds(seconds))

@@ -3,7 +3,7 @@
 
 /// The byte that belongs at a position of a generation.
 @inline(__always)
-public func oracleByte(_ generation: UInt64, _ position: Int) -> UInt8 {
+package func oracleByte(_ generation: UInt64, _ position: Int) -> UInt8 {
   var mixed = UInt64(truncatingIfNeeded: position) &* 0x9e37_79b9_7f4a_7c15 ^ generation
   mixed ^= mixed >> 29
   mixed = mixed &* 0xbf58_476d_1ce4_e5b9
@@ -12,7 +12,7 @@ public func oracleByte(_ generation: UInt64, _ position: Int) -> UInt8 {
 }
 
 /// The bytes of a range.
-public func oracleBytes(_ generation: UInt64, _ range: Range<Int>) -> [UInt8] {
+package func oracleBytes(_ generation: UInt64, _ range: Range<Int>) -> [UInt8] {
   [UInt8](unsafeUninitializedCapacity: range.count) { buffer, count in
     for index in 0..<range.count {
       unsafe buffer[index] = oracleByte(generation, range.lowerBound + index)
@@ -22,7 +22,7 @@ public func oracleBytes(_ generation: UInt64, _ range: Range<Int>) -> [UInt8] {
 }
 
 /// The position of the first byte that differs from the oracle, nil when all are right.
-public func firstWrong(_ bytes: Span<UInt8>, _ generation: UInt64, at position: Int) -> Int? {
+package func firstWrong(_ bytes: Span<UInt8>, _ generation: UInt64, at position: Int) -> Int? {
   for index in bytes.indices where bytes[index] != oracleByte(generation, position + index) {
     return position + index
   }
@@ -30,10 +30,10 @@ public func firstWrong(_ bytes: Span<UInt8>, _ generation: UInt64, at position: 
 }
 
 /// SplitMix64: small, seeded, the same everywhere.
-public struct SeededRandom: RandomNumberGenerator, Sendable {
+package struct SeededRandom: RandomNumberGenerator, Sendable {
   private var state: UInt64
-  public init(seed: UInt64) { state = seed }
-  public mutating func next() -> UInt64 {
+  package init(seed: UInt64) { state = seed }
+  package mutating func next() -> UInt64 {
     state &+= 0x9e37_79b9_7f4a_7c15
     var z = state
     z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9

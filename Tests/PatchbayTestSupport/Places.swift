@@ -4,10 +4,10 @@ import Glibc
 import PatchbaySystem
 
 /// A directory of a test's own, removed with everything in it.
-public final class TemporaryDirectory: Sendable {
-  public let path: String
+package final class TemporaryDirectory: Sendable {
+  package let path: String
 
-  public init() throws {
+  package init() throws {
     var template = Array("/tmp/patchbay-test-XXXXXX".utf8CString)
     guard unsafe mkdtemp(&template) != nil else {
       throw HarnessError("no temporary directory: \(systemReason(errno))")
@@ -16,13 +16,13 @@ public final class TemporaryDirectory: Sendable {
       decoding: template.dropLast().map(UInt8.init(bitPattern:)), as: UTF8.self)
   }
 
-  public func file(_ name: String) -> String { "\(path)/\(name)" }
+  package func file(_ name: String) -> String { "\(path)/\(name)" }
 
   deinit { removeTree(path) }
 }
 
 /// The names in a directory, without `.` and `..`.
-public func names(in path: String) -> [String] {
+package func names(in path: String) -> [String] {
   guard let directory = unsafe opendir(path) else { return [] }
   defer { _ = unsafe closedir(directory) }
   var names: [String] = []
@@ -44,7 +44,7 @@ private func removeTree(_ path: String) {
 }
 
 /// The directory in which the programs of this build stand, beside the test bundle.
-public func buildDirectory() throws -> String {
+package func buildDirectory() throws -> String {
   var buffer = [CChar](repeating: 0, count: 4096)
   // The test runner loads the bundle; its path is in this process's memory map.
   guard let maps = unsafe fopen("/proc/self/maps", "r") else { throw HarnessError("no /proc") }
@@ -60,10 +60,10 @@ public func buildDirectory() throws -> String {
 }
 
 /// How many descriptors a process has open.
-public func descriptorCount(of pid: Int32) -> Int { names(in: "/proc/\(pid)/fd").count }
+package func descriptorCount(of pid: Int32) -> Int { names(in: "/proc/\(pid)/fd").count }
 
 /// A number from /proc/PID/status, such as VmRSS or Threads, in its own unit.
-public func processFigure(_ pid: Int32, _ field: String) -> Int? {
+package func processFigure(_ pid: Int32, _ field: String) -> Int? {
   guard let text = try? readFile("/proc/\(pid)/status") else { return nil }
   for line in text.split(separator: "\n") where line.hasPrefix("\(field):") {
     return line.split(whereSeparator: { $0 == " " || $0 == "\t" }).dropFirst().first.flatMap {
@@ -74,12 +74,12 @@ public func processFigure(_ pid: Int32, _ field: String) -> Int? {
 }
 
 /// A whole file as text.
-public func readFile(_ path: String) throws -> String {
+package func readFile(_ path: String) throws -> String {
   String(decoding: try readBytes(path), as: UTF8.self)
 }
 
 /// A whole file.
-public func readBytes(_ path: String) throws -> [UInt8] {
+package func readBytes(_ path: String) throws -> [UInt8] {
   let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
   guard descriptor >= 0 else { throw HarnessError("\(path): \(systemReason(errno))") }
   defer { _ = close(descriptor) }
@@ -95,7 +95,7 @@ public func readBytes(_ path: String) throws -> [UInt8] {
 }
 
 /// Writes a file anew.
-public func writeFile(_ path: String, _ bytes: [UInt8]) throws {
+package func writeFile(_ path: String, _ bytes: [UInt8]) throws {
   let descriptor = unsafe open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
   guard descriptor >= 0 else { throw HarnessError("\(path): \(systemReason(errno))") }
   defer { _ = close(descriptor) }

@@ -3,14 +3,14 @@
 import Glibc
 
 /// A thread that runs a closure.
-public final class TestThread: @unchecked Sendable {
+package final class TestThread: @unchecked Sendable {
   private var thread = pthread_t()
   private final class Box {
     let body: @Sendable () -> Void
     init(_ body: @escaping @Sendable () -> Void) { self.body = body }
   }
 
-  public init(_ body: @escaping @Sendable () -> Void) {
+  package init(_ body: @escaping @Sendable () -> Void) {
     let box = unsafe Unmanaged.passRetained(Box(body)).toOpaque()
     let result = unsafe pthread_create(
       &thread, nil,
@@ -22,11 +22,11 @@ public final class TestThread: @unchecked Sendable {
     precondition(result == 0, "no thread")
   }
 
-  public func join() { _ = pthread_join(thread, nil) }
+  package func join() { _ = pthread_join(thread, nil) }
 }
 
 /// Ranges of 1 to 200 bytes that together cover [0, count), in order.
-public func raggedRanges(_ count: Int, seed: UInt64) -> [Range<Int>] {
+package func raggedRanges(_ count: Int, seed: UInt64) -> [Range<Int>] {
   var random = SeededRandom(seed: seed)
   var ranges: [Range<Int>] = []
   var at = 0

@@ -166,7 +166,7 @@ import Testing
       }
     }
     for length in [nil, 0, 1, 2047, 2048, 1 << 20, ExtentPlan.positionLimit] {
-      #expect((6...12).contains(WakeClasses(forByteCount: length).shift))
+      #expect((6...20).contains(WakeClasses(forByteCount: length).shift))
     }
   }
 }

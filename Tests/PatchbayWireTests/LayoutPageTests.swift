@@ -241,7 +241,7 @@ import Testing
       #expect(plan.range(of: numbers[2]) == numbers[3]..<numbers[3] + numbers[4])
     }
     let classes = page.rows(under: "Wake classes")
-    #expect(classes.count == 5)
+    #expect(classes.count == 6)
     for row in classes {
       let numbers = row.compactMap { Int($0) }
       let wakeClasses = WakeClasses(forByteCount: numbers[0] < 0 ? nil : numbers[0])

@@ -46,7 +46,7 @@ func startSecondProcess(_ socketPath: String) throws -> pid_t {
   var child: pid_t = 0
   let arguments = ["EmbeddedBroker", "read", socketPath]
   var argv = unsafe arguments.map { unsafe strdup($0) } + [nil]
-  defer { for unsafe argument in unsafe argv { unsafe free(argument) } }
+  defer { unsafe argv.forEach { unsafe free($0) } }
   let result = unsafe posix_spawn(&child, "/proc/self/exe", nil, nil, &argv, environ)
   guard result == 0 else {
     throw PatchbayError(.inputOutput, "The second process does not start (error \(result)).")

@@ -101,7 +101,7 @@ struct CatVerb: Verb {
       switch from {
       case .start: 0
       case .position(let position): position
-      case .live: try Standing(of: subscriber, client).frontier
+      case .live: try Standing(of: subscriber).frontier
       }
     var progress = Progress("\(key)", quiet: common.quiet || !StandardOutput.isRegularFile)
     var done = 0
@@ -135,9 +135,9 @@ struct Standing {
 
   /// Of the blob that a subscriber has open. The state is taken first: an open blob's figures are
   /// of a moment at which it was not sealed, or shortly after.
-  init(of subscriber: Subscriber, _ client: PatchbayClient) throws(PatchbayError) {
+  init(of subscriber: Subscriber) throws(PatchbayError) {
     state = subscriber.state
-    let ranges = try client.observe(subscriber.key).writtenRanges()
+    let ranges = try subscriber.writtenRanges()
     frontier = ranges.first.flatMap { $0.lowerBound == 0 ? $0.upperBound : nil } ?? 0
     coveredByteCount = ranges.reduce(0) { $0 + $1.count }
   }

@@ -46,7 +46,7 @@ struct GetVerb: Verb {
     try Failure.about(key) {
       let subscriber = try reading.open(key, client)
       let started = ContinuousClock.now
-      let standing = try Standing(of: subscriber, client)
+      let standing = try Standing(of: subscriber)
       let byteCount =
         file == "-"
         ? try copyToStandardOutput(subscriber)
