@@ -346,3 +346,11 @@ int64_t pb_shm_free_bytes(void) {
 int pb_exclude_from_fork(void *address, size_t byte_count) {
   return madvise(address, byte_count, MADV_DONTFORK) < 0 ? -errno : 0;
 }
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+int pb_populate_for_writing(void *address, size_t byte_count) {
+  return madvise(address, byte_count, MADV_POPULATE_WRITE) == 0 ? 0 : -errno;
+}

@@ -20,6 +20,8 @@ final class BlobHandle: Sendable {
 
   private struct Extents {
     var mapped: [Int: Extent] = [:]
+    /// The one that was asked for last: nearly always the one that is asked for next.
+    var latest: Extent?
     /// The board's extent version before the broker last said "not yet", per extent.
     var askedAt: [Int: UInt32] = [:]
   }
@@ -68,14 +70,30 @@ final class BlobHandle: Sendable {
   // MARK: Extents
 
   /// The extent with this index, if this handle has mapped it.
-  func mappedExtent(_ index: Int) -> Extent? { extents.withLock { $0.mapped[index] } }
+  private func mappedExtent(_ index: Int) -> Extent? { extents.withLock { $0.mapped[index] } }
+
+  /// The extent that holds a position, if this handle has mapped it.
+  private func mappedExtent(at position: Int) -> Extent? {
+    extents.withLock { extents in
+      if let latest = extents.latest, latest.range.contains(position) { return latest }
+      guard let extent = extents.mapped[plan.index(of: position)] else { return nil }
+      extents.latest = extent
+      return extent
+    }
+  }
 
   var mappedExtents: [Extent] {
     extents.withLock { $0.mapped.values.sorted { $0.index < $1.index } }
   }
 
+  /// The extent that holds a position, for reading; nil while the publisher has not begun it.
+  func attachedExtent(at position: Int) throws(PatchbayError) -> Extent? {
+    if let extent = mappedExtent(at: position) { return extent }
+    return try attachedExtent(plan.index(of: position))
+  }
+
   /// The extent with this index for reading; nil while the publisher has not begun it.
-  func attachedExtent(_ index: Int, deadline: Deadline) throws(PatchbayError) -> Extent? {
+  func attachedExtent(_ index: Int) throws(PatchbayError) -> Extent? {
     if let extent = mappedExtent(index) { return extent }
     // The version is read before the question, so a grant in between changes it and is asked for.
     let version = entry?.extentVersion ?? 0
@@ -84,7 +102,7 @@ final class BlobHandle: Sendable {
     }
     do throws(PatchbayError) {
       let delivery = try session.connection.call(
-        .attachExtent(ExtentRequest(generation: generation, index: index)), deadline: deadline)
+        .attachExtent(ExtentRequest(generation: generation, index: index)), deadline: .standard)
       return try adopt(delivery, index: index)
     } catch  where error.code == .rangeOutOfBounds {
       extents.withLock { $0.askedAt[index] = version }
@@ -92,12 +110,13 @@ final class BlobHandle: Sendable {
     }
   }
 
-  /// The extent with this index for writing; the broker makes it if it is not there.
-  func grownExtent(_ index: Int, deadline: Deadline) throws(PatchbayError) -> Extent {
-    if let extent = mappedExtent(index) { return extent }
+  /// The extent that holds a position, for writing; the broker makes it if it is not there.
+  func grownExtent(at position: Int) throws(PatchbayError) -> Extent {
+    if let extent = mappedExtent(at: position) { return extent }
+    let index = plan.index(of: position)
     try checkIndex(index)
     let delivery = try session.connection.call(
-      .grow(GrowRequest(blob: grant.blob, index: index)), deadline: deadline)
+      .grow(GrowRequest(blob: grant.blob, index: index)), deadline: .standard)
     return try adopt(delivery, index: index)
   }
 

@@ -48,7 +48,7 @@ extension BlobHandle {
     var ranges: [Range<Int>] = []
     var index = 0
     while let positions = positions(ofExtent: index), ranges.count <= limit {
-      if let extent = try attachedExtent(index, deadline: .standard) {
+      if let extent = try attachedExtent(index) {
         Self.collect(extent, positions, &ranges)
       } else if index >= grant.extentEnd, byteCount == nil {
         // Of a blob of unknown length this extent does not exist yet, and none behind it is known.

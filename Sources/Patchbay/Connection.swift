@@ -6,6 +6,7 @@
 // A reply that comes too late for its caller may have granted something; it is given back at once.
 
 import Glibc
+import PatchbayRing
 import PatchbaySystem
 import PatchbayTypes
 import PatchbayWire
@@ -65,6 +66,7 @@ final class Connection: Sendable {
     var failure: PatchbayError?
   }
 
+  private let patience = SpinPatience()
   let path: String
   private let socket: ControlSocket
   private let state = Mutex(State())
@@ -211,8 +213,17 @@ final class Connection: Sendable {
   ) throws(PatchbayError) {
     while call.outcome.withLock({ $0 == nil }) {
       if try receiveOne() { continue }
+      if try looksReadable() { continue }
       guard try socket.waitReadable(until: until) else { return }
     }
+  }
+
+  /// Looks for a moment before it sleeps: most answers come sooner than a sleep with its wake-up
+  /// takes, above all on a machine whose cores have gone idle.
+  private func looksReadable() throws(PatchbayError) -> Bool {
+    try patience.spin { () throws(PatchbayError) in
+      try socket.waitReadable(until: MonotonicTime(nanoseconds: 0)) ? true : nil
+    } ?? false
   }
 
   /// Takes one packet and hands it on; false when there is none.

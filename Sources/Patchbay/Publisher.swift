@@ -66,8 +66,7 @@ public final class Publisher: Sendable {
   ) throws(PatchbayError) {
     var at = range.lowerBound
     while at < range.upperBound {
-      let extent = try handle.grownExtent(
-        handle.plan.index(of: at), deadline: .standard)
+      let extent = try handle.grownExtent(at: at)
       let end = min(range.upperBound, extent.range.upperBound)
       try body(extent, at..<end)
       at = end

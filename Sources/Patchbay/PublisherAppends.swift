@@ -205,10 +205,10 @@ extension Publisher {
       let left = (self.byteCount ?? ExtentPlan.positionLimit) - state.end
       let wanted = max(1, min(byteCount, left))
       let range = try checkedRange(at: state.end, wanted)
-      let extent = try handle.grownExtent(
-        handle.plan.index(of: range.lowerBound), deadline: .standard)
+      let extent = try handle.grownExtent(at: range.lowerBound)
       let lent = range.clamped(to: extent.range)
       if handle.grant.order == .any { _ = try enter(lent, skippingCovered: false) }
+      extent.touch(lent)
       state.isLent = true
       return Loan(self, extent, lent)
     }

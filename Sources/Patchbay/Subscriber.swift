@@ -101,8 +101,7 @@ public final class Subscriber: Sendable {
 
   private func covered(at position: Int, limit: Int) throws(PatchbayError) -> Found? {
     guard position < (handle.byteCount ?? ExtentPlan.positionLimit),
-      let extent = try handle.attachedExtent(
-        handle.plan.index(of: position), deadline: .standard),
+      let extent = try handle.attachedExtent(at: position),
       extent.isCurrent
     else { return nil }
     let end = extent.coveredEnd(

@@ -26,9 +26,11 @@ final class WritesInFlight: Sendable {
   /// - Parameter admit: called under the list's lock, so what it finds covered stays so and what
   ///   it finds uncovered is nobody else's.
   func enter<Admission>(
-    _ range: Range<Int>, until: MonotonicTime,
+    _ range: Range<Int>, until: @autoclosure () -> MonotonicTime,
     _ admit: () throws(PatchbayError) -> Admission
   ) throws(PatchbayError) -> Admission {
+    // Asked for only by a write that has to wait: clocks cost more than the rest of this.
+    var end: MonotonicTime?
     while true {
       // acquiring: pairs with DEPARTURE; the list itself is read under its lock.
       let before = departures.load(ordering: .acquiring)
@@ -43,7 +45,9 @@ final class WritesInFlight: Sendable {
         return admission
       }
       if let admitted { return admitted }
-      try sleep(since: before, until: until)
+      let moment = end ?? until()
+      end = moment
+      try sleep(since: before, until: moment)
     }
   }
 

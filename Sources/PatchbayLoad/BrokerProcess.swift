@@ -9,9 +9,13 @@ import PatchbayBroker
 enum BrokerProcess {
   /// Starts a broker in a new directory; the path it listens on.
   static func start(memoryByteCount: Int) throws(LoadError) -> String {
-    let path = "\(try Household.shared.makeDirectory())/control.sock"
+    let directory = try Household.shared.makeDirectory()
+    let path = "\(directory)/control.sock"
     let child = try ChildProcess(
-      order: ["role": "broker", "socket": path, "memory": String(memoryByteCount)], isApart: true)
+      order: [
+        "role": "broker", "socket": path, "memory": String(memoryByteCount),
+        "directory": directory,
+      ], isApart: true)
     let input = fcntl(child.input, F_DUPFD_CLOEXEC, 0)
     Household.shared.add(broker: child.process, input: input)
     _ = try child.expect("ready")
@@ -29,6 +33,8 @@ enum BrokerProcess {
     while readLine() != nil {}
     broker.requestStop()
     broker.waitUntilEnded()
+    // Here too, not only where it was made: the tool itself may have been killed.
+    Household.remove(try order.text("directory"))
   }
 
   private static func quiet(_ label: String) -> any LogHandler {

@@ -17,6 +17,7 @@ final class Household: Sendable {
   }
 
   private let state = Mutex(State())
+  private let isInterrupted = Mutex(false)
 
   private init() {}
 
@@ -54,7 +55,7 @@ final class Household: Sendable {
     if let directory = all.directory { Self.remove(directory) }
   }
 
-  private static func remove(_ directory: String) {
+  static func remove(_ directory: String) {
     if let listing = unsafe opendir(directory) {
       while let entry = unsafe readdir(listing) {
         let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
@@ -68,6 +69,11 @@ final class Household: Sendable {
   }
 
   // MARK: Interrupts
+
+  /// Leaves the end of the process to the thread that cleans up, when that is under way.
+  func yieldToInterrupt() {
+    while isInterrupted.withLock({ $0 }) { _ = pause() }
+  }
 
   private static func endingSignals() -> sigset_t {
     var set = sigset_t()
@@ -88,6 +94,8 @@ final class Household: Sendable {
         var set = Household.endingSignals()
         var number: Int32 = 0
         _ = unsafe sigwait(&set, &number)
+        // Before the workers go: the main thread sees their end and would take it for a failure.
+        Household.shared.isInterrupted.withLock { $0 = true }
         Household.shared.close()
         _exit(128 + number)
       }, nil)

@@ -21,7 +21,7 @@ struct Latency: ParsableCommand {
   var messages = 20_000
 
   @Option(help: "Pause between one-way messages; each repeat has a tenth as many as round trips.")
-  var gap = TimeSpan(duration: .microseconds(200))
+  var gap = TimeSpan(duration: .microseconds(500))
 
   @Flag(help: "Waits by looking again and again, without sleeping.")
   var spin = false

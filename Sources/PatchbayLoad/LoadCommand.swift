@@ -26,6 +26,7 @@ struct LoadCommand: ParsableCommand {
       var command = try parseAsRoot()
       try command.run()
     } catch {
+      Household.shared.yieldToInterrupt()
       status = explain(error)
     }
     Household.shared.close()

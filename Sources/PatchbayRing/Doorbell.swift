@@ -145,30 +145,55 @@ package struct DoorbellCounts: Sendable, Hashable {
   package var rescuedWaits: UInt64 = 0
 }
 
-/// How long a waiter looks before it sleeps: longer while looking pays, shorter while it does not.
+/// How long a waiter looks before it sleeps: about as long as a sleep with its wake-up costs, while
+/// that finds something. When it does not, because the peer is slow or needs this very core, the next
+/// waits sleep at once, twice as many after each failure; then looking is tried again, since after a
+/// change of pace, or of the core, it may pay again.
 package final class SpinPatience: Sendable {
-  private let budget = Atomic<Int>(64)
-  private static let limits = 8...4096
+  /// Waits still to be slept through at once.
+  private let sleepsLeft = Atomic<Int>(0)
+  /// How many that are after the next failure.
+  private let penalty = Atomic<Int>(1)
+
+  private static let limit = Duration.microseconds(20)
+  private static let penaltyLimit = 256
+  private static let looksPerClock = 32
 
   package init() {}
 
-  /// Looks a bounded number of times.
-  func spin<Found>(
+  /// Looks for a bounded time.
+  package func spin<Found>(
     _ look: () throws(PatchbayError) -> Found?
   ) throws(PatchbayError) -> Found? {
-    // relaxed (both): a figure of this process that only sizes the loop.
-    let tries = budget.load(ordering: .relaxed)
-    for _ in 0..<tries {
-      if let found = try look() {
+    // relaxed (all): figures of this process that only size the loop; threads that wait at once
+    // may overwrite each other's.
+    let sleeps = sleepsLeft.load(ordering: .relaxed)
+    guard sleeps == 0 else {
+      // relaxed: as above.
+      sleepsLeft.store(sleeps - 1, ordering: .relaxed)
+      return nil
+    }
+    let end = MonotonicTime.now.advanced(by: Self.limit)
+    repeat {
+      for _ in 0..<Self.looksPerClock {
+        Futex.pause()
+        guard let found = try look() else { continue }
         // relaxed: as above.
-        budget.store(min(tries * 2, Self.limits.upperBound), ordering: .relaxed)
+        penalty.store(1, ordering: .relaxed)
         return found
       }
-      Futex.pause()
-    }
-    // relaxed: as above.
-    budget.store(max(tries / 2, Self.limits.lowerBound), ordering: .relaxed)
+    } while MonotonicTime.now < end
+    noteFailure()
     return nil
+  }
+
+  private func noteFailure() {
+    // relaxed (all): as in `spin`.
+    let sleeps = penalty.load(ordering: .relaxed)
+    // relaxed: as in `spin`.
+    sleepsLeft.store(sleeps, ordering: .relaxed)
+    // relaxed: as in `spin`.
+    penalty.store(min(sleeps * 2, Self.penaltyLimit), ordering: .relaxed)
   }
 }
 

@@ -72,6 +72,9 @@ int pb_lock_file(const char *path);
 int64_t pb_raise_descriptor_limit(void);
 // Free bytes of the file system that holds shared memory.
 int64_t pb_shm_free_bytes(void);
+// Gives the pages of a mapped range their memory in one call, as writing to each would. The range is
+// whole pages. -EINVAL where the kernel cannot (before 5.14): then the first write does it.
+int pb_populate_for_writing(void *address, size_t byte_count);
 // Keeps the range out of children after a fork.
 int pb_exclude_from_fork(void *address, size_t byte_count);
 
