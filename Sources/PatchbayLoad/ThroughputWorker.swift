@@ -88,7 +88,7 @@ private final class StreamReader {
     var end = min(position + piece, total)
     do throws(PatchbayError) {
       try takeLease(position..<end)
-    } catch where error.code == .rangeOutOfBounds {
+    } catch  where error.code == .rangeOutOfBounds {
       // An extent ends inside the range: this side of its edge first.
       end = error.resumePosition ?? end
       try takeLease(position..<end)

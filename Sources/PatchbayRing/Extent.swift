@@ -21,8 +21,8 @@ import Synchronization
 
   private let words: SharedWords
   private let map: WrittenMap?
-  /// Data offset up to which an appending publisher need not care for untouched pages.
-  private let touchedEnd: Atomic<Int>
+  /// Nil where there is nothing to touch: for readers, and in a ring that was used before.
+  private let firstTouch: FirstTouch?
 
   /// Maps a ring. The descriptor may be closed afterwards.
   /// - Throws: `protocolViolation`, `corrupt`, `inputOutput`.
@@ -40,8 +40,9 @@ import Synchronization
         descriptor, byteCount: geometry.objectByteCount, isWritable: isWritable,
         what: "ring \(ringID)"))
     map = geometry.hasMap ? WrittenMap(words, geometry) : nil
-    // A ring that was used before has all its pages.
-    touchedEnd = Atomic(isWritable && useNumber == 1 ? 0 : Int.max)
+    firstTouch =
+      isWritable && useNumber == 1
+      ? FirstTouch(words.mapping, data: geometry.dataOffset..<geometry.objectByteCount) : nil
   }
 
   // MARK: Tag
@@ -138,30 +139,11 @@ import Synchronization
     unsafe bytes.withUnsafeBytes { unsafe target.copyMemory(from: $0) }
   }
 
-  /// Gives a range that will be written its memory, in a fresh ring: a stretch at a time while
-  /// appending, else the range itself where it is long enough to pay.
+  /// Gives a range that will be written its memory, in a fresh ring.
   package func touch(_ positions: Range<Int>) {
+    guard let firstTouch, !positions.isEmpty else { return }
     let offsets = positions.lowerBound - range.lowerBound..<positions.upperBound - range.lowerBound
-    // relaxed: a figure of the one thread that appends; with a map it stays 0.
-    let end = touchedEnd.load(ordering: .relaxed)
-    guard offsets.upperBound > end else { return }
-    guard map == nil else {
-      if offsets.count >= Self.longTouch { populate(offsets) }
-      return
-    }
-    let stretch = min(
-      max(offsets.upperBound, offsets.lowerBound + Self.longTouch), geometry.dataByteCount)
-    populate(offsets.lowerBound..<stretch)
-    // relaxed: as above.
-    touchedEnd.store(stretch, ordering: .relaxed)
-  }
-
-  /// As many bytes as are touched at once: few enough not to hold up a message noticeably.
-  private static let longTouch = 64 * 1024
-
-  private func populate(_ offsets: Range<Int>) {
-    words.mapping.populate(
-      geometry.dataOffset + offsets.lowerBound..<geometry.dataOffset + offsets.upperBound)
+    if map == nil { firstTouch.beforeAppend(offsets) } else { firstTouch.beforeWrite(offsets) }
   }
 
   /// Covers a range that has been copied in, in a ring with a map. Any thread or process of the

@@ -100,7 +100,8 @@ final class Conversation {
       try publisher.append(oracleBytes(generation, end..<end + (try number(words, 1))))
     case "zeros":
       // For lengths at which making the oracle's bytes would be the whole time.
-      try publisher.append([UInt8](repeating: 0, count: try number(words, 1)))
+      let bytes = [UInt8](repeating: 0, count: try number(words, 1))
+      for _ in 0..<(words.count > 2 ? try number(words, 2) : 1) { try publisher.append(bytes) }
     case "batch":
       let size = try number(words, 2)
       try publisher.withBatch {

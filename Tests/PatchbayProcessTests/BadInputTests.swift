@@ -257,7 +257,9 @@ struct BadInputRow {
   private func plain(_ message: String, _ place: String) -> String {
     message.replacing(place, with: "DIR").replacing("\\/", with: "/").replacing(
       /process [0-9]+/, with: "process PID"
-    ).replacing(/part\.[0-9]+/, with: "part.PID").replacing(/[0-9]{6,}/, with: "N").replacing(/k{100,}/, with: "kkk...").replacing(
+    ).replacing(/part\.[0-9]+/, with: "part.PID").replacing(/[0-9]{6,}/, with: "N").replacing(
+      /k{100,}/, with: "kkk..."
+    ).replacing(
       /d{100,}/, with: "ddd...")
   }
 

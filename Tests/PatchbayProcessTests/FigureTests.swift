@@ -81,6 +81,27 @@ import Testing
     try broker.stop()
   }
 
+  @Test(arguments: ["any", "append"])
+  func `long writes into fresh memory make fewer system calls than writes`(order: String) throws {
+    let broker = try BrokerProcess()
+    let directory = try TemporaryDirectory()
+    var counts: [Int] = []
+    for writes in [1, 201] {
+      let report = directory.file("strace\(writes)")
+      let publisher = try broker.peer(["/usr/bin/strace", "-f", "-c", "-o", report])
+      try publisher.ask("publish k\(writes) 210000000 \(order)")
+      // One line of conversation is a call or two of its own, whatever the number of writes.
+      try publisher.ask("zeros k\(writes) 1048576 \(writes)")
+      try publisher.tell("exit")
+      _ = try publisher.process.waitForExit()
+      counts.append(try systemCallCount(readFile(report)))
+    }
+    let more = counts[1] - counts[0]
+    print("\(order): \(more) more system calls for 200 more writes of 1 MiB")
+    #expect(more < 100)
+    try broker.stop()
+  }
+
   /// The total of `strace -c`: the fourth column of its last line.
   private func systemCallCount(_ report: String) throws -> Int {
     guard let total = report.split(separator: "\n").last(where: { $0.hasSuffix("total") }),
