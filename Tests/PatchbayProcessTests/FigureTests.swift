@@ -89,7 +89,7 @@ import Testing
     for writes in [1, 201] {
       let report = directory.file("strace\(writes)")
       let publisher = try broker.peer(["/usr/bin/strace", "-f", "-c", "-o", report])
-      try publisher.ask("publish k\(writes) 210000000 \(order)")
+      try publisher.ask("publish k\(writes) \(201 << 20) \(order)")
       // One line of conversation is a call or two of its own, whatever the number of writes.
       try publisher.ask("zeros k\(writes) 1048576 \(writes)")
       try publisher.tell("exit")
