@@ -129,6 +129,23 @@ import Testing
     }
   }
 
+  @Test func `cursors stream parts of one blob side by side`() throws {
+    try withBroker { _, client in
+      try client.withPublisher("k", BlobOptions(byteCount: 3000)) { blob in
+        var cursors = [0, 1000, 2000].map { blob.appending(from: $0) }
+        for _ in 0..<10 {
+          for index in cursors.indices.reversed() {
+            let at = cursors[index].position
+            try cursors[index].append(pattern(at..<at + 100))
+          }
+        }
+        #expect(code { try cursors[0].append([1]) } == .rangeOverlap)
+        #expect(cursors[0].position == 1000)
+      }
+      #expect(try client.open("k").readFully(0..<3000) == pattern(0..<3000))
+    }
+  }
+
   @Test func `replacing a blob leaves its readers on the old life`() throws {
     try withBroker { _, client in
       try client.publish(pattern(0..<100_000), as: "k")
