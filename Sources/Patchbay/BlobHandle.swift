@@ -17,6 +17,9 @@ final class BlobHandle: Sendable {
   let bell: Doorbell?
   private let isWritable: Bool
   private let extents: Mutex<Extents>
+  /// Extents that are being asked for, to write into: one question each, whatever the number of
+  /// threads that need it.
+  private let growths = WritesInFlight()
 
   private struct Extents {
     var mapped: [Int: Extent] = [:]
@@ -115,6 +118,10 @@ final class BlobHandle: Sendable {
     if let extent = mappedExtent(at: position) { return extent }
     let index = plan.index(of: position)
     try checkIndex(index)
+    let question = index..<index + 1
+    try growths.enter(question, until: MonotonicTime(Deadline.standard)) {}
+    defer { growths.leave(question, coveredTo: index) }
+    if let extent = mappedExtent(index) { return extent }
     let delivery = try session.connection.call(
       .grow(GrowRequest(blob: grant.blob, index: index)), deadline: .standard)
     return try adopt(delivery, index: index)
@@ -156,7 +163,7 @@ final class BlobHandle: Sendable {
       descriptor, index: granted.index, start: planned.lowerBound, ringID: granted.ringID,
       useNumber: granted.useNumber, geometry: geometry, isWritable: isWritable)
     return extents.withLock { extents in
-      // Two threads may have asked at once: one mapping serves both, and only one begins the use.
+      // Two readers may have asked at once: one mapping serves both.
       if let first = extents.mapped[granted.index] { return first }
       if granted.beginsUse { extent.beginUse(isFresh: granted.useNumber == 1) }
       extents.mapped[granted.index] = extent

@@ -106,6 +106,9 @@ final class Connection: Sendable {
     }
     let until = MonotonicTime.now.advanced(by: .seconds(1))
     try? send(Frame.encode(request, request: number), until: until)
+    // Replies that nobody waits for are taken off the socket here, or a client that only posts would
+    // look to the broker like one that never reads.
+    try? takeArrived()
   }
 
   /// Whether the broker has hung up. Does not block; takes what has arrived if nobody else does.
@@ -113,7 +116,7 @@ final class Connection: Sendable {
     try state.withLock { (state) throws(PatchbayError) in
       if let failure = state.failure { throw failure }
     }
-    try hearLastWords()
+    try takeArrived()
   }
 
   private func register(_ call: PendingCall) throws(PatchbayError) -> UInt64 {
@@ -147,7 +150,7 @@ final class Connection: Sendable {
       switch try socket.send(packet) {
       case .sent: return
       case .hungUp:
-        try hearLastWords()
+        try takeArrived()
         throw fail(with: hungUp)
       case .wouldBlock:
         guard try socket.waitWritable(until: until) else {
@@ -157,9 +160,10 @@ final class Connection: Sendable {
     }
   }
 
-  /// A broker that hangs up says why before it does; what it said may still be unread.
+  /// Takes what has arrived, if nobody else does. A broker that hangs up says why before it does:
+  /// what it said may be among it.
   /// - Throws: what it said.
-  private func hearLastWords() throws(PatchbayError) {
+  private func takeArrived() throws(PatchbayError) {
     guard takeReaderRole() else { return }
     defer { passReaderRole() }
     while try receiveOne() {}

@@ -71,17 +71,6 @@ extension Subscriber {
     }
   }
 
-  private func countLease() throws(PatchbayError) {
-    try leases.withLock { (count) throws(PatchbayError) in
-      guard count < Self.leaseLimit else {
-        throw PatchbayError(
-          .limitReached,
-          "This subscriber of \(key) holds \(count) leases, the most it can. End one first.")
-      }
-      count += 1
-    }
-  }
-
   /// Nil when the ring was taken before the view stood.
   private func takeLease(
     _ range: Range<Int>, deadline: Deadline

@@ -112,7 +112,8 @@ public final class PatchbayClient: Sendable {
     return grant.blob.generation
   }
 
-  /// Publishes a file and announces its length. Sealed afterwards.
+  /// Publishes a file and announces its length. Sealed afterwards. Blocks as the file does; the
+  /// deadline is for the broker's answer at the beginning.
   /// - Throws: `inputOutput` for the file (also when it is shorter or longer than when it was
   ///   opened), else as `publisher` and `Publisher.seal`.
   @available(*, noasync)
@@ -141,7 +142,8 @@ public final class PatchbayClient: Sendable {
     let publisher = try publisher(key, options, deadline: deadline)
     do throws(PatchbayError) {
       try write(publisher)
-      try publisher.seal(deadline: deadline)
+      // The source may have taken its time: the deadline is the creation's, the seal has its own.
+      try publisher.seal()
       return publisher.generation
     } catch {
       try? publisher.fail("\(error)")

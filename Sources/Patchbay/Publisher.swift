@@ -17,8 +17,8 @@ public final class Publisher: Sendable {
   let handle: BlobHandle
   let inFlight = WritesInFlight()
   let appending = Mutex(AppendState())
-  /// Ranges that a batch has copied into a blob with a map and will cover at its end.
-  let batchedRanges = Mutex<[Range<Int>]>([])
+  /// What a batch has copied into a blob with a map and will cover at its end; in flight until then.
+  let batchedRange = Mutex<Range<Int>?>(nil)
   private let ending = Mutex(false)
 
   init(_ handle: BlobHandle) { self.handle = handle }
@@ -126,6 +126,7 @@ public final class Publisher: Sendable {
   ) throws(PatchbayError) {
     guard !isEnded else { throw Self.closed }
     appending.withLock { $0.refusal = Self.closed }
+    endBatch()
     try inFlight.close(Self.closed, until: MonotonicTime(deadline))
     try handle.session.perform(
       .fail(
@@ -143,6 +144,7 @@ public final class Publisher: Sendable {
     }
     guard wasOpen else { return }
     appending.withLock { $0.refusal = Self.closed }
+    endBatch()
     try? inFlight.close(Self.closed, until: MonotonicTime(Deadline.standard))
     abandon()
   }

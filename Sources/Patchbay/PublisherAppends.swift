@@ -46,7 +46,7 @@ extension Publisher {
   ///   - expected: the position the bytes must land on; nil: wherever the end is.
   /// - Throws: `rangeOverlap` or `rangeOutOfBounds` with `resumePosition`, the true end, when that
   ///   is before or behind `expected`; `rangeOutOfBounds` beyond the announced length (nothing is
-  ///   written then); `noSpaceMemory`, `closed`, `fenced`, `noBroker`.
+  ///   written then); `noSpaceMemory` (the same), `closed`, `fenced`, `noBroker`.
   @available(*, noasync)
   public func append(
     _ bytes: Span<UInt8>, expecting expected: Int? = nil
@@ -105,10 +105,17 @@ extension Publisher {
       try write(bytes, at: range.lowerBound)
       return
     }
-    // The range stays in flight until the batch ends and covers it.
     _ = try enter(range, skippingCovered: false)
-    try copyOnly(bytes, range)
-    batchedRanges.withLock { $0.append(range) }
+    do throws(PatchbayError) {
+      try copyOnly(bytes, range)
+    } catch {
+      inFlight.leave(range, coveredTo: range.lowerBound)
+      throw error
+    }
+    // Stays in flight, as one range with what the batch has copied before, until it is covered.
+    batchedRange.withLock { batched in
+      batched = batched.map { inFlight.join($0, range) } ?? range
+    }
   }
 
   private func copyOnly(_ bytes: Span<UInt8>, _ range: Range<Int>) throws(PatchbayError) {
@@ -122,6 +129,8 @@ extension Publisher {
   private func appendBelowFrontier(
     _ bytes: Span<UInt8>, _ range: Range<Int>, _ state: inout AppendState
   ) throws(PatchbayError) {
+    // All extents are made before the first byte is covered: when memory is full nothing is appended.
+    try forEachExtent(range) { (_, _) throws(PatchbayError) in }
     try forEachExtent(range) { (extent, part) throws(PatchbayError) in
       var at = part.lowerBound
       while at < part.upperBound {
@@ -156,25 +165,25 @@ extension Publisher {
     return try body()
   }
 
-  private func endBatch() {
+  /// Covers what a batch has copied; does nothing outside one.
+  func endBatch() {
     appending.withLock { state in
       guard let start = state.batchStart else { return }
       state.batchStart = nil
       guard start < state.end else { return }
-      if handle.grant.order == .any { coverBatchedRanges() } else { coverPrefix(start..<state.end) }
+      if handle.grant.order == .any { coverBatchedRange() } else { coverPrefix(start..<state.end) }
       ring(start..<state.end)
     }
   }
 
-  private func coverBatchedRanges() {
-    let ranges = batchedRanges.withLock { list in
-      defer { list = [] }
-      return list
+  private func coverBatchedRange() {
+    let batched = batchedRange.withLock { batched in
+      defer { batched = nil }
+      return batched
     }
-    for range in ranges {
-      forEachMappedExtent(range) { $0.cover($1) }
-      inFlight.leave(range, coveredTo: range.upperBound)
-    }
+    guard let batched else { return }
+    forEachMappedExtent(batched) { $0.cover($1) }
+    inFlight.leave(batched, coveredTo: batched.upperBound)
   }
 
   private func coverPrefix(_ range: Range<Int>) {

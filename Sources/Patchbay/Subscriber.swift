@@ -15,7 +15,13 @@ public final class Subscriber: Sendable {
   private let patience = SpinPatience()
   private let isClosed = Atomic<Bool>(false)
   private let waiterCount = Atomic<Int>(0)
-  let leases = Mutex(0)
+  private let holds = Mutex(Holds())
+
+  /// What keeps the broker's side of this handle alive.
+  private struct Holds {
+    var leaseCount = 0
+    var isClosed = false
+  }
 
   init(_ handle: BlobHandle) { self.handle = handle }
 
@@ -39,21 +45,39 @@ public final class Subscriber: Sendable {
     // sequentially consistent: as above. CLOSE.
     if waiterCount.load(ordering: .sequentiallyConsistent) > 0 { handle.bell?.ringAll() }
     handle.dropExtents()
-    if leases.withLock({ $0 == 0 }) { endHandle() }
+    let isLast = holds.withLock { holds in
+      holds.isClosed = true
+      return holds.leaseCount == 0
+    }
+    if isLast { endHandle() }
   }
 
   private func endHandle() {
     if handle.entry != nil { handle.session.connection.post(.close(handle.grant.blob)) }
   }
 
+  /// One lease more.
+  /// - Throws: `closed`, `limitReached`.
+  func countLease() throws(PatchbayError) {
+    try holds.withLock { (holds) throws(PatchbayError) in
+      guard !holds.isClosed else { throw Self.closed }
+      guard holds.leaseCount < Self.leaseLimit else {
+        throw PatchbayError(
+          .limitReached,
+          "This subscriber of \(key) holds \(holds.leaseCount) leases, the most it can. End one "
+            + "first.")
+      }
+      holds.leaseCount += 1
+    }
+  }
+
   /// One lease less; the last one of a closed handle ends it for the broker.
   func leaseEnded() {
-    let left = leases.withLock { count in
-      count -= 1
-      return count
+    let isLast = holds.withLock { holds in
+      holds.leaseCount -= 1
+      return holds.isClosed && holds.leaseCount == 0
     }
-    // sequentially consistent: as in `close`. CLOSE.
-    if left == 0, isClosed.load(ordering: .sequentiallyConsistent) { endHandle() }
+    if isLast { endHandle() }
   }
 
   // MARK: Looking

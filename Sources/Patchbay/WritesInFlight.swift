@@ -68,6 +68,16 @@ final class WritesInFlight: Sendable {
     _ = unsafe departures.withWord { unsafe Futex.wake($0, mask: .max) }
   }
 
+  /// Makes one entry of two that meet; the one entry.
+  func join(_ first: Range<Int>, _ second: Range<Int>) -> Range<Int> {
+    state.withLock { state in
+      state.ranges.removeAll { $0 == first || $0 == second }
+      let joined = first.lowerBound..<second.upperBound
+      state.ranges.append(joined)
+      return joined
+    }
+  }
+
   /// Lets nothing enter any more and waits until the list is empty.
   func close(_ error: PatchbayError, until: MonotonicTime) throws(PatchbayError) {
     state.withLock { $0.closed = error }
