@@ -110,7 +110,7 @@ let package = Package(
     tests("PatchbayClientTests", "Patchbay", "PatchbayBroker", "PatchbayTestSupport"),
     tests("PatchbayHouseTests", "PatchbayTestSupport"),
     tests(
-      "PatchbayProcessTests", "PatchbayTestSupport", "PatchbaySystem", "PatchbayWire",
+      "PatchbayProcessTests", "PatchbayTestSupport", "Patchbay", "PatchbaySystem", "PatchbayWire",
       "PatchbayTypes", "PatchbayCLI", "patchbay-peer"),
   ],
   swiftLanguageModes: [.v6]

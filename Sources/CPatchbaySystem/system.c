@@ -112,13 +112,28 @@ int pb_listen(const char *path, int backlog) {
   return listener;
 }
 
-int pb_connect(const char *path) {
+// How long a blocking call on the socket may take: at least a millisecond, for zero is forever.
+static int limit_sending(int socket, int64_t deadline_ns) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  int64_t left = deadline_ns - (now.tv_sec * INT64_C(1000000000) + now.tv_nsec);
+  if (left < 1000000) left = 1000000;
+  struct timeval limit = {left / 1000000000, left % 1000000000 / 1000};
+  return setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+}
+
+int pb_connect(const char *path, int64_t deadline_ns) {
   struct sockaddr_un address;
   int result = address_of(path, &address);
   if (result < 0) return result;
-  int connection = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  // Connecting waits for room in the listener's queue, but only on a socket that blocks.
+  int connection = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
   if (connection < 0) return -errno;
-  if (connect(connection, (struct sockaddr *)&address, sizeof address) < 0)
+  do {
+    if (limit_sending(connection, deadline_ns) < 0) return closed_with(connection, errno);
+    result = connect(connection, (struct sockaddr *)&address, sizeof address);
+  } while (result < 0 && errno == EINTR);
+  if (result < 0 || fcntl(connection, F_SETFL, O_NONBLOCK) < 0)
     return closed_with(connection, errno);
   return connection;
 }
@@ -197,9 +212,9 @@ int64_t pb_receive(int socket, void *bytes, size_t capacity, int *descriptors, i
       }
     }
     if (message.msg_flags & MSG_CTRUNC) {
+      // The packet is whole, its descriptors are not: it comes without any.
       for (int i = 0; i < found; i++) close(descriptors[i]);
-      *count = 0;
-      return -EMSGSIZE;
+      found = 0;
     }
   }
   if (count) *count = found;

@@ -25,8 +25,9 @@ final class BlobHandle: Sendable {
     var mapped: [Int: Extent] = [:]
     /// The one that was asked for last: nearly always the one that is asked for next.
     var latest: Extent?
-    /// The board's extent version before the broker last said "not yet", per extent.
-    var askedAt: [Int: UInt32] = [:]
+    /// Extents that the broker said are not there, the board's extent version before it did, and
+    /// where the next one starts.
+    var missing: [Int: (version: UInt32, next: Int?)] = [:]
   }
 
   /// Takes over what a `created` or `opened` reply granted.
@@ -85,31 +86,57 @@ final class BlobHandle: Sendable {
     }
   }
 
-  var mappedExtents: [Extent] {
-    extents.withLock { $0.mapped.values.sorted { $0.index < $1.index } }
+  /// The extents that this handle has mapped and the range touches, in order.
+  func mappedExtents(in range: Range<Int>) -> [Extent] {
+    extents.withLock { extents in
+      if let latest = extents.latest, latest.range.clamped(to: range) == range { return [latest] }
+      return extents.mapped.values.filter { $0.range.overlaps(range) }
+        .sorted { $0.index < $1.index }
+    }
   }
+
+  /// What stands behind an extent's number.
+  enum Attachment {
+    case extent(Extent)
+    /// The publisher has not begun it; where the next one starts that it has, if there is one.
+    case missing(next: Int?)
+  }
+
+  /// How long the broker may take to tell where an extent is, even if the caller's deadline is
+  /// sooner: the bytes may be there, and one look costs one question.
+  private static let questionTime = Duration.seconds(1)
 
   /// The extent that holds a position, for reading; nil while the publisher has not begun it.
-  func attachedExtent(at position: Int) throws(PatchbayError) -> Extent? {
+  func attachedExtent(
+    at position: Int, deadline: Deadline, onBound: () throws(PatchbayError) -> Void
+  ) throws(PatchbayError) -> Extent? {
     if let extent = mappedExtent(at: position) { return extent }
-    return try attachedExtent(plan.index(of: position))
-  }
-
-  /// The extent with this index for reading; nil while the publisher has not begun it.
-  func attachedExtent(_ index: Int) throws(PatchbayError) -> Extent? {
-    if let extent = mappedExtent(index) { return extent }
-    // The version is read before the question, so a grant in between changes it and is asked for.
-    let version = entry?.extentVersion ?? 0
-    guard index < Int(UInt32.max), extents.withLock({ $0.askedAt[index] != version }) else {
+    let index = plan.index(of: position)
+    guard case .extent(let extent) = try attach(index, deadline: deadline, onBound: onBound) else {
       return nil
     }
+    return extent
+  }
+
+  /// Finds the extent with this index, for reading.
+  /// - Parameter onBound: called now and then while the broker does not answer; may throw.
+  func attach(
+    _ index: Int, deadline: Deadline, onBound: () throws(PatchbayError) -> Void = {}
+  ) throws(PatchbayError) -> Attachment {
+    if let extent = mappedExtent(index) { return .extent(extent) }
+    // The version is read before the question, so a grant in between changes it and is asked for.
+    let version = entry?.extentVersion ?? 0
+    guard index < Int(UInt32.max) else { return .missing(next: nil) }
+    let known = extents.withLock { $0.missing[index] }
+    if let known, known.version == version { return .missing(next: known.next) }
     do throws(PatchbayError) {
       let delivery = try session.connection.call(
-        .attachExtent(ExtentRequest(generation: generation, index: index)), deadline: .standard)
-      return try adopt(delivery, index: index)
+        .attachExtent(ExtentRequest(generation: generation, index: index)),
+        deadline: deadline.atLeast(Self.questionTime), onBound: onBound)
+      return .extent(try adopt(delivery, index: index))
     } catch  where error.code == .rangeOutOfBounds {
-      extents.withLock { $0.askedAt[index] = version }
-      return nil
+      extents.withLock { $0.missing[index] = (version, error.resumePosition) }
+      return .missing(next: error.resumePosition)
     }
   }
 
@@ -165,7 +192,10 @@ final class BlobHandle: Sendable {
     return extents.withLock { extents in
       // Two readers may have asked at once: one mapping serves both.
       if let first = extents.mapped[granted.index] { return first }
-      if granted.beginsUse { extent.beginUse(isFresh: granted.useNumber == 1) }
+      // The grant that was to begin a fresh ring's use may have been lost: its answer came late, or
+      // the ring could not be mapped. To begin it is one store, which does no harm twice.
+      let isFresh = granted.useNumber == 1
+      if granted.beginsUse || isWritable && isFresh { extent.beginUse(isFresh: isFresh) }
       extents.mapped[granted.index] = extent
       return extent
     }

@@ -48,13 +48,15 @@ extension BlobHandle {
     var ranges: [Range<Int>] = []
     var index = 0
     while let positions = positions(ofExtent: index), ranges.count <= limit {
-      if let extent = try attachedExtent(index) {
+      switch try attach(index, deadline: .standard) {
+      case .extent(let extent):
         Self.collect(extent, positions, &ranges)
-      } else if index >= grant.extentEnd, byteCount == nil {
-        // Of a blob of unknown length this extent does not exist yet, and none behind it is known.
-        break
+        index += 1
+      case .missing(let next):
+        // Extents come in any order: the broker knows whether there is one farther on.
+        guard let next, next >= positions.upperBound else { return Array(ranges.prefix(limit)) }
+        index = plan.index(of: next)
       }
-      index += 1
     }
     // One more than asked for was looked for, so that the last one given is whole.
     return Array(ranges.prefix(limit))

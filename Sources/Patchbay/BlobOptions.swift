@@ -5,8 +5,9 @@ import PatchbayTypes
 /// How a blob is created. Everything has a default; a plain `BlobOptions()` is a private blob of
 /// unknown length, written in any order.
 public struct BlobOptions: Sendable, Hashable {
-  /// Bytes in all, nil while unknown. An announced length is reserved at once and enforced at the
-  /// seal; readers see it from the start.
+  /// Bytes in all, nil while unknown. An announced length is enforced at the seal; readers see it
+  /// from the start. Its memory is reserved at once, as one extent, unless sizes of extents are given
+  /// below.
   public var byteCount: Int?
   /// Whether bytes come at any position or only at the end. `appendOnly` needs an eighth less
   /// memory.

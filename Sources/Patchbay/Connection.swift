@@ -23,11 +23,14 @@ final class Delivery: Sendable {
   }
 
   /// The next descriptor in message order.
-  /// - Throws: `protocolViolation` when the broker sent fewer than the reply promises.
+  /// - Throws: `limitReached` when fewer came than the reply promises.
   func takeDescriptor() throws(PatchbayError) -> Descriptor {
     let next: Int32? = descriptors.withLock { $0.isEmpty ? nil : $0.removeFirst() }
     guard let next else {
-      throw PatchbayError(.protocolViolation, "A reply of the broker lacks a descriptor.")
+      throw PatchbayError(
+        .limitReached,
+        "A reply of the broker came without its descriptors: this process has none left. Close "
+          + "some, or raise its limit of open files (ulimit -n).", systemErrno: EMFILE)
     }
     return Descriptor(owning: next)
   }
@@ -64,6 +67,9 @@ final class Connection: Sendable {
     var calls: [UInt64: PendingCall] = [:]
     var hasReader = false
     var failure: PatchbayError?
+    /// What the broker is still to be told and nobody waits for: ends of handles, and grants that
+    /// came too late for their callers. Sent before anything else.
+    var owed: [Request] = []
   }
 
   private let patience = SpinPatience()
@@ -72,43 +78,86 @@ final class Connection: Sendable {
   private let state = Mutex(State())
 
   /// Connects; the caller says hello.
-  init(_ path: SocketPath) throws(PatchbayError) {
+  init(_ path: SocketPath, deadline: Deadline) throws(PatchbayError) {
     try path.checkDirectory()
     self.path = path.path
-    socket = try ControlSocket.connect(to: path.path)
+    socket = try ControlSocket.connect(to: path.path, until: MonotonicTime(deadline))
   }
 
   /// Sends a request and waits for its reply.
+  /// - Parameter onBound: called at least every `Doorbell.bound` while there is none; may throw.
   /// - Throws: what the broker answered; `timedOut`; `noBroker` when the connection has ended.
-  func call(_ request: Request, deadline: Deadline) throws(PatchbayError) -> Delivery {
+  func call(
+    _ request: Request, deadline: Deadline,
+    onBound: () throws(PatchbayError) -> Void = {}
+  ) throws(PatchbayError) -> Delivery {
     let until = MonotonicTime(deadline)
+    try sendOwed(until: until)
     let call = PendingCall()
     let number = try register(call)
     do throws(PatchbayError) {
       try send(Frame.encode(request, request: number), until: until)
-      let delivery = try awaitOutcome(of: call, number: number, until: until)
+      let delivery = try awaitOutcome(of: call, until: until, onBound)
       if case .failure(let error) = delivery.reply { throw error }
       return delivery
     } catch {
-      if forget(number), case .open(let open) = request, open.waits {
-        post(.cancel(CancelRequest(request: number)))
+      if forget(number) {
+        if case .open(let open) = request, open.waits {
+          owe(.cancel(CancelRequest(request: number)))
+        }
+        // A caller whose deadlines are short would otherwise never read.
+        _ = try? takeArrived()
+        try? sendOwed(until: .now)
+      } else if case .success(let delivery) = call.outcome.withLock({ $0 }),
+        delivery.reply.kind != .failure
+      {
+        // The answer and the deadline met. What it grants has no other owner, so it is taken.
+        return delivery
       }
       throw error
     }
   }
 
   /// Sends a request whose reply nobody waits for. Never throws: a broken connection has given
-  /// back everything already.
+  /// back everything already. A broker that takes nothing for a second is told later, together
+  /// with whatever follows.
   func post(_ request: Request) {
-    let number = state.withLock { state in
-      defer { state.nextNumber += 1 }
-      return state.nextNumber
+    let patience: Duration = owe(request) ? .zero : .seconds(1)
+    try? sendOwed(until: MonotonicTime.now.advanced(by: patience))
+  }
+
+  /// Returns whether something was owed already.
+  @discardableResult
+  private func owe(_ request: Request) -> Bool {
+    state.withLock { state in
+      guard state.failure == nil else { return false }
+      defer { state.owed.append(request) }
+      return !state.owed.isEmpty
     }
-    let until = MonotonicTime.now.advanced(by: .seconds(1))
-    try? send(Frame.encode(request, request: number), until: until)
-    // Replies that nobody waits for are taken off the socket here, or a client that only posts would
-    // look to the broker like one that never reads.
-    try? takeArrived()
+  }
+
+  /// Tells the broker what it is still to be told, first things first.
+  /// - Throws: `timedOut` with the rest still owed; `noBroker`.
+  private func sendOwed(until: MonotonicTime) throws(PatchbayError) {
+    while let (number, request) = takeOwed() {
+      do throws(PatchbayError) {
+        try send(Frame.encode(request, request: number), until: until)
+        // Replies that nobody waits for are taken off the socket here, or a client that only posts
+        // would look to the broker like one that never reads.
+        _ = try takeArrived()
+      } catch {
+        state.withLock { if $0.failure == nil { $0.owed.insert(request, at: 0) } }
+        throw error
+      }
+    }
+  }
+
+  private func takeOwed() -> (number: UInt64, Request)? {
+    state.withLock { state in
+      guard !state.owed.isEmpty else { return nil }
+      defer { state.nextNumber += 1 }
+      return (state.nextNumber, state.owed.removeFirst())
+    }
   }
 
   /// Whether the broker has hung up. Does not block; takes what has arrived if nobody else does.
@@ -116,7 +165,8 @@ final class Connection: Sendable {
     try state.withLock { (state) throws(PatchbayError) in
       if let failure = state.failure { throw failure }
     }
-    try takeArrived()
+    _ = try takeArrived()
+    try? sendOwed(until: .now)
   }
 
   private func register(_ call: PendingCall) throws(PatchbayError) -> UInt64 {
@@ -150,7 +200,8 @@ final class Connection: Sendable {
       switch try socket.send(packet) {
       case .sent: return
       case .hungUp:
-        try takeArrived()
+        // Whoever reads finds out why, and tells all that wait.
+        guard try takeArrived() else { return }
         throw fail(with: hungUp)
       case .wouldBlock:
         guard try socket.waitWritable(until: until) else {
@@ -160,13 +211,15 @@ final class Connection: Sendable {
     }
   }
 
-  /// Takes what has arrived, if nobody else does. A broker that hangs up says why before it does:
-  /// what it said may be among it.
-  /// - Throws: what it said.
-  private func takeArrived() throws(PatchbayError) {
-    guard takeReaderRole() else { return }
+  /// Takes what has arrived. A broker that hangs up says why before it does: what it said may be
+  /// among it.
+  /// - Returns: false when another thread reads.
+  /// - Throws: what the broker said.
+  private func takeArrived() throws(PatchbayError) -> Bool {
+    guard takeReaderRole() else { return false }
     defer { passReaderRole() }
     while try receiveOne() {}
+    return true
   }
 
   private var hungUp: PatchbayError {
@@ -174,16 +227,23 @@ final class Connection: Sendable {
   }
 
   private func awaitOutcome(
-    of call: PendingCall, number: UInt64, until: MonotonicTime
+    of call: PendingCall, until end: MonotonicTime, _ onBound: () throws(PatchbayError) -> Void
   ) throws(PatchbayError) -> Delivery {
     while true {
       // acquiring: pairs with CALL-SIGNAL; the outcome itself is read under its lock.
       let before = call.signal.load(ordering: .acquiring)
       if let outcome = call.outcome.withLock({ $0 }) { return try outcome.get() }
-      guard MonotonicTime.now < until else { throw timedOut }
+      let now = MonotonicTime.now
+      guard now < end else { throw timedOut }
+      try onBound()
+      let until = min(end, now.advanced(by: Doorbell.bound))
       if takeReaderRole() {
-        defer { passReaderRole() }
-        try readUntilAnswered(call, until: until)
+        do {
+          defer { passReaderRole() }
+          try readUntilAnswered(call, until: until)
+        }
+        // What cannot be sent at once stays owed: there may be an answer to return with.
+        try? sendOwed(until: .now)
       } else {
         _ = unsafe call.signal.withWord {
           unsafe Futex.wait(on: $0, expected: before, mask: .max, until: until)
@@ -257,19 +317,27 @@ final class Connection: Sendable {
       guard case .failure(let error) = reply else { return }
       throw error
     }
-    let call = state.withLock { $0.calls.removeValue(forKey: frame.request) }
+    let delivery = Delivery(reply, holder.releaseDescriptors())
+    let call = state.withLock { state in
+      let call = state.calls.removeValue(forKey: frame.request)
+      // Under the same lock, so a call that is no longer pending has its outcome.
+      call?.outcome.withLock { $0 = .success(delivery) }
+      return call
+    }
     guard let call else { return giveBack(reply) }
-    call.outcome.withLock { $0 = .success(Delivery(reply, holder.releaseDescriptors())) }
     call.wake()
   }
 
-  /// A grant whose caller has gone.
+  /// A grant whose caller has gone. Sent after the reader's role is passed on: a reader that waited
+  /// until it can send would read nothing.
   private func giveBack(_ reply: Reply) {
+    let request: Request
     switch reply {
-    case .opened(let grant): post(.close(grant.blob))
-    case .created(let grant): post(.abandon(grant.blob))
-    default: break
+    case .opened(let grant): request = .close(grant.blob)
+    case .created(let grant): request = .abandon(grant.blob)
+    default: return
     }
+    owe(request)
   }
 
   /// Ends the connection for everybody, once; the error that now holds.
@@ -277,9 +345,12 @@ final class Connection: Sendable {
     let (calls, failure) = state.withLock { state in
       let failure = state.failure ?? error
       state.failure = failure
+      state.owed = []
       defer { state.calls = [:] }
       return (Array(state.calls.values), failure)
     }
+    // The broker must learn it, too: blobs of a client that can say nothing more are abandoned.
+    socket.hangUp()
     for call in calls {
       call.outcome.withLock { $0 = .failure(failure) }
       call.wake()

@@ -114,8 +114,9 @@ public final class PatchbayClient: Sendable {
 
   /// Publishes a file and announces its length. Sealed afterwards. Blocks as the file does; the
   /// deadline is for the broker's answer at the beginning.
-  /// - Throws: `inputOutput` for the file (also when it is shorter or longer than when it was
-  ///   opened), else as `publisher` and `Publisher.seal`.
+  /// - Throws: `inputOutput` for the file, `lengthMismatch` or `rangeOutOfBounds` when it turns out
+  ///   shorter or longer than when it was opened; else as `publisher` and `Publisher.seal`. The blob
+  ///   has failed then.
   @available(*, noasync)
   @discardableResult
   public func publish(

@@ -19,7 +19,18 @@ public final class Publisher: Sendable {
   let appending = Mutex(AppendState())
   /// What a batch has copied into a blob with a map and will cover at its end; in flight until then.
   let batchedRange = Mutex<Range<Int>?>(nil)
-  private let ending = Mutex(false)
+  private let ending = Mutex(Ending.none)
+
+  /// How far this publisher is on its way to its end.
+  private enum Ending {
+    case none
+    case sealing
+    /// The broker was asked to seal and did not answer: the blob may be sealed, so nothing may be
+    /// written, and only a repeated seal, or a failure, tells.
+    case unanswered
+    case failing
+    case ended
+  }
 
   init(_ handle: BlobHandle) { self.handle = handle }
 
@@ -37,7 +48,7 @@ public final class Publisher: Sendable {
   /// The announced length, nil if none was.
   public var byteCount: Int? { handle.grant.byteCount }
   /// Whether the blob was sealed or failed, or this handle closed.
-  public var isEnded: Bool { ending.withLock { $0 } }
+  public var isEnded: Bool { ending.withLock { $0 == .ended } }
 
   static let closed = PatchbayError(
     .closed, "This publisher has ended: it was sealed, failed or closed.")
@@ -83,26 +94,53 @@ public final class Publisher: Sendable {
   /// see it as the end. Blocks until writes under way have ended and the broker has looked at what
   /// is covered.
   /// - Throws: `holesAtSeal` with the first missing ranges, or `lengthMismatch` for an announced
-  ///   length not reached: then the blob is open still and writing can go on. `closed`, `fenced`,
-  ///   `noBroker`, `timedOut`.
+  ///   length not reached: then the blob is open still and writing can go on. `closed`, also while
+  ///   another thread seals; `fenced`; `timedOut` or `noBroker`: when the broker did not answer the
+  ///   blob may be sealed or not, nothing can be written, and `seal` can be called again.
   @available(*, noasync)
   public func seal(
     deadline: Deadline = .standard
   ) throws(PatchbayError) {
-    guard !isEnded else { throw Self.closed }
-    try stopAppending(Self.sealing)
+    let before = try beginSealing()
+    var isAsked = false
     do throws(PatchbayError) {
+      try stopAppending(Self.sealing)
       try inFlight.close(Self.sealing, until: MonotonicTime(deadline))
       let length = byteCount ?? (handle.grant.order == .any ? inFlight.highestEnd : appendEnd)
       if handle.grant.order == .appendOnly { try checkAppendedLength(length) }
+      isAsked = true
       try handle.session.perform(
         .seal(SealRequest(blob: handle.grant.blob, byteCount: length)), deadline: deadline)
     } catch {
-      inFlight.reopen()
-      resumeAppending()
+      let isUnanswered = isAsked && (error.code == .timedOut || error.code == .noBroker)
+      sealRefused(isUnanswered ? .unanswered : isAsked ? .none : before)
       throw error
     }
     end()
+  }
+
+  /// Enters the seal; what it was before.
+  private func beginSealing() throws(PatchbayError) -> Ending {
+    try ending.withLock { (ending) throws(PatchbayError) in
+      switch ending {
+      case .none, .unanswered: break
+      case .sealing: throw Self.sealing
+      case .failing, .ended: throw Self.closed
+      }
+      defer { ending = .sealing }
+      return ending
+    }
+  }
+
+  /// Goes back to writing after a seal that was refused, unless the blob failed meanwhile.
+  private func sealRefused(_ next: Ending) {
+    ending.withLock { ending in
+      guard ending == .sealing else { return }
+      ending = next
+      guard next == .none else { return }
+      inFlight.reopen()
+      resumeAppending()
+    }
   }
 
   private func checkAppendedLength(_ length: Int) throws(PatchbayError) {
@@ -115,7 +153,8 @@ public final class Publisher: Sendable {
   }
 
   /// Ends the blob as failed. Readers get what is covered, then `blobFailed` with this cause.
-  /// Blocks for the broker's answer.
+  /// Blocks for the broker's answer; not for writes and loans under way, whose bytes may still be
+  /// covered.
   /// - Parameters:
   ///   - cause: for people; at most 1024 bytes are kept.
   ///   - deadline: when to give up.
@@ -124,10 +163,11 @@ public final class Publisher: Sendable {
   public func fail(
     _ cause: String, deadline: Deadline = .standard
   ) throws(PatchbayError) {
-    guard !isEnded else { throw Self.closed }
-    appending.withLock { $0.refusal = Self.closed }
-    endBatch()
-    try inFlight.close(Self.closed, until: MonotonicTime(deadline))
+    try ending.withLock { (ending) throws(PatchbayError) in
+      guard ending != .ended else { throw Self.closed }
+      ending = .failing
+    }
+    refuseWrites()
     try handle.session.perform(
       .fail(
         FailRequest(blob: handle.grant.blob, cause: cause.cut(toUTF8Count: WireLimit.cause))),
@@ -139,18 +179,24 @@ public final class Publisher: Sendable {
   /// time.
   public func close() {
     let wasOpen = ending.withLock { ending in
-      defer { ending = true }
-      return !ending
+      defer { ending = .ended }
+      return ending != .ended
     }
     guard wasOpen else { return }
-    appending.withLock { $0.refusal = Self.closed }
-    endBatch()
-    try? inFlight.close(Self.closed, until: MonotonicTime(Deadline.standard))
+    refuseWrites()
     abandon()
   }
 
+  /// Lets nothing new be written. What is in flight is not waited for: it may be a loan of this very
+  /// thread, and a byte that is covered after the failure is a right one.
+  private func refuseWrites() {
+    appending.withLock { $0.refusal = Self.closed }
+    endBatch()
+    inFlight.refuse(Self.closed)
+  }
+
   private func end() {
-    ending.withLock { $0 = true }
+    ending.withLock { $0 = .ended }
     appending.withLock { $0.refusal = Self.closed }
     handle.dropExtents()
   }

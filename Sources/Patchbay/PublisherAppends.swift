@@ -192,7 +192,7 @@ extension Publisher {
 
   /// As `forEachExtent`, over extents that were mapped when the bytes were copied.
   private func forEachMappedExtent(_ range: Range<Int>, _ body: (Extent, Range<Int>) -> Void) {
-    for extent in handle.mappedExtents where extent.range.overlaps(range) {
+    for extent in handle.mappedExtents(in: range) {
       body(extent, extent.range.clamped(to: range))
     }
   }

@@ -73,7 +73,7 @@ extension Publisher {
     try forEachExtent(range) { (_, _) throws(PatchbayError) in }
     return try inFlight.enter(range, until: MonotonicTime(Deadline.standard)) {
       () throws(PatchbayError) in
-      let pieces = try uncovered(in: range)
+      let pieces = uncovered(in: range)
       guard skippingCovered || pieces == [range] else {
         throw overlap(range, firstUncovered: pieces.first)
       }
@@ -93,22 +93,31 @@ extension Publisher {
       resumePosition: first)
   }
 
-  /// The uncovered pieces of a range; pieces that meet at an extent's edge are joined.
-  func uncovered(in range: Range<Int>) throws(PatchbayError) -> [Range<Int>] {
+  /// The uncovered pieces of a range, apart from each other. An extent that this publisher has not
+  /// mapped holds nothing.
+  func uncovered(in range: Range<Int>) -> [Range<Int>] {
     var pieces: [Range<Int>] = []
-    try forEachExtent(range) { (extent, part) throws(PatchbayError) in
-      var at = part.lowerBound
-      while at < part.upperBound {
-        let start = extent.coveredEnd(from: at, limit: part.upperBound)
-        guard start < part.upperBound else { break }
-        at = extent.uncoveredEnd(from: start, limit: part.upperBound)
-        if let last = pieces.last, last.upperBound == start {
-          pieces[pieces.count - 1] = last.lowerBound..<at
-        } else {
-          pieces.append(start..<at)
-        }
+    func add(_ piece: Range<Int>) {
+      guard !piece.isEmpty else { return }
+      if let last = pieces.last, last.upperBound == piece.lowerBound {
+        pieces[pieces.count - 1] = last.lowerBound..<piece.upperBound
+      } else {
+        pieces.append(piece)
       }
     }
+    var at = range.lowerBound
+    for extent in handle.mappedExtents(in: range) {
+      let part = extent.range.clamped(to: range)
+      add(at..<part.lowerBound)
+      at = part.lowerBound
+      while at < part.upperBound {
+        let start = extent.coveredEnd(from: at, limit: part.upperBound)
+        at =
+          start < part.upperBound ? extent.uncoveredEnd(from: start, limit: part.upperBound) : start
+        add(start..<at)
+      }
+    }
+    add(at..<range.upperBound)
     return pieces
   }
 
@@ -128,14 +137,14 @@ extension Publisher {
   /// The ranges nobody has written yet, in order, cut into pieces; with an unknown length, those
   /// below the highest byte this publisher has written.
   /// - Parameter size: the most bytes of a piece; nil: uncut.
-  /// - Throws: `noSpaceMemory`, `noBroker` while the extents are made that it looks into.
+  /// - Throws: nothing yet; a publisher that resumes will have to ask the broker.
   @available(*, noasync)
   public func missing(inPiecesOf size: Int? = nil) throws(PatchbayError) -> [Range<Int>] {
     guard handle.grant.order == .any else {
       let end = appendEnd
       return cut([end..<max(end, byteCount ?? end)], size)
     }
-    return cut(try uncovered(in: 0..<(byteCount ?? inFlight.highestEnd)), size)
+    return cut(uncovered(in: 0..<(byteCount ?? inFlight.highestEnd)), size)
   }
 
   private func cut(_ ranges: [Range<Int>], _ size: Int?) -> [Range<Int>] {

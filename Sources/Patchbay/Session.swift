@@ -15,7 +15,7 @@ final class Session: Sendable {
   private let boards = Mutex<[UInt32: Board]>([:])
 
   init(_ path: SocketPath, name: String, deadline: Deadline) throws(PatchbayError) {
-    connection = try Connection(path)
+    connection = try Connection(path, deadline: deadline)
     let hello = Hello(
       oldestVersion: Frame.protocolVersion, newestVersion: Frame.protocolVersion, token: .none,
       name: name)

@@ -98,9 +98,12 @@ public final class Subscriber: Sendable {
   }
 
   /// What stands at a position; nil while nothing does.
-  /// - Parameter count: how many bytes are of interest, at least 1.
-  /// - Throws: the blob's failure when the bytes will never come; `closed`.
-  func look(at asked: Int, count: Int) throws(PatchbayError) -> Found? {
+  /// - Parameters:
+  ///   - asked: the position.
+  ///   - count: how many bytes are of interest, at least 1.
+  ///   - deadline: when to give up asking the broker where they are, but not within a second.
+  /// - Throws: the blob's failure when the bytes will never come; `closed`, `timedOut`, `noBroker`.
+  func look(at asked: Int, count: Int, deadline: Deadline) throws(PatchbayError) -> Found? {
     try checkNotClosed()
     // No blob is longer than the highest position, so whatever is asked behind it is asked there.
     let position = min(asked, ExtentPlan.positionLimit)
@@ -108,7 +111,7 @@ public final class Subscriber: Sendable {
     guard let entry = handle.entry else { return lookInline(at: position) }
     // The state is loaded before the map: what was covered before a failure or seal is found.
     let state = entry.status.state(of: generation) ?? .gone
-    if let found = try covered(at: position, limit: limit) { return found }
+    if let found = try covered(at: position, limit: limit, deadline) { return found }
     switch state {
     case .open, .suspended: return nil
     case .sealed:
@@ -123,9 +126,12 @@ public final class Subscriber: Sendable {
     }
   }
 
-  private func covered(at position: Int, limit: Int) throws(PatchbayError) -> Found? {
+  private func covered(
+    at position: Int, limit: Int, _ deadline: Deadline
+  ) throws(PatchbayError) -> Found? {
     guard position < (handle.byteCount ?? ExtentPlan.positionLimit),
-      let extent = try handle.attachedExtent(at: position),
+      let extent = try handle.attachedExtent(
+        at: position, deadline: deadline, onBound: checkNotClosed),
       extent.isCurrent
     else { return nil }
     let end = extent.coveredEnd(
@@ -142,10 +148,11 @@ public final class Subscriber: Sendable {
   /// - Throws: `timedOut`, `noBroker`, and as `look`.
   func find(at position: Int, count: Int, deadline: Deadline) throws(PatchbayError) -> Found {
     try checkPosition(position)
-    if let found = try look(at: position, count: count) { return found }
-    return try wait(at: position, deadline: deadline) { () throws(PatchbayError) in
-      try look(at: position, count: count)
+    func look() throws(PatchbayError) -> Found? {
+      try self.look(at: position, count: count, deadline: deadline)
     }
+    if let found = try look() { return found }
+    return try wait(at: position, deadline: deadline, look)
   }
 
   func checkPosition(_ position: Int) throws(PatchbayError) {

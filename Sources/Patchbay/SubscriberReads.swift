@@ -55,8 +55,9 @@ extension Subscriber {
   /// The most bytes of one array that a partial read makes.
   private static let readLimit = 64 << 20
 
-  /// Reads what is there at a position and never waits for bytes.
-  /// - Throws: as `read`, but for `timedOut`.
+  /// Reads what is there at a position and never waits for bytes. Asks the broker when they are the
+  /// first from an extent; `timedOut` when that takes it over a second.
+  /// - Throws: as `read`.
   @available(*, noasync)
   public func tryRead(
     into output: inout OutputSpan<UInt8>, at position: Int
@@ -64,9 +65,10 @@ extension Subscriber {
     guard output.freeCapacity > 0 else { return .read(0) }
     try checkPosition(position)
     while true {
-      guard let found = try look(at: position, count: output.freeCapacity) else {
-        return .wouldBlock
-      }
+      // The deadline is over at once: the broker is asked where an extent is, and that is all.
+      guard
+        let found = try look(at: position, count: output.freeCapacity, deadline: .after(.zero))
+      else { return .wouldBlock }
       guard let count = take(found, at: position, into: &output) else { continue }
       return count < 0 ? .endOfBlob : .read(count)
     }

@@ -78,6 +78,14 @@ final class WritesInFlight: Sendable {
     }
   }
 
+  /// Lets nothing enter any more; whoever waits to enter gets the error.
+  func refuse(_ error: PatchbayError) {
+    state.withLock { $0.closed = error }
+    // releasing: the refusal is read under the lock; the word only ends a sleep. DEPARTURE.
+    departures.wrappingAdd(1, ordering: .releasing)
+    _ = unsafe departures.withWord { unsafe Futex.wake($0, mask: .max) }
+  }
+
   /// Lets nothing enter any more and waits until the list is empty.
   func close(_ error: PatchbayError, until: MonotonicTime) throws(PatchbayError) {
     state.withLock { $0.closed = error }

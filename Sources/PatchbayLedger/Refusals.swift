@@ -231,9 +231,11 @@ extension PatchbayError {
   }
 
   static func noExtentYet(_ blob: Blob, _ index: Int) -> PatchbayError {
-    PatchbayError(
+    let next = blob.extents.first { $0.index > index }
+    return PatchbayError(
       .rangeOutOfBounds,
-      "Extent \(index) of the blob \(blob.key) does not exist yet. Wait for its doorbell.")
+      "Extent \(index) of the blob \(blob.key) does not exist yet. Wait for its doorbell.",
+      resumePosition: next.map { blob.origin.plan.range(of: $0.index).lowerBound })
   }
 
   static func waitCancelled(_ key: BlobKey) -> PatchbayError {

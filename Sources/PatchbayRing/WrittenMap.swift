@@ -87,7 +87,8 @@ extension WrittenMapWords {
       return offset + min(zeros, 64 - offset & 63)
     }
     let zeros = (word(level: 1, line >> 6) >> UInt64(line & 63)).trailingZeroBitCount
-    return (line + min(zeros, 64 - line & 63)) << 6
+    // The line of the offset may have been filled since it was found empty.
+    return max(offset, (line + min(zeros, 64 - line & 63)) << 6)
   }
 }
 

@@ -14,10 +14,12 @@ package struct ControlSocket: ~Copyable, Sendable {
   /// The longest socket path the system takes.
   package static let pathByteLimit = 107
 
-  /// Connects to a broker.
-  /// - Throws: `noBroker` when nobody listens, `inputOutput` otherwise.
-  package static func connect(to path: String) throws(PatchbayError) -> ControlSocket {
-    let result = unsafe pb_connect(path)
+  /// Connects to a broker. Blocks while its queue of new connections is full.
+  /// - Throws: `noBroker` when nobody listens, `timedOut`, `inputOutput` otherwise.
+  package static func connect(
+    to path: String, until: MonotonicTime
+  ) throws(PatchbayError) -> ControlSocket {
+    let result = unsafe pb_connect(path, until.nanoseconds)
     guard result >= 0 else {
       switch -result {
       case ENOENT, ECONNREFUSED:
@@ -28,8 +30,9 @@ package struct ControlSocket: ~Copyable, Sendable {
           systemErrno: -result)
       case EAGAIN:
         throw PatchbayError(
-          .limitReached,
-          "The broker's queue of new connections on \(path) is full. Try again shortly.",
+          .timedOut,
+          "The broker on \(path) accepted no connection before the deadline: its queue of new ones "
+            + "is full. It may be stopped or overloaded.",
           systemErrno: -result)
       default: throw .system("Connecting to \(path)", errno: -result)
       }
@@ -66,15 +69,19 @@ package struct ControlSocket: ~Copyable, Sendable {
     }
   }
 
+  /// Ends the connection for both sides; the descriptor stays until its owner goes.
+  package borrowing func hangUp() { _ = Glibc.shutdown(descriptor.rawValue, Int32(SHUT_RDWR)) }
+
   package enum Received: Sendable {
     case packet([UInt8], descriptors: [Int32])
     case wouldBlock
     case hungUp
   }
 
-  /// Takes one packet if there is one. The caller owns the descriptors.
+  /// Takes one packet if there is one. The caller owns the descriptors: none when this process can
+  /// not take all that came.
   /// - Parameter descriptorLimit: 0: none is accepted into this process, whatever was sent.
-  /// - Throws: `protocolViolation` for a packet over `byteLimit` or with too many descriptors.
+  /// - Throws: `protocolViolation` for a packet over `byteLimit`.
   package borrowing func receive(
     byteLimit: Int, descriptorLimit: Int
   ) throws(PatchbayError) -> Received {
@@ -100,11 +107,6 @@ package struct ControlSocket: ~Copyable, Sendable {
     switch Int32(truncatingIfNeeded: -result) {
     case EAGAIN: return .wouldBlock
     case ECONNRESET, EPIPE, ENOTCONN: return .hungUp
-    case EMSGSIZE:
-      throw PatchbayError(
-        .protocolViolation,
-        "A control message lost its descriptors on the way in; more than \(descriptorLimit) came, "
-          + "or this process is out of them (ulimit -n).")
     case let number: throw .system("Receiving a control message", errno: number)
     }
   }

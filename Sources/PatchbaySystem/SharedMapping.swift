@@ -28,7 +28,7 @@ import PatchbayTypes
     let protection = isWritable ? PROT_READ | PROT_WRITE : PROT_READ
     let address = unsafe mmap(nil, byteCount, protection, MAP_SHARED, descriptor.rawValue, 0)
     guard let address = unsafe address, unsafe address != MAP_FAILED else {
-      throw .system("Mapping \(byteCount) bytes of \(what)", errno: errno)
+      throw .mapping("Mapping \(byteCount) bytes of \(what)", errno: errno)
     }
     _ = unsafe pb_exclude_from_fork(address, byteCount)
     unsafe base = address
@@ -46,6 +46,17 @@ import PatchbayTypes
     let end = min((range.upperBound + page - 1) / page * page, byteCount)
     guard start >= 0, start < end else { return }
     _ = unsafe pb_populate_for_writing(base + start, end - start)
+  }
+}
+
+extension PatchbayError {
+  /// A mapping failed. The memory behind it exists: what is short is this process's own.
+  fileprivate static func mapping(_ attempt: String, errno number: Int32) -> PatchbayError {
+    guard number == ENOMEM else { return .system(attempt, errno: number) }
+    return PatchbayError(
+      .limitReached,
+      "\(attempt) failed: this process has no room for it. Close handles, or raise its limits "
+        + "(ulimit -v, vm.max_map_count).", systemErrno: number)
   }
 }
 
@@ -70,7 +81,7 @@ import PatchbayTypes
   package init(byteCount: Int) throws(PatchbayError) {
     let address = unsafe mmap(nil, byteCount, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     guard let address = unsafe address, unsafe address != MAP_FAILED else {
-      throw .system("Reserving \(byteCount) bytes of addresses", errno: errno)
+      throw .mapping("Reserving \(byteCount) bytes of addresses", errno: errno)
     }
     _ = unsafe pb_exclude_from_fork(address, byteCount)
     unsafe base = address
@@ -90,7 +101,7 @@ import PatchbayTypes
       base + offset, piece.byteCount, PROT_READ, MAP_SHARED | MAP_FIXED,
       piece.descriptor.rawValue, piece.offset)
     guard unsafe address != MAP_FAILED else {
-      throw .system("Mapping \(piece.byteCount) bytes side by side", errno: errno)
+      throw .mapping("Mapping \(piece.byteCount) bytes side by side", errno: errno)
     }
     _ = unsafe pb_exclude_from_fork(base + offset, piece.byteCount)
   }

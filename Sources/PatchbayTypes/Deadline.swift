@@ -21,6 +21,12 @@ public struct Deadline: Sendable, Hashable {
     Deadline(instant: instant)
   }
 
+  /// This deadline, or a span from now if that is later.
+  package func atLeast(_ duration: Duration) -> Deadline {
+    guard let instant else { return .never }
+    return Deadline(instant: max(instant, ContinuousClock.now + duration))
+  }
+
   /// How long is left: nil when there is no deadline, never negative.
   package var remaining: Duration? {
     instant.map { max(.zero, $0 - ContinuousClock.now) }

@@ -1,5 +1,6 @@
 // What a publisher may expect of each of its calls.
 
+import Glibc
 import Patchbay
 import PatchbayTestSupport
 import Testing
@@ -184,6 +185,90 @@ import Testing
       let info = try client.info("k")
       #expect(info.type == "text/plain" && info.labels == [label] && info.access.mode == 0o640)
       #expect(info.byteCount == 3 && info.state == .sealed && info.coveredByteCount == 3)
+    }
+  }
+
+  @Test func `a blob can be failed inside a batch and while a loan is out`() throws {
+    try withBroker { _, client in
+      let batching = try client.publisher("batch", BlobOptions(order: .appendOnly))
+      let reader = try client.open("batch")
+      try batching.withBatch {
+        try batching.append([1, 2, 3])
+        try batching.fail("no good")
+      }
+      #expect(try reader.readFully(0..<3) == [1, 2, 3])
+      #expect(code { _ = try reader.readFully(0..<4) } == .blobFailed)
+      for order in WriteOrder.allCases {
+        let key = try BlobKey("loan\(order)")
+        let lending = try client.publisher(key, BlobOptions(order: order))
+        let loan = try lending.loan(byteCount: 10)
+        try lending.fail("no good")
+        #expect(try client.info(key).state == .failed)
+        loan.commit(byteCount: 0)
+        #expect(code { try lending.append([1]) } == .closed)
+      }
+    }
+  }
+
+  @Test func `an append for which memory is not enough has appended nothing`() throws {
+    try withBroker(memory: 24 << 20) { _, client in
+      var options = BlobOptions(order: .appendOnly)
+      options.firstExtentByteCount = 1 << 20
+      let publisher = try client.publisher("k", options)
+      #expect(
+        code { try publisher.append([UInt8](repeating: 1, count: 30 << 20)) } == .noSpaceMemory)
+      #expect(publisher.position == 0)
+      try publisher.append([1])
+      try publisher.seal()
+      #expect(try client.info("k").byteCount == 1)
+    }
+  }
+
+  @Test func `to ask what is missing makes no memory`() throws {
+    try withBroker(memory: 256 << 20) { _, client in
+      let publisher = try client.publisher("k")
+      try publisher.write([1], at: 400 << 20)
+      let before = try client.statistics().memoryByteCount
+      #expect(try publisher.missing() == [0..<400 << 20])
+      #expect(try client.statistics().memoryByteCount == before)
+    }
+  }
+
+  @Test func `a source may take longer than the deadline of the creation`() throws {
+    try withBroker { _, client in
+      let directory = try TemporaryDirectory()
+      let path = directory.file("fifo")
+      #expect(mkfifo(path, 0o600) == 0)
+      let feeder = TestThread {
+        let pipe = open(path, O_WRONLY | O_CLOEXEC)
+        _ = write(pipe, "hello", 5)
+        // The deadline has passed by the time the source ends.
+        let created = ContinuousClock.now
+        while (try? client.info("k")) == nil || created.duration(to: .now) < .milliseconds(300) {
+          _ = poll(nil, 0, 5)
+        }
+        _ = close(pipe)
+      }
+      try client.publish(contentsOf: path, as: "k", deadline: .after(.milliseconds(200)))
+      feeder.join()
+      #expect(try client.info("k").state == .sealed)
+    }
+  }
+
+  @Test func `the written ranges of a blob with extents between are all found`() throws {
+    try withBroker { _, client in
+      var options = BlobOptions()
+      options.firstExtentByteCount = 4096
+      options.extentByteLimit = 65536
+      let publisher = try client.publisher("k", options)
+      try publisher.write(pattern(10..<20), at: 10)
+      let observer = try client.observe("k")
+      #expect(try observer.writtenRanges() == [10..<20])
+      try publisher.write(pattern(1_000_000..<1_000_005), at: 1_000_000)
+      try publisher.write(pattern(300_000..<300_001), at: 300_000)
+      #expect(
+        try observer.writtenRanges() == [10..<20, 300_000..<300_001, 1_000_000..<1_000_005])
+      #expect(try observer.writtenRanges(limit: 2) == [10..<20, 300_000..<300_001])
     }
   }
 }

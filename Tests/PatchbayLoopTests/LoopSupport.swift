@@ -119,7 +119,9 @@ final class RawClient {
   private let socket: ControlSocket
   private var nextNumber: UInt64 = 1
 
-  init(_ path: String) throws { socket = try ControlSocket.connect(to: path) }
+  init(_ path: String) throws {
+    socket = try ControlSocket.connect(to: path, until: .distantFuture)
+  }
 
   var rawDescriptor: Int32 { socket.descriptor.rawValue }
 

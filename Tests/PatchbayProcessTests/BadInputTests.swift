@@ -133,7 +133,7 @@ struct BadInputRow {
 
   /// The failure a raw packet is answered with, after which the broker hangs up.
   private static func answer(to packet: [UInt8], _ path: String) throws -> PatchbayError {
-    let socket = try ControlSocket.connect(to: path)
+    let socket = try ControlSocket.connect(to: path, until: .distantFuture)
     _ = try socket.send(packet)
     var failure: PatchbayError?
     while try socket.waitReadable(until: MonotonicTime.now.advanced(by: .seconds(30))) {

@@ -35,15 +35,17 @@ int pb_shm_create(const char *name, uint32_t mode, int64_t byte_count, uint64_t 
 int pb_shm_open(const char *name, int read_write, uint32_t uid, int64_t byte_count, uint64_t inode);
 int pb_shm_unlink(const char *name);
 
-// SOCK_SEQPACKET over AF_UNIX, close-on-exec; listeners and accepted sockets do not block.
+// SOCK_SEQPACKET over AF_UNIX, close-on-exec; no socket blocks. Connecting waits while the
+// listener's queue is full; -EAGAIN when the moment came first.
 int pb_listen(const char *path, int backlog);
-int pb_connect(const char *path);
+int pb_connect(const char *path, int64_t deadline_ns);
 int pb_accept(int listener);
 int pb_socket_pair(int *first, int *second);
 // One packet. -EAGAIN when the peer's queue is full (never blocks, never raises SIGPIPE).
 int64_t pb_send(int socket, const void *bytes, size_t byte_count, const int *descriptors, int count);
 // One packet; 0: the peer hung up. The true length even when it exceeds the buffer, so that the
-// caller can refuse it. Descriptors beyond the capacity are closed by the kernel; -EMSGSIZE then.
+// caller can refuse it. When not all descriptors could be taken, for the capacity or for want of
+// numbers, none is given.
 int64_t pb_receive(int socket, void *bytes, size_t capacity, int *descriptors, int *count);
 int pb_peer(int socket, int32_t *pid, uint32_t *uid, uint32_t *gid);
 // A pidfd of the process that connected; by SO_PEERPIDFD where the kernel has it.
