@@ -1,6 +1,6 @@
-// One client's connection. What cannot be sent at once waits in a queue of bounded size and count,
-// with the descriptors that belong to it; a client that lets it overflow does not read its replies
-// and is let go. Nothing here blocks.
+// One client's connection. What cannot be sent at once waits in a queue of bounded size; a client
+// that lets it overflow does not read its replies and is let go. A message that waits names the
+// descriptors that go with it and holds none: they are opened when it can leave. Nothing here blocks.
 
 import Glibc
 import PatchbayLedger
@@ -8,8 +8,7 @@ import PatchbaySystem
 import PatchbayTypes
 import PatchbayWire
 
-/// Descriptors on their way to a client: closed when the last packet that needs them is gone,
-/// whichever way it went.
+/// Descriptors on their way to a client: closed with this object, sent or not.
 final class OwnedDescriptors {
   private(set) var rawValues: [Int32] = []
 
@@ -18,7 +17,41 @@ final class OwnedDescriptors {
   deinit { for rawValue in rawValues { _ = Glibc.close(rawValue) } }
 }
 
+/// A message with the descriptors it will need.
+struct Outgoing {
+  var packet: [UInt8]
+  var sources: [DescriptorSource]
+  let number: UInt64
+
+  init(_ reply: Reply, _ sources: [DescriptorSource] = [], number: UInt64) {
+    self.init(packet: Frame.encode(reply, request: number), sources, number: number)
+  }
+
+  init(packet: [UInt8], _ sources: [DescriptorSource], number: UInt64) {
+    self.packet = packet
+    self.sources = sources
+    self.number = number
+  }
+}
+
+/// Bytes that connections queue beyond their own share, all together.
+final class SharedQueueRoom {
+  static let byteLimit = 256 * 1024 * 1024
+  private var takenByteCount = 0
+
+  /// False: there is not so much left.
+  func take(_ byteCount: Int) -> Bool {
+    guard takenByteCount + byteCount <= Self.byteLimit else { return false }
+    takenByteCount += byteCount
+    return true
+  }
+
+  func giveBack(_ byteCount: Int) { takenByteCount -= byteCount }
+}
+
 final class Connection {
+  typealias Opener = ([DescriptorSource]) throws(PatchbayError) -> OwnedDescriptors
+
   enum SendOutcome {
     case sent
     case queued
@@ -26,16 +59,28 @@ final class Connection {
     case lost
   }
 
-  /// Bounds of what waits for a client to read.
-  static let queueCountLimit = 256
-  static let queueByteLimit = 4 * 1024 * 1024
+  struct FlushOutcome {
+    var isLost = false
+    /// Requests whose grant could not be had: they were answered with a failure.
+    var undelivered: [UInt64] = []
+  }
+
+  /// Bytes that may wait for a client to read, each message with a cost of its own. Every connection
+  /// has its own share; beyond that it takes of what is there for all. The most is what the waiting
+  /// opens of one connection can be answered with at once, and something over.
+  static let ownQueueByteLimit = 4 * 1024 * 1024
+  static let queueByteLimit = 4096 * (Frame.inlineByteLimit + 1024)
+  private static let packetCost = 256
+  /// Packets of the queue that are sent in one turn.
+  static let packetsPerFlush = 64
   /// How long a connection that is to end may take to send what is queued.
   static let lingerLimit = Duration.seconds(1)
 
   let session: SessionID
   let peer: Peer
   private let socket: ControlSocket
-  private var queue: [(packet: [UInt8], descriptors: OwnedDescriptors?)] = []
+  private let sharedRoom: SharedQueueRoom
+  private var queue: [(outgoing: Outgoing, cost: Int)] = []
   private var sentOfQueue = 0
   private var queuedByteCount = 0
   /// Nil until the connection is to end: no request is taken any more.
@@ -44,11 +89,17 @@ final class Connection {
   var holdsRing = false
   var holdsTable = false
 
-  init(_ session: SessionID, _ peer: Peer, _ socket: consuming ControlSocket) {
+  init(
+    _ session: SessionID, _ peer: Peer, _ socket: consuming ControlSocket,
+    sharedRoom: SharedQueueRoom
+  ) {
     self.session = session
     self.peer = peer
     self.socket = socket
+    self.sharedRoom = sharedRoom
   }
+
+  deinit { sharedRoom.giveBack(Self.beyondOwnShare(queuedByteCount)) }
 
   var rawDescriptor: Int32 { socket.descriptor.rawValue }
   var source: PollSource { .connection(session.rawValue) }
@@ -60,42 +111,83 @@ final class Connection {
     try socket.receive(byteLimit: Frame.byteLimit, descriptorLimit: 0)
   }
 
-  /// Sends a packet now, or as soon as the client reads.
-  /// - Throws: when the system refuses the packet; nothing of it has left then.
-  func send(
-    _ packet: [UInt8], _ descriptors: OwnedDescriptors?
-  ) throws(PatchbayError) -> SendOutcome {
+  /// Sends a message now, or as soon as the client reads.
+  /// - Throws: when its descriptors cannot be had, or the system refuses it; nothing of it has left
+  ///   then.
+  func send(_ outgoing: Outgoing, _ open: Opener) throws(PatchbayError) -> SendOutcome {
     if !hasQueue {
-      switch try socket.send(packet, descriptors: descriptors?.rawValues ?? []) {
+      switch try put(outgoing, open) {
       case .sent: return .sent
       case .hungUp: return .lost
       case .wouldBlock: break
       }
     }
-    guard queue.count - sentOfQueue < Self.queueCountLimit,
-      queuedByteCount + packet.count <= Self.queueByteLimit
-    else { return .lost }
-    queue.append((packet, descriptors))
-    queuedByteCount += packet.count
-    return .queued
+    return enqueue(outgoing) ? .queued : .lost
   }
 
-  /// Sends what the client takes of the queue. False: the connection is lost.
-  func flush() -> Bool {
-    while hasQueue {
-      let (packet, descriptors) = queue[sentOfQueue]
-      switch try? socket.send(packet, descriptors: descriptors?.rawValues ?? []) {
-      case .sent:
-        queuedByteCount -= packet.count
-        queue[sentOfQueue] = ([], nil)
-        sentOfQueue += 1
-      case .wouldBlock: return true
-      case .hungUp, nil: return false
+  private func put(
+    _ outgoing: Outgoing, _ open: Opener
+  ) throws(PatchbayError) -> ControlSocket.SendOutcome {
+    guard !outgoing.sources.isEmpty else { return try socket.send(outgoing.packet) }
+    let descriptors = try open(outgoing.sources)
+    defer { withExtendedLifetime(descriptors) {} }
+    return try socket.send(outgoing.packet, descriptors: descriptors.rawValues)
+  }
+
+  private static func beyondOwnShare(_ byteCount: Int) -> Int {
+    max(0, byteCount - ownQueueByteLimit)
+  }
+
+  private func enqueue(_ outgoing: Outgoing) -> Bool {
+    let cost = outgoing.packet.count + Self.packetCost
+    let sum = queuedByteCount + cost
+    let more = Self.beyondOwnShare(sum) - Self.beyondOwnShare(queuedByteCount)
+    guard sum <= Self.queueByteLimit, sharedRoom.take(more) else { return false }
+    queue.append((outgoing, cost))
+    queuedByteCount = sum
+    return true
+  }
+
+  private func dropFirst() {
+    let rest = queuedByteCount - queue[sentOfQueue].cost
+    sharedRoom.giveBack(Self.beyondOwnShare(queuedByteCount) - Self.beyondOwnShare(rest))
+    queuedByteCount = rest
+    queue[sentOfQueue] = (Outgoing(packet: [], [], number: 0), 0)
+    sentOfQueue += 1
+    guard sentOfQueue == queue.count || sentOfQueue > 1024 && sentOfQueue * 2 > queue.count
+    else { return }
+    queue.removeFirst(sentOfQueue)
+    sentOfQueue = 0
+  }
+
+  /// Sends what the client takes of the queue, at most so many messages. A grant whose descriptors
+  /// cannot be had any more becomes a failure.
+  func flush(atMost limit: Int = packetsPerFlush, _ open: Opener) -> FlushOutcome {
+    var outcome = FlushOutcome()
+    var sentCount = 0
+    while hasQueue, sentCount < limit {
+      let outgoing = queue[sentOfQueue].outgoing
+      do throws(PatchbayError) {
+        switch try put(outgoing, open) {
+        case .sent:
+          dropFirst()
+          sentCount += 1
+        case .wouldBlock: return outcome
+        case .hungUp:
+          outcome.isLost = true
+          return outcome
+        }
+      } catch {
+        guard !outgoing.sources.isEmpty else {
+          outcome.isLost = true
+          return outcome
+        }
+        queue[sentOfQueue].outgoing = Outgoing(
+          .failure(error.inBrokerWords), number: outgoing.number)
+        outcome.undelivered.append(outgoing.number)
       }
     }
-    queue = []
-    sentOfQueue = 0
-    return true
+    return outcome
   }
 
   /// No more requests; what is queued may leave for a while.

@@ -52,10 +52,9 @@ extension EventLoop {
     do throws(PatchbayError) {
       if let lostRecord, reply.kind != .failure { throw lostRecord }
       let packet = try Self.packet(reply, number: number)
-      let descriptors = sources.isEmpty ? nil : try open(sources)
-      let outcome = try connection.send(packet, descriptors)
-      if outcome != .lost { noteGrant(sources, connection) }
-      note(outcome, connection)
+      noteGrant(sources, connection)
+      let outgoing = Outgoing(packet: packet, sources, number: number)
+      note(try connection.send(outgoing, opener(connection)), connection)
     } catch {
       send(.failure(error.inBrokerWords), to: connection, number: number)
       submit(.undelivered(session, number: number))
@@ -80,12 +79,20 @@ extension EventLoop {
       "A reply of \(packet.count) bytes does not fit a packet of \(Frame.byteLimit).")
   }
 
-  private func open(_ sources: [DescriptorSource]) throws(PatchbayError) -> OwnedDescriptors {
+  /// Opens what goes with a message of this connection.
+  func opener(_ connection: Connection) -> Connection.Opener {
+    { (sources) throws(PatchbayError) in try self.open(sources, for: connection) }
+  }
+
+  private func open(
+    _ sources: [DescriptorSource], for connection: Connection
+  ) throws(PatchbayError) -> OwnedDescriptors {
     let descriptors = OwnedDescriptors()
     for source in sources {
       switch source {
       case .clientTable(_, let clientID):
         descriptors.add(try ClientTable.create(clientID: clientID))
+        noteTable(connection)
       case .ring(let ring, let isWritable):
         descriptors.add(try rings.open(ring, isWritable: isWritable))
       case .board(let board): descriptors.add(try boards.boardDescriptor(board))
@@ -95,16 +102,16 @@ extension EventLoop {
     return descriptors
   }
 
+  /// From the moment a ring is granted the ledger waits for the process's end before it gives the
+  /// memory back, whether the grant arrives or not: so the process must be watched.
   private func noteGrant(_ sources: [DescriptorSource], _ connection: Connection) {
-    for source in sources {
-      switch source {
-      case .ring: connection.holdsRing = true
-      case .clientTable where !connection.holdsTable:
-        connection.holdsTable = true
-        clientTableCount += 1
-      default: break
-      }
-    }
+    for case .ring in sources { connection.holdsRing = true }
+  }
+
+  private func noteTable(_ connection: Connection) {
+    guard !connection.holdsTable else { return }
+    connection.holdsTable = true
+    clientTableCount += 1
   }
 
   // MARK: Reports

@@ -45,7 +45,8 @@ extension EventLoop {
       return
     }
     nextSession += 1
-    let connection = Connection(session, Peer(process: process, uid: uid, gid: gid), socket)
+    let connection = Connection(
+      session, Peer(process: process, uid: uid, gid: gid), socket, sharedRoom: sharedQueueRoom)
     connections[session] = connection
     _ = processes.add(session, connection.peer, socket: connection.rawDescriptor, poller)
     submit(.connected(session, connection.peer))
@@ -105,7 +106,8 @@ extension EventLoop {
   /// Sends a message without descriptors.
   func send(_ reply: Reply, to connection: Connection, number: UInt64) {
     do throws(PatchbayError) {
-      note(try connection.send(Frame.encode(reply, request: number), nil), connection)
+      let outgoing = Outgoing(reply, number: number)
+      note(try connection.send(outgoing, opener(connection)), connection)
     } catch {
       hangUp(connection)
     }
@@ -128,10 +130,20 @@ extension EventLoop {
 
   func flush(_ session: SessionID) {
     guard let connection = connections[session] else { return }
-    guard connection.flush() else { return hangUp(connection) }
-    guard !connection.hasQueue else { return }
+    guard sendQueued(connection) else { return hangUp(connection) }
+    guard !connection.hasQueue, connections[session] != nil else { return }
     poller.watchWriting(connection.rawDescriptor, connection.source, false)
     if connection.isEnding { close(connection) }
+  }
+
+  /// Sends what the client takes of its queue; the ledger takes back what could not be had. False:
+  /// the connection is lost.
+  private func sendQueued(_ connection: Connection) -> Bool {
+    let outcome = connection.flush(opener(connection))
+    for number in outcome.undelivered {
+      submit(.undelivered(connection.session, number: number))
+    }
+    return !outcome.isLost
   }
 
   // MARK: Endings
@@ -154,7 +166,7 @@ extension EventLoop {
   func end(_ connection: Connection) {
     guard connections[connection.session] != nil else { return }
     connection.beginEnding()
-    guard connection.flush(), connection.hasQueue else { return close(connection) }
+    guard sendQueued(connection), connection.hasQueue else { return close(connection) }
     endingSessions.insert(connection.session)
     poller.watchWriting(connection.rawDescriptor, connection.source, true)
   }

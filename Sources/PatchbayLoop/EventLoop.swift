@@ -50,6 +50,7 @@ final class EventLoop {
   var rings: RingStore
   var boards: BoardStore
   var clientTableCount = 0
+  let sharedQueueRoom = SharedQueueRoom()
   var refusals: RateLimitedLog
   /// Ended sessions whose process is still watched, the earliest first.
   var watchedEnded: [SessionID] = []
@@ -225,7 +226,7 @@ final class EventLoop {
     guard !isTornDown else { return }
     isTornDown = true
     for connection in connections.values {
-      _ = connection.flush()
+      _ = connection.flush(atMost: .max, opener(connection))
       poller.remove(connection.rawDescriptor)
     }
     connections = [:]

@@ -29,7 +29,10 @@ struct ProcessWatches {
   mutating func add(
     _ session: SessionID, _ peer: Peer, socket: Int32, _ poller: borrowing Poller
   ) -> Bool {
-    if let number = numberByProcess[peer.process], let watch = watches[number], !watch.hasExited {
+    // 0: a process outside of this one's namespace, and not the only one of that number.
+    if peer.process != 0, let number = numberByProcess[peer.process], let watch = watches[number],
+      !watch.hasExited
+    {
       watch.sessions.insert(session)
       numberBySession[session] = number
       return true

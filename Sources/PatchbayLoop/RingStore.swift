@@ -77,10 +77,12 @@ struct RingStore {
 
   subscript(_ ring: RingID) -> RingPlace? { rings[ring] }
 
-  /// - Throws: `inputOutput` for a ring that is not there.
+  /// - Throws: `closed` for a ring that is not there: a granted one stays until its handle is closed.
   func open(_ ring: RingID, isWritable: Bool) throws(PatchbayError) -> Descriptor {
     guard let place = self[ring] else {
-      throw PatchbayError(.inputOutput, "The ring \(ring.rawValue) does not exist any more.")
+      throw PatchbayError(
+        .closed,
+        "The ring \(ring.rawValue) is gone: its blob was closed before the ring could be sent.")
     }
     return try place.open(isWritable: isWritable)
   }

@@ -48,6 +48,29 @@ import Testing
     #expect(ContinuousClock.now - started < .seconds(Inheritance.seconds))
   }
 
+  @Test func `a grant that never arrived holds no memory once the process is gone`() async throws {
+    let broker = try TestBroker()
+    let publisher = try broker.client()
+    var request = CreateRequest(key: "wanted")
+    request.byteCount = 1 << 20
+    _ = try publisher.create(request)
+    let path = broker.scratch.socket
+    await #expect(processExitsWith: .exitCode(7)) { [path = path as String] in
+      let client = try RawClient(path)
+      try client.hello()
+      // From here on the broker can hear this client, and cannot answer it.
+      shutdown(client.rawDescriptor, Int32(SHUT_RD))
+      try client.send(.open(OpenRequest(key: "wanted", waits: false, observes: false)))
+      // Until the broker has seen that and hung up.
+      while try client.send(raw: Frame.encode(.ping, request: 9)) == .sent { usleep(1000) }
+      _exit(7)
+    }
+    let full = try publisher.memoryByteCount()
+    _ = try publisher.call(.remove(RemoveRequest(key: "wanted", generation: nil)))
+    _ = try publisher.call(.abandon(BlobReference(generation: Generation(rawValue: 1), epoch: 1)))
+    #expect(try eventually { try publisher.memoryByteCount() <= full - 1 << 20 })
+  }
+
   @Test func `the journal in shared memory holds what the broker has acknowledged`() throws {
     let broker = try TestBroker()
     let client = try broker.client()

@@ -232,6 +232,14 @@ final class RawClient {
     return info
   }
 
+  /// Shared memory that the broker counts.
+  func memoryByteCount() throws -> Int {
+    guard case .statistics(let statistics) = try call(.statistics).reply else {
+      throw PatchbayError(.protocolViolation, "No statistics.")
+    }
+    return Int(statistics.memoryByteCount)
+  }
+
   /// Waits for the broker to hang up, whatever it still says; the failures it said.
   func failuresUntilHangUp() throws -> [PatchbayError] {
     var failures: [PatchbayError] = []

@@ -264,20 +264,6 @@ import Testing
     #expect(try broker.client().call(.ping).reply == .pong)
   }
 
-  @Test func `a client that never reads its replies is let go and keeps nobody waiting`() throws {
-    let broker = try TestBroker()
-    let witness = try broker.client()
-    _ = try witness.create(inlineBlob("b", [UInt8](repeating: 1, count: 16384)))
-    let deaf = try broker.client()
-    let request = Frame.encode(
-      .open(OpenRequest(key: "b", waits: false, observes: false)), request: 5)
-    let isLost = try eventually {
-      #expect(try witness.call(.ping).reply == .pong)
-      return try deaf.send(raw: request) == .hungUp
-    }
-    #expect(isLost)
-  }
-
   @Test func `descriptors that clients send never arrive`() throws {
     let broker = try TestBroker()
     let client = try broker.client()
