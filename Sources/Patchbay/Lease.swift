@@ -19,7 +19,7 @@ import PatchbayWire
     case extent(Extent, view: Int)
   }
 
-  fileprivate init(_ subscriber: Subscriber, _ range: Range<Int>, inline: [UInt8]) {
+  init(_ subscriber: Subscriber, _ range: Range<Int>, inline: [UInt8]) {
     self.subscriber = subscriber
     self.range = range
     bytes = .inline(inline)
@@ -102,7 +102,7 @@ extension Subscriber {
     }
   }
 
-  private func view(_ range: Range<Int>, _ extent: Extent) throws(PatchbayError) -> Lease? {
+  func view(_ range: Range<Int>, _ extent: Extent) throws(PatchbayError) -> Lease? {
     let table = handle.session.table
     let view = try table.announce(ringID: extent.ringID, useNumber: extent.useNumber)
     guard extent.isCurrent else {

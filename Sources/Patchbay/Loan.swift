@@ -34,11 +34,8 @@ import PatchbayTypes
     return try body(&span)
   }
 
-  borrowing func fill(
-    _ body: (UnsafeMutableRawBufferPointer) throws(PatchbayError) -> Int
-  ) throws(PatchbayError) -> Int {
-    try unsafe body(extent.writableBytes(range))
-  }
+  /// The same place, for one read of a descriptor.
+  var place: Publisher.LentPlace { Publisher.LentPlace(extent: extent, range: range) }
 
   /// Appends the first bytes of the loan; they are readable on return. The rest go back.
   /// - Parameter byteCount: 0 to the loan's own; anything else is a mistake of the program and traps.

@@ -284,9 +284,12 @@ extension Publisher {
 
   // MARK: Batches
 
+  // Disfavoured: async code whose body happens not to wait must not resolve to the blocking one.
+
   /// Makes everything appended by `body` readable at once, at its end, with one wake-up: for many
   /// small records. Also when `body` throws: what it appended stays appended.
   /// - Throws: what `body` throws; `rangeOverlap` inside another batch.
+  @_disfavoredOverload
   @available(*, noasync)
   public func withBatch<Result>(_ body: () throws -> Result) throws -> Result {
     try beginBatch()
@@ -362,9 +365,14 @@ extension Publisher {
   }
 
   /// The place that a loan lends.
-  struct LentPlace {
+  struct LentPlace: Sendable {
     let extent: Extent
     let range: Range<Int>
+
+    /// One read of a descriptor into the place; how many bytes came, 0 at its end.
+    func fill(from descriptor: Int32) throws(PatchbayError) -> Int {
+      try unsafe Publisher.read(descriptor, into: extent.writableBytes(range))
+    }
   }
 
   /// Lends the place of the next bytes if it is mapped and nobody else's.
@@ -424,9 +432,7 @@ extension Publisher {
         return total
       }
       let loan = try loan(byteCount: Self.step)
-      let count = try unsafe loan.fill { (place) throws(PatchbayError) in
-        try unsafe Self.read(descriptor, into: place)
-      }
+      let count = try loan.place.fill(from: descriptor)
       loan.commit(byteCount: count)
       guard count > 0 else { return total }
       total += count
@@ -434,18 +440,25 @@ extension Publisher {
   }
 
   private func expectEnd(of descriptor: Int32, _ byteCount: Int) throws(PatchbayError) {
+    guard try Self.readByte(of: descriptor) == 0 else { throw longerThanAnnounced(byteCount) }
+  }
+
+  func longerThanAnnounced(_ byteCount: Int) -> PatchbayError {
+    PatchbayError(
+      .rangeOutOfBounds,
+      "The source of the blob \(key) has more than the announced \(byteCount) bytes.")
+  }
+
+  /// Tries to read one byte, to see whether there is one.
+  static func readByte(of descriptor: Int32) throws(PatchbayError) -> Int {
     var extra: UInt8 = 0
-    let got = try unsafe withUnsafeMutableBytes(of: &extra) { (place) throws(PatchbayError) in
-      try unsafe Self.read(descriptor, into: place)
-    }
-    guard got == 0 else {
-      throw PatchbayError(
-        .rangeOutOfBounds,
-        "The source of the blob \(key) has more than the announced \(byteCount) bytes.")
+    return try unsafe withUnsafeMutableBytes(of: &extra) { (place) throws(PatchbayError) in
+      try unsafe read(descriptor, into: place)
     }
   }
 
-  private static func read(
+  /// One read of a descriptor; 0 at its end.
+  static func read(
     _ descriptor: Int32, into place: UnsafeMutableRawBufferPointer
   ) throws(PatchbayError) -> Int {
     while true {

@@ -20,7 +20,7 @@ final class Worker<Result: Sendable>: Sendable {
   private let wanted: Alarm
   /// Raised for the loop when there is a result.
   let finished: Alarm
-  private let thread = Mutex<LoopThread?>(nil)
+  private let thread = Mutex<SystemThread?>(nil)
   /// More jobs than this are refused: each stands for memory and for somebody who waits.
   static var jobLimit: Int { 1024 }
 
@@ -30,7 +30,7 @@ final class Worker<Result: Sendable>: Sendable {
   }
 
   func start() throws(PatchbayError) {
-    let started = try LoopThread("the worker") { [self] in run() }
+    let started = try SystemThread("the worker") { [self] in run() }
     thread.withLock { $0 = started }
   }
 
