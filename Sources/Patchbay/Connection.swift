@@ -56,6 +56,9 @@ final class Connection: Sendable {
     self.path = path
   }
 
+  /// Calls without a reply, those that were given up and may yet be answered included.
+  var pendingCount: Int { state.withLock { $0.calls.count } }
+
   // MARK: Sending
 
   /// Sends a request whose reply nobody waits for. Never blocks and never throws: a broken
