@@ -92,7 +92,8 @@ private struct WaitingCall: CustomTestStringConvertible, Sendable {
     }
   }
 
-  @Test func `a task that was cancelled before does not wait, and gets what is there`() async throws {
+  @Test func `a task that was cancelled before does not wait, and gets what is there`() async throws
+  {
     try await withBroker { _, client in
       let publisher = try await client.publisher("k")
       try await publisher.append(pattern(0..<100))

@@ -7,7 +7,8 @@ import Testing
 @testable import Patchbay
 
 @Suite struct TaskCallTests {
-  @Test func `a blob goes from a task to a task through every way to write and read`() async throws {
+  @Test func `a blob goes from a task to a task through every way to write and read`() async throws
+  {
     try await withBroker { broker, client in
       let publisher = try await client.publisher("k", BlobOptions(byteCount: 40_000))
       let reader = try await broker.makeClient().open("k")
@@ -107,7 +108,8 @@ import Testing
     }
   }
 
-  @Test func `a body that returns has sealed, one that throws has failed with its cause`() async throws
+  @Test func `a body that returns has sealed, one that throws has failed with its cause`()
+    async throws
   {
     struct Upstream: Error {}
     try await withBroker { _, client in
