@@ -199,6 +199,7 @@ final class EventLoop {
   /// Tells the ledger, when they have changed, how much the loop itself holds and whether the
   /// journal still has room for whatever may come.
   func reportRoom() {
+    journal.giveBackChunks()
     let isFull = !journal.ensureReserve()
     if isFull != reportedJournalFull {
       reportedJournalFull = isFull

@@ -94,7 +94,7 @@ import Testing
         unsafe Glibc.open("/dev/shm/\(name)", O_RDONLY | O_CLOEXEC), "Opening the journal"))
     var chunk = [UInt8](repeating: 0, count: Int(PB_CHUNK_BYTES))
     try SharedObject.read(file, at: 0, into: &chunk)
-    let contents = try JournalReader.scan([chunk])
+    let contents = try JournalReader.scan([0: chunk])
     #expect(contents.instance == broker.loop.instance)
     #expect(contents.clients.count == 1)
     #expect(contents.clients.first?.record.peer.process == getpid())

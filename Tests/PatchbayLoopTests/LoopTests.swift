@@ -157,6 +157,20 @@ import Testing
     #expect(Listing.sharedObjects(of: broker.loop.instance).count == 1)
   }
 
+  @Test func `the memory that many small blobs took comes back when they are gone`() throws {
+    let broker = try TestBroker()
+    let client = try broker.client()
+    let before = try client.memoryByteCount()
+    for index in 0..<5000 { _ = try client.create(inlineBlob(BlobKey("\(index)"), [1])) }
+    #expect(Listing.sharedObjects(of: broker.loop.instance).count == 3)
+    #expect(try client.memoryByteCount() >= before + 2 * 4 << 20)
+    for index in 0..<5000 {
+      _ = try client.call(.remove(RemoveRequest(key: BlobKey("\(index)"), generation: nil)))
+    }
+    #expect(try client.memoryByteCount() == before)
+    #expect(Listing.sharedObjects(of: broker.loop.instance).count == 1)
+  }
+
   @Test func `pages of a listing fit their packets and lose no blob`() throws {
     let broker = try TestBroker()
     let client = try broker.client()
