@@ -86,6 +86,8 @@ package struct LedgerLimits: Hashable, Sendable {
   package var extentsPerBlob = 16384
   /// Entries of one board; the layout's number except in tests.
   package var entriesPerBoard = Int(PB_BOARD_ENTRY_COUNT)
+  /// Jobs on large rings that may wait for a thread of the loop.
+  package var jobCount = 1024
   package var handshake: Duration = .seconds(5)
   /// Sizes of extents where the publisher leaves them to the broker.
   package var firstExtent = 64 * 1024
