@@ -139,13 +139,25 @@ extension EventLoop {
       try journal.reserveRing(ring)
       let order = try rings.order(ring, dataByteCount: dataByteCount, hasMap: hasMap)
       if dataByteCount <= Self.inlineRingByteCount {
-        finish(.ring(ring, order.fill()))
-      } else if !maker.submit({ .ring(ring, order.fill()) }) {
+        let made = order.fill()
+        guard isShortForNow(made), submitOrder(order) else { return finish(.ring(ring, made)) }
+      } else if !submitOrder(order) {
         finish(.ring(ring, .failure(busy)))
       }
     } catch {
       submit(.ringRefused(ring, errno: error.systemErrno ?? 0))
     }
+  }
+
+  private func submitOrder(_ order: RingOrder) -> Bool {
+    maker.submit { .ring(order.ring, order.fill()) }
+  }
+
+  /// Whether there was no memory for a ring while that of others, which the ledger counts no more,
+  /// is still being given back: made behind them, it may have room.
+  private func isShortForNow(_ made: Result<RingPlace, PatchbayError>) -> Bool {
+    guard rings.hasLeaving, case .failure(let error) = made else { return false }
+    return error.systemErrno == ENOSPC
   }
 
   private var busy: PatchbayError {

@@ -1,6 +1,7 @@
 // What takes long is done elsewhere, and one long job holds up no look into a ring.
 
 import Dispatch
+import Glibc
 import PatchbayLoop
 import PatchbaySystem
 import PatchbayTypes
@@ -48,6 +49,36 @@ import Testing
     worker.stop()
   }
 
+  @Test(.enabled(if: geteuid() == 0, "mounts a /dev/shm of its own"))
+  func `a small ring waits for the memory of a large one that is being removed`() async {
+    await #expect(processExitsWith: .success) {
+      let limit = 600 << 20
+      try OwnSharedMemory.mount(byteCount: limit)
+      let broker = try TestBroker(memory: limit)
+      let client = try broker.client()
+      func create(_ key: BlobKey, _ byteCount: Int) throws -> BlobGrant {
+        var request = CreateRequest(key: key)
+        request.byteCount = byteCount
+        request.order = .appendOnly
+        return try client.create(request).0
+      }
+      let large = try create("large", 560 << 20)
+      var index = 0
+      while try client.memoryByteCount() + 5 << 20 < limit {
+        _ = try create(BlobKey("\(index)"), 4 << 20)
+        index += 1
+      }
+      // What is left of the file system is taken by somebody else: the next ring needs the memory
+      // of the large one, which goes for it.
+      var inode: UInt64 = 0
+      _ = try SharedObject.create(
+        name: "/filler", mode: 0o600, byteCount: try SharedObject.freeByteCount(), inode: &inode)
+      _ = try client.call(.abandon(large.blob))
+      _ = try create("last", 4 << 20)
+      try #require(try client.refusal(.info(InfoRequest(key: "large"))).code == .noSuchKey)
+    }
+  }
+
   @Test func `a seal does not wait behind rings that are being made`() throws {
     let broker = try TestBroker(memory: 2 << 30)
     let sealer = try broker.client()
@@ -72,5 +103,20 @@ import Testing
       answers.insert(try #require(answer).number)
     }
     #expect(answers.count < largeCount + 1, "the seal was looked at after all creates")
+  }
+}
+
+enum OwnSharedMemory {
+  /// Gives this thread, and those it starts, a /dev/shm that nobody else sees.
+  static func mount(byteCount: Int) throws {
+    typealias Unshare = @convention(c) (Int32) -> Int32
+    // The declaration is behind a macro of the system's headers.
+    let symbol = try #require(unsafe dlsym(nil, "unshare"))
+    let newMounts: Int32 = 0x20000
+    try #require(unsafe unsafeBitCast(symbol, to: Unshare.self)(newMounts) == 0)
+    let isPrivate = UInt(MS_REC | MS_PRIVATE)
+    try #require(unsafe Glibc.mount("none", "/", nil, isPrivate, nil) == 0)
+    try #require(
+      unsafe Glibc.mount("tmpfs", "/dev/shm", "tmpfs", 0, "size=\(byteCount)") == 0)
   }
 }
