@@ -271,10 +271,18 @@ import Testing
     #expect(try client.call(.ping).reply == .pong)
   }
 
-  @Test func `a client that never says hello is let go`() throws {
+  @Test func `a client that never says hello is told why it is let go`() throws {
     let broker = try TestBroker(handshake: .milliseconds(50))
     let client = try RawClient(broker.scratch.socket)
-    _ = try client.failuresUntilHangUp()
+    let answer = try #require(try client.receive())
+    #expect(answer.number == 0)
+    guard case .failure(let error) = answer.reply else {
+      Issue.record("no reason: \(answer.reply)")
+      return
+    }
+    #expect(error.code == .timedOut)
+    #expect(error.message.contains("hello within 0.05 seconds"))
+    #expect(try client.receive() == nil)
     #expect(try broker.client().call(.ping).reply == .pong)
   }
 
