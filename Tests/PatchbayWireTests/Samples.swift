@@ -72,6 +72,16 @@ enum Golden {
       .remove(RemoveRequest(key: key, generation: Generation(rawValue: 9)))),
     Sample("statistics", 18, .statistics),
     Sample("ping", 19, .ping),
+    Sample("create, window", 20, .create(windowCreate)),
+    Sample(
+      "subscribe", 21,
+      .subscribe(SubscriptionRequest(generation: reference.generation, entry: 63))),
+    Sample(
+      "unsubscribe", 22,
+      .unsubscribe(SubscriptionRequest(generation: reference.generation, entry: 0))),
+    Sample("subscriptions", 23, .subscriptions(reference)),
+    Sample("attachTable", 24, .attachTable(TableRequest(blob: reference, clientID: 42))),
+    Sample("detach", 25, .detach(DetachRequest(blob: reference, subscription: subscription))),
   ]
 
   static let replies: [Sample<Reply>] = [
@@ -102,6 +112,11 @@ enum Golden {
     Sample("list, empty", 15, .list(ListPage(blobs: [], hasMore: false))),
     Sample("statistics", 18, .statistics(statistics)),
     Sample("pong", 19, .pong),
+    Sample("created, window", 20, .created(windowGrant)),
+    Sample(
+      "subscriptions", 23,
+      .subscriptions(SubscriptionList(version: 7, subscriptions: [subscription]))),
+    Sample("table", 24, .table),
   ]
 
   private static var inlineCreate: CreateRequest {
@@ -110,6 +125,26 @@ enum Golden {
     create.type = "text/plain"
     create.inlineBytes = Array("hello".utf8)
     return create
+  }
+
+  private static let subscription = Subscription(clientID: 42, entry: 5)
+
+  private static var windowCreate: CreateRequest {
+    var create = CreateRequest(key: key)
+    create.order = .appendOnly
+    create.policy = .backpressure
+    create.firstExtent = 1 << 20
+    create.segment = 1 << 17
+    return create
+  }
+
+  private static var windowGrant: BlobGrant {
+    BlobGrant(
+      blob: reference, state: .open, byteCount: nil, order: .appendOnly, policy: .backpressure,
+      plan: plan(1 << 20, 1 << 20), segment: 1 << 17, wakeClasses: shift(14), board: 5, entry: 17,
+      extent: ExtentGrant(
+        index: 0, ringID: 0x5152_5354_5556_5758, useNumber: 1, dataByteCount: 1 << 20,
+        beginsUse: true))
   }
 
   private static var fullCreate: CreateRequest {
@@ -123,6 +158,7 @@ enum Golden {
     create.isCache = true
     create.firstExtent = 65536
     create.extentLimit = 1 << 20
+    create.segment = 4096
     create.type = "text/plain"
     create.labels = [
       BlobInfo.Label(name: "unit", value: "m"), BlobInfo.Label(name: "", value: "ü"),

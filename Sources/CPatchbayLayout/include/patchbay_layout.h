@@ -350,7 +350,9 @@ typedef struct {
   uint64_t next_client;
   uint8_t digest[32];
   uint8_t digest_kind;
-  uint8_t pad[39];
+  uint8_t pad0[7];
+  int64_t segment;  // bytes of a windowed blob's segment; 0 for `keep`
+  uint8_t pad1[24];
 } pb_journal_record;
 _Static_assert(sizeof(pb_journal_record) == 256, "journal record");
 enum {
