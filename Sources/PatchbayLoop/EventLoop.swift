@@ -30,9 +30,9 @@ final class EventLoop {
   /// Packets of one connection, and new connections, per turn: nobody keeps the others waiting.
   static let packetsPerTurn = 16
   static let acceptsPerTurn = 64
-  /// Packets that are taken of a connection whose process is gone. A socket's buffer of the usual
-  /// 208 KiB holds fewer than 300, as each counts with some 700 bytes at least.
-  static let lastPacketLimit = 4096
+  /// Packets that are taken of a connection whose process is gone. The largest buffer that a user
+  /// may ask for (416 KiB, by the usual limit) holds fewer than 600: each counts some 700 bytes.
+  static let lastPacketLimit = 1024
   /// Ended sessions whose process is watched; the ledger does not wait for more of them either.
   static let watchedEndedLimit = 8192
   static let acceptPause = Duration.milliseconds(100)
