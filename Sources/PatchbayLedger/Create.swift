@@ -144,7 +144,8 @@ extension Ledger {
   /// An eighth of the ring, as a power of two.
   private static func segment(ofRing byteCount: Int) -> Int {
     let eighth = max(WindowShape.segmentRange.lowerBound, byteCount / 8)
-    return min(1 << (Int.bitWidth - 1 - eighth.leadingZeroBitCount), WindowShape.segmentRange.upperBound)
+    return min(
+      1 << (Int.bitWidth - 1 - eighth.leadingZeroBitCount), WindowShape.segmentRange.upperBound)
   }
 
   /// The extents as they were asked for, or one for the whole of a known length, or doubling ones.

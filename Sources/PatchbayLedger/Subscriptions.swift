@@ -16,7 +16,8 @@ extension Ledger {
   mutating func subscribe(
     _ session: SessionID, _ number: UInt64, _ request: SubscriptionRequest
   ) throws(PatchbayError) {
-    guard let reader = sessions[session], reader.handles[request.generation]?.readers.isEmpty == false,
+    guard let reader = sessions[session],
+      reader.handles[request.generation]?.readers.isEmpty == false,
       let blob = blobs[request.generation], blob.isBorn
     else { throw .notOpen(request.generation) }
     guard blob.origin.request.policy == .backpressure else { throw .holdsNobody(blob) }

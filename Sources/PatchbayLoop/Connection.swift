@@ -103,8 +103,10 @@ final class Connection {
 
   /// Nil before the client has greeted.
   func readOnlyTable() throws(PatchbayError) -> Descriptor? {
-    guard table != nil else { return nil }
-    return try ClientTable.readOnlyCopy(of: table!)
+    switch table {
+    case .some(let table): try SharedObject.readOnlyCopy(of: table)
+    case .none: nil
+    }
   }
 
   deinit { sharedRoom.giveBack(Self.beyondOwnShare(queuedByteCount)) }

@@ -26,11 +26,6 @@ package final class ClientTable: Sendable {
     return object
   }
 
-  /// For whoever may see how far the client has read.
-  package static func readOnlyCopy(
-    of table: borrowing Descriptor
-  ) throws(PatchbayError) -> Descriptor { try SharedObject.readOnlyCopy(of: table) }
-
   package static var byteCount: Int { Int(PB_TABLE_BYTES) }
 
   /// Maps a table.

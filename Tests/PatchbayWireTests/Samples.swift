@@ -284,7 +284,18 @@ enum Extreme {
     Sample("remove", .max, .remove(RemoveRequest(key: longKey, generation: highest.generation))),
     Sample("statistics", .max, .statistics),
     Sample("ping", .max, .ping),
+    Sample(
+      "subscribe", .max,
+      .subscribe(SubscriptionRequest(generation: highest.generation, entry: 63))),
+    Sample(
+      "unsubscribe", .max,
+      .unsubscribe(SubscriptionRequest(generation: highest.generation, entry: 63))),
+    Sample("subscriptions", .max, .subscriptions(highest)),
+    Sample("attachTable", .max, .attachTable(TableRequest(blob: highest, clientID: .max))),
+    Sample("detach", .max, .detach(DetachRequest(blob: highest, subscription: subscription))),
   ]
+
+  private static let subscription = Subscription(clientID: .max, entry: 63)
 
   private static var create: CreateRequest {
     var create = CreateRequest(key: longKey)
@@ -292,6 +303,7 @@ enum Extreme {
     create.mode = .max
     create.firstExtent = top
     create.extentLimit = top
+    create.segment = top
     create.type = text(WireLimit.type)
     create.labels = labels
     create.inlineBytes = [UInt8](repeating: 0xee, count: Frame.inlineByteLimit)
@@ -328,12 +340,21 @@ enum Extreme {
           hasMore: false))),
     Sample("statistics", .max, .statistics(statistics)),
     Sample("pong", .max, .pong),
+    Sample(
+      "subscriptions", .max,
+      .subscriptions(
+        SubscriptionList(
+          version: .max,
+          subscriptions: [Subscription](
+            repeating: subscription, count: WireLimit.subscriptions)))),
+    Sample("table", .max, .table),
   ]
 
   private static var grant: BlobGrant {
     BlobGrant(
-      blob: highest, state: .gone, byteCount: top, order: .appendOnly, plan: Golden.plan(page, top),
-      wakeClasses: Golden.shift(30), board: .max, entry: .max,
+      blob: highest, state: .gone, byteCount: top, order: .appendOnly, policy: .dropOldest,
+      plan: Golden.plan(page, top), segment: top, wakeClasses: Golden.shift(30), board: .max,
+      entry: .max,
       inlineBytes: [UInt8](repeating: 0xee, count: Frame.inlineByteLimit), extentEnd: lastIndex,
       extent: extent)
   }
