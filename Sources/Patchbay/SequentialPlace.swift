@@ -67,8 +67,10 @@ final class SequentialPlace: Sendable {
     state.withLock { $0.isJoined = true }
   }
 
-  /// Forgets that the publisher waits: it has not.
-  func lost() { state.withLock { $0.isJoined = false } }
+  /// After an overrun the publisher waits for this place no more.
+  func note(_ error: PatchbayError) {
+    if error.code == .overrun { state.withLock { $0.isJoined = false } }
+  }
 
   /// Tells that everything below a position has been read.
   func advance(to position: Int) {
@@ -91,24 +93,16 @@ final class SequentialPlace: Sendable {
 }
 
 extension Subscriber {
-  /// Reads once in sequence: joins first where it must, tells the publisher afterwards.
-  func inSequence<Outcome>(
-    _ place: SequentialPlace?, at position: Int, deadline: Deadline,
-    _ read: () throws(PatchbayError) -> (Outcome, end: Int)
-  ) throws(PatchbayError) -> Outcome {
-    guard let place else { return try read().0 }
-    do throws(PatchbayError) {
-      if let request = try place.prepare(at: position) {
-        try handle.session.perform(request, deadline: deadline.atLeast(BlobHandle.questionTime))
-        try place.joined(at: position)
-      }
-      let (outcome, end) = try read()
-      place.advance(to: end)
-      return outcome
-    } catch {
-      if error.code == .overrun { place.lost() }
-      throw error
-    }
+  /// Makes a place stand before a read from it. Blocks while the broker is asked; does nothing for
+  /// a blob whose publisher waits for nobody.
+  /// - Throws: `overrun` when the publisher has passed the position already; `limitReached`,
+  ///   `timedOut`, `noBroker`, `closed`.
+  func join(
+    _ place: SequentialPlace?, at position: Int, deadline: Deadline
+  ) throws(PatchbayError) {
+    guard let place, let request = try place.prepare(at: position) else { return }
+    try handle.session.perform(request, deadline: deadline.atLeast(.seconds(1)))
+    try place.joined(at: position)
   }
 }
 

@@ -61,6 +61,9 @@ import Synchronization
     tag.begin(isFresh: isFresh) { map?.reset() }
   }
 
+  /// Where records begin, as the publisher has said: in the ring of a blob's first extent.
+  package var marks: RingMarks { RingMarks(words) }
+
   // MARK: Asking
 
   /// End of the contiguous prefix, as a position of the blob; never beyond the ring.

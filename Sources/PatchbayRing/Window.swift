@@ -100,6 +100,20 @@ import Synchronization
     unsafe UnsafeRawBufferPointer(place(position, limit))
   }
 
+  /// A copy of a range below the frontier; nil when some of it was gone before the copy was made.
+  package func copyOut(_ range: Range<Int>) -> [UInt8]? {
+    guard range.count <= shape.ringByteCount else { return nil }
+    let copy = unsafe [UInt8](unsafeUninitializedCapacity: range.count) { target, count in
+      while count < range.count {
+        let piece = unsafe bytes(from: range.lowerBound + count, limit: range.upperBound)
+        unsafe UnsafeMutableRawBufferPointer(rebasing: UnsafeMutableRawBufferPointer(target)[count...])
+          .copyMemory(from: piece)
+        count += piece.count
+      }
+    }
+    return wasThere(range.lowerBound) ? copy : nil
+  }
+
   @unsafe private func place(_ position: Int, _ limit: Int) -> UnsafeMutableRawBufferPointer {
     let offset = shape.offset(of: position)
     let count = min(limit - position, shape.ringByteCount - offset)
