@@ -29,6 +29,8 @@ extension Ledger {
   private func checkOffer(_ request: CreateRequest) throws(PatchbayError) {
     guard request.acknowledgement == .visible else { throw .notOffered(request) }
     guard request.mode & ~0o666 == 0 else { throw .badMode(request) }
+    guard request.policy == .keep || request.order == .appendOnly && request.inlineBytes == nil
+    else { throw .windowNotAppended(request) }
     guard let bytes = request.inlineBytes else { return }
     guard bytes.count <= Frame.inlineByteLimit else {
       throw .inlineTooLong(request.key, byteCount: bytes.count)
@@ -128,9 +130,10 @@ extension Ledger {
   /// The window as it was asked for, or one that stays in a core's cache; nil for the policy `keep`.
   private func makeWindow(_ request: CreateRequest) throws(PatchbayError) -> WindowShape? {
     guard request.policy != .keep else { return nil }
-    guard request.order == .appendOnly, request.inlineBytes == nil else {
-      throw .windowNotAppended(request)
-    }
+    let sizes = 0...ExtentPlan.positionLimit
+    guard sizes.contains(request.firstExtent), sizes.contains(request.segment),
+      sizes.contains(request.byteCount ?? 0)
+    else { throw .badSizes(request) }
     var ring = request.firstExtent
     var segment = request.segment
     if ring == 0 { ring = max(limits.windowRing, segment * 2) }

@@ -205,7 +205,8 @@ extension EventLoop {
   ) {
     let placed = place(extents)
     let look: @Sendable () -> WorkResult = {
-      .coverage(inspection, RingLook.coverage(placed, plan, isWindow: isWindow, byteCount: byteCount))
+      .coverage(
+        inspection, RingLook.coverage(placed, plan, isWindow: isWindow, byteCount: byteCount))
     }
     if extents.reduce(0, { $0 + $1.dataByteCount }) <= Self.inlineRingByteCount {
       finish(look())

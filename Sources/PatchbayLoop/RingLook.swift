@@ -58,7 +58,8 @@ enum RingLook {
         throw PatchbayError(.inputOutput, "The ring of the window is gone.")
       }
       let frontier = try RingInspector.hints(
-        place.open(isWritable: false), limit: byteCount).frontier
+        place.open(isWritable: false), limit: byteCount
+      ).frontier
       return .success(
         Coverage(
           coveredByteCount: frontier,

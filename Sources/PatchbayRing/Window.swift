@@ -106,8 +106,10 @@ import Synchronization
     let copy = unsafe [UInt8](unsafeUninitializedCapacity: range.count) { target, count in
       while count < range.count {
         let piece = unsafe bytes(from: range.lowerBound + count, limit: range.upperBound)
-        unsafe UnsafeMutableRawBufferPointer(rebasing: UnsafeMutableRawBufferPointer(target)[count...])
-          .copyMemory(from: piece)
+        unsafe UnsafeMutableRawBufferPointer(
+          rebasing: UnsafeMutableRawBufferPointer(target)[count...]
+        )
+        .copyMemory(from: piece)
         count += piece.count
       }
     }

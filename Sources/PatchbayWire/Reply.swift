@@ -72,7 +72,8 @@ package struct BlobGrant: Sendable, Hashable {
 
   package init(
     blob: BlobReference, state: BlobState, byteCount: Int?, order: WriteOrder,
-    policy: FlowPolicy = .keep, plan: ExtentPlan, segment: Int = 0, wakeClasses: WakeClasses, board: UInt32, entry: UInt32, inlineBytes: [UInt8]? = nil,
+    policy: FlowPolicy = .keep, plan: ExtentPlan, segment: Int = 0, wakeClasses: WakeClasses,
+    board: UInt32, entry: UInt32, inlineBytes: [UInt8]? = nil,
     extentEnd: Int = 0, extent: ExtentGrant? = nil
   ) {
     self.blob = blob

@@ -204,7 +204,8 @@ extension WireReader {
       policy: try takeCase("a policy"),
       plan: try ExtentPlan(
         first: takePosition("an extent's size"), limit: takePosition("an extent's size")),
-      segment: try takePosition("a segment's size"), wakeClasses: try WakeClasses(shift: take()), board: try take(), entry: try take(),
+      segment: try takePosition("a segment's size"), wakeClasses: try WakeClasses(shift: take()),
+      board: try take(), entry: try take(),
       inlineBytes: try takeFlag()
         ? takeBlock(atMost: Frame.inlineByteLimit, "an inline blob") : nil,
       extentEnd: try takeIndex(), extent: try takeFlag() ? takeExtent() : nil)
