@@ -115,6 +115,9 @@ package struct Ledger: Sendable {
     isDraining && openBlobCount == 0 && askerCount == 0 && pendingRingCount == 0
   }
 
+  /// Whether nobody is connected and nothing is being written. What is sealed waits for nobody.
+  package var isIdle: Bool { connectionCount == 0 && openBlobCount == 0 }
+
   private mutating func requested(_ session: SessionID, _ number: UInt64, _ request: Request) {
     guard let phase = sessions[session]?.phase else { return }
     switch (phase, request) {

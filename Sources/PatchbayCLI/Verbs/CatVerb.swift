@@ -62,7 +62,7 @@ struct CatVerb: Verb {
 
   @OptionGroup var common: CommonOptions
 
-  @Argument(help: "The keys.", transform: Typed.key)
+  @Argument(help: "The keys.", completion: .keys, transform: Typed.key)
   var keys: [BlobKey]
 
   @Option(
