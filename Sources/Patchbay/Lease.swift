@@ -56,8 +56,9 @@ extension Subscriber {
   /// The most leases of one subscriber at a time.
   public static let leaseLimit = 4
 
-  /// Waits until a range is covered and gives it in place, without a copy; of a window a copy. A range that crosses an
-  /// extent's edge cannot be leased; `readFully` reads it, `withWholeBlob` maps all.
+  /// Waits until a range is covered and gives it in place, without a copy. A range that crosses an
+  /// extent's edge cannot be leased; `readFully` reads it, `withWholeBlob` maps all. Of a blob that
+  /// keeps its last bytes only the lease is a copy.
   /// - Throws: `limitReached` with 4 leases out, `rangeOutOfBounds` for a range across an edge or
   ///   behind the end; else as `read`.
   @available(*, noasync)

@@ -111,7 +111,7 @@ extension BlobHandle {
   func overrun(at position: Int, _ window: Window) -> PatchbayError {
     let base = max(window.base, window.intent)
     let marks = window.marks
-    let resume = marks.isEmpty ? base : marks.first(notBelow: base) ?? window.frontier
+    let resume = marks.isEmpty ? base : marks.first(notBelow: base) ?? marks.newest ?? base
     return PatchbayError(
       .overrun,
       "Byte \(position) of the blob \(key) is gone: its window of \(window.shape.ringByteCount) bytes "

@@ -65,7 +65,7 @@ extension BlobHandle {
     if let inline = grant.inlineBytes { return .position(inline.count) }
     if let window {
       let frontier = window.frontier
-      return .position(window.marks.last(notAbove: frontier) ?? frontier)
+      return .position(window.marks.last(notAbove: frontier) ?? window.marks.newest ?? frontier)
     }
     var index = 0
     while true {
@@ -110,6 +110,17 @@ public struct SubscriberCursor {
     self.subscriber = subscriber
     self.position = position
     place = SequentialPlace(subscriber)
+  }
+
+  /// Lets a publisher with the policy `backpressure` wait for this cursor from now on. The first read
+  /// does it too; called before the publisher begins, nothing can be missed. Blocks for the broker's
+  /// answer; does nothing for blobs with another policy.
+  /// - Throws: `overrun` when the cursor's place has been given up already; `limitReached` for the
+  ///   65th windowed blob of a client or the 1025th subscriber of a blob; `closed`, `noBroker`,
+  ///   `timedOut`.
+  @available(*, noasync)
+  public func attach(deadline: Deadline = .standard) throws(PatchbayError) {
+    try subscriber.join(place, at: position, deadline: deadline)
   }
 
   /// Reads what is there, waiting until at least one byte is, and moves behind it. From the first

@@ -38,10 +38,28 @@ package struct RingMarks: Sendable {
   /// Whether a mark was ever made.
   package var isEmpty: Bool { count == 0 }
 
+  /// The last mark, which one can hardly fail to read before it is overwritten; nil when there is
+  /// none.
+  package var newest: Int? {
+    for _ in 0..<Self.attemptLimit {
+      let before = count
+      guard before > 0 else { return nil }
+      // acquiring: as in `kept`. Pairs with MARK.
+      let mark = unsafe slot(before - 1).pointee.load(ordering: .acquiring)
+      if before - 1 + UInt64(Self.keptCount) > count {
+        return Int(min(mark, UInt64(ExtentPlan.positionLimit)))
+      }
+    }
+    return nil
+  }
+
+  private static let attemptLimit = 1000
+
   /// The highest mark that is not above a position; nil when none of the kept ones is.
   package func last(notAbove position: Int) -> Int? { kept().last { $0 <= position } }
 
-  /// The lowest mark that is not below a position; nil when none of the kept ones is.
+  /// The lowest mark that is not below a position; nil when none of the kept ones is, or all of them
+  /// were overwritten while they were read.
   package func first(notBelow position: Int) -> Int? { kept().first { $0 >= position } }
 
   /// The marks that were not overwritten while they were read, the lowest first.

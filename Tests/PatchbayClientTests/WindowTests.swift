@@ -37,10 +37,11 @@ private func readAll(
 }
 
 /// The first byte of a reader that may come too late: false when it did.
-private func readFirst(_ cursor: inout SubscriberCursor) throws -> Bool {
-  do {
+private func readFirst(_ cursor: inout SubscriberCursor) throws(PatchbayError) -> Bool {
+  do throws(PatchbayError) {
     return try cursor.read(upTo: 1, deadline: .after(.seconds(60))) != nil
-  } catch let error as PatchbayError where error.code == .overrun {
+  } catch {
+    guard error.code == .overrun else { throw error }
     return false
   }
 }
