@@ -46,7 +46,8 @@ final class TestThread {
       }
     }
     var (work, source, outcome) = (
-      pf_work(total: UInt64(total), piece: UInt64(piece), batch: 1, spins: 0), content.forFloor, pf_outcome()
+      pf_work(total: UInt64(total), piece: UInt64(piece), batch: 1, spins: 0), content.forFloor,
+      pf_outcome()
     )
     pf_ring_write(region.base, &source, &work, &outcome)
     for reader in readers { reader.join() }
