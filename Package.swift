@@ -5,8 +5,11 @@
 
 import PackageDescription
 
-/// Every Swift room is compiled the same way.
-let strict: [SwiftSetting] = [.strictMemorySafety(), .treatAllWarnings(as: .error)]
+/// Every Swift room is compiled the same way. Asynchronous functions run where their caller runs.
+let strict: [SwiftSetting] = [
+  .strictMemorySafety(), .treatAllWarnings(as: .error),
+  .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+]
 /// Tests play with raw memory and system calls on purpose.
 let checked: [SwiftSetting] = [.treatAllWarnings(as: .error)]
 
@@ -77,7 +80,7 @@ let package = Package(
     room("PatchbayBroker", "PatchbayLoop", "Patchbay", "PatchbaySystem", "PatchbayTypes", logging),
     program(
       "PatchbayCLI", "PatchbayBroker", "Patchbay", "PatchbayWire", "PatchbaySystem",
-      "PatchbayText", "CLZ4", arguments, logging),
+      "CPatchbaySystem", "PatchbayText", "CLZ4", arguments, logging),
     program(
       "PatchbayLoad", "PatchbayBroker", "Patchbay", "PatchbaySystem", "PatchbayText", "CFloor",
       "PatchbayTypes", arguments, histogram, logging),
@@ -111,7 +114,7 @@ let package = Package(
     tests("PatchbayHouseTests", "PatchbayTestSupport"),
     tests(
       "PatchbayProcessTests", "PatchbayTestSupport", "Patchbay", "PatchbaySystem", "PatchbayWire",
-      "PatchbayTypes", "PatchbayCLI", "patchbay-peer"),
+      "PatchbayTypes", "PatchbayCLI", "CPatchbaySystem", "patchbay-peer"),
   ],
   swiftLanguageModes: [.v6]
 )
