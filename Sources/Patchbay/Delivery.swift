@@ -77,6 +77,13 @@ extension Delivery {
     }
   }
 
+  var subscriptions: SubscriptionList {
+    get throws(PatchbayError) {
+      guard case .subscriptions(let list) = reply else { throw Session.unexpected(reply) }
+      return list
+    }
+  }
+
   func checkPong() throws(PatchbayError) {
     guard case .pong = reply else { throw Session.unexpected(reply) }
   }

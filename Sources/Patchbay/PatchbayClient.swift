@@ -71,7 +71,7 @@ public final class PatchbayClient: Sendable {
     do throws(PatchbayError) {
       let handle = try BlobHandle(
         session, key: key, grant: grant, delivery, isWritable: true, deadline: deadline)
-      return Publisher(handle)
+      return Publisher(handle, slowestLimit: options.slowestLimit)
     } catch {
       session.connection.post(.abandon(grant.blob))
       throw error
@@ -109,7 +109,7 @@ public final class PatchbayClient: Sendable {
     _ bytes: [UInt8], as key: BlobKey, _ options: BlobOptions = BlobOptions(),
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> Generation {
-    guard bytes.count <= Frame.inlineByteLimit else {
+    guard bytes.count <= Frame.inlineByteLimit, options.policy == .keep else {
       return try publishWhole(byteCount: bytes.count, key, options, deadline: deadline) {
         (publisher) throws(PatchbayError) in try publisher.append(bytes)
       }
@@ -138,7 +138,9 @@ public final class PatchbayClient: Sendable {
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> Generation {
     let file = try InputFile(path)
-    if let byteCount = file.byteCount, byteCount <= Frame.inlineByteLimit {
+    if let byteCount = file.byteCount, byteCount <= Frame.inlineByteLimit,
+      options.policy == .keep
+    {
       return try publish(try file.readAll(byteCount), as: key, options, deadline: deadline)
     }
     return try publishWhole(byteCount: file.byteCount, key, options, deadline: deadline) {
@@ -167,10 +169,13 @@ public final class PatchbayClient: Sendable {
   func request(_ key: BlobKey, _ options: BlobOptions) -> CreateRequest {
     var request = CreateRequest(key: key)
     request.byteCount = options.byteCount
-    request.order = options.order
+    request.order = options.policy == .keep ? options.order : .appendOnly
+    request.policy = options.policy
     request.mode = options.mode
     request.replaces = options.replaces
-    request.firstExtent = options.firstExtentByteCount ?? 0
+    request.firstExtent =
+      (options.policy == .keep ? options.firstExtentByteCount : options.ringByteCount) ?? 0
+    request.segment = options.segmentByteCount ?? 0
     request.extentLimit = options.extentByteLimit ?? 0
     request.type = options.type
     request.labels = options.labels

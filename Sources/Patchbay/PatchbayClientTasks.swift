@@ -20,7 +20,8 @@ extension PatchbayClient {
     do throws(PatchbayError) {
       return Publisher(
         try await BlobHandle.made(
-          session, key: key, grant: grant, delivery, isWritable: true, deadline: deadline))
+          session, key: key, grant: grant, delivery, isWritable: true, deadline: deadline),
+        slowestLimit: options.slowestLimit)
     } catch {
       session.connection.post(.abandon(grant.blob))
       throw error
@@ -54,7 +55,7 @@ extension PatchbayClient {
     _ bytes: [UInt8], as key: BlobKey, _ options: BlobOptions = BlobOptions(),
     deadline: Deadline = .standard
   ) async throws(PatchbayError) -> Generation {
-    guard bytes.count <= Frame.inlineByteLimit else {
+    guard bytes.count <= Frame.inlineByteLimit, options.policy == .keep else {
       return try await publishWhole(byteCount: bytes.count, key, options, deadline: deadline) {
         (publisher) async throws(PatchbayError) in try await publisher.append(bytes)
       }
@@ -75,7 +76,9 @@ extension PatchbayClient {
     let file = try await FileThreads.shared.run { () throws(PatchbayError) in
       try OpenFile(path)
     }
-    if let byteCount = file.byteCount, byteCount <= Frame.inlineByteLimit {
+    if let byteCount = file.byteCount, byteCount <= Frame.inlineByteLimit,
+      options.policy == .keep
+    {
       let bytes = try await FileThreads.shared.run { () throws(PatchbayError) in
         try file.readAll(byteCount)
       }

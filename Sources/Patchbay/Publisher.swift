@@ -16,6 +16,11 @@ import Synchronization
 public final class Publisher: Sendable {
   let handle: BlobHandle
   let inFlight = WritesInFlight()
+  /// Nil for the policy `keep`.
+  let windowWriter: WindowWriter?
+  let spacePatience = SpinPatience()
+  /// How long a subscriber may hold this publisher.
+  let slowestLimit: Duration
   let appending = Mutex(AppendState())
   /// Wakes who waits for its turn to append.
   let turns = LineSignal()
@@ -34,7 +39,16 @@ public final class Publisher: Sendable {
     case ended
   }
 
-  init(_ handle: BlobHandle) { self.handle = handle }
+  init(_ handle: BlobHandle, slowestLimit: Duration) {
+    self.handle = handle
+    self.slowestLimit = slowestLimit
+    windowWriter =
+      if let window = handle.window, let entry = handle.entry {
+        WindowWriter(handle, window, entry)
+      } else {
+        nil
+      }
+  }
 
   deinit { if !isEnded { abandon() } }
 
@@ -244,6 +258,8 @@ public final class Publisher: Sendable {
   /// thread, and a byte that is covered after the failure is a right one.
   private func refuseWrites() {
     refuseAppends(Self.closed)
+    // An append that waits for subscribers finds the refusal.
+    handle.spaceBell?.ringAll()
     endBatch()
     inFlight.refuse(Self.closed)
   }

@@ -13,6 +13,8 @@ import Synchronization
 /// Where the next append goes, and what holds the cursor.
 struct AppendState {
   var end = 0
+  /// Of a window: where the segment ends that has been entered.
+  var enteredEnd = 0
   /// Where the bytes begin that a batch has copied and not yet covered; nil outside a batch.
   var batchStart: Int?
   var isLent = false
@@ -78,7 +80,9 @@ extension Publisher {
   ///   - expected: the position the bytes must land on; nil: wherever the end is.
   /// - Throws: `rangeOverlap` or `rangeOutOfBounds` with `resumePosition`, the true end, when that
   ///   is before or behind `expected`; `rangeOutOfBounds` beyond the announced length (nothing is
-  ///   written then); `noSpaceMemory` (the same), `closed`, `fenced`, `noBroker`.
+  ///   written then); `noSpaceMemory` (the same), `closed`, `fenced`, `noBroker`. Of a blob with the
+  ///   policy `backpressure` this waits for the slowest subscriber, and what was appended when it
+  ///   throws stays: `position` tells.
   @available(*, noasync)
   public func append(
     _ bytes: Span<UInt8>, expecting expected: Int? = nil
@@ -86,13 +90,23 @@ extension Publisher {
     while true {
       let (turn, departure) = (turns.now, inFlight.now)
       switch try startAppending(bytes, expected, { $0.addThread() }) {
-      case .begun(let rest): return try finishAppending(bytes, rest)
+      case .begun(let rest): return try appendRest(bytes, rest)
       case .needsExtents(let range): try handle.grow(range)
+      case .waitsForSpace(let obstacle): try overcome(obstacle)
       case .waitsForTurn: try sleepForTurn(since: turn, until: MonotonicTime(Deadline.standard))
       case .waitsForWrite:
         try inFlight.sleep(since: departure, until: MonotonicTime(Deadline.standard))
       }
     }
+  }
+
+  private func appendRest(
+    _ bytes: Span<UInt8>, _ append: LongAppend?
+  ) throws(PatchbayError) {
+    guard let append else { return }
+    defer { giveTurnBack() }
+    var at = append.range.lowerBound
+    while let obstacle = try goOnAppending(bytes, append, &at) { try overcome(obstacle) }
   }
 
   /// Adds an array at the end; as the other `append`.
@@ -136,6 +150,8 @@ extension Publisher {
     case begun(Begun)
     /// These extents have to be mapped first.
     case needsExtents(Range<Int>)
+    /// The window has no room: subscribers have not read what stands there.
+    case waitsForSpace(WindowWriter.Obstacle)
     /// A long append has the turn; the caller stands in line.
     case waitsForTurn
     /// A write at a position overlaps the place; the caller stands in that line.
@@ -159,6 +175,7 @@ extension Publisher {
       guard try takesTurn(&state, expected, stand) else { return .waitsForTurn }
       let range = try checkedRange(at: state.end, bytes.count)
       guard !range.isEmpty else { return .begun(nil) }
+      if let windowWriter { return startInWindow(windowWriter, bytes, range, &state) }
       guard handle.firstUnmapped(in: range) == nil else { return .needsExtents(range) }
       if handle.grant.order == .any {
         guard try enters(range, stand) else { return .waitsForWrite }
@@ -195,13 +212,16 @@ extension Publisher {
     return true
   }
 
-  /// Copies the bytes of an append that has the turn, covers them, and gives the turn back.
-  func finishAppending(
-    _ bytes: Span<UInt8>, _ append: LongAppend?
-  ) throws(PatchbayError) {
-    guard let append else { return }
-    defer { giveTurnBack() }
-    if handle.grant.order == .appendOnly {
+  /// Copies the bytes of an append that has the turn and covers them; into a window as far as that
+  /// goes without waiting. The caller gives the turn back.
+  /// - Parameter at: where it goes on; moved by what was appended to a window.
+  /// - Returns: what stands in the way; nil: all is appended.
+  func goOnAppending(
+    _ bytes: Span<UInt8>, _ append: LongAppend, _ at: inout Int
+  ) throws(PatchbayError) -> WindowWriter.Obstacle? {
+    if let windowWriter {
+      return try appendToWindow(windowWriter, bytes, append.range, &at)
+    } else if handle.grant.order == .appendOnly {
       try appendInSteps(bytes, append.range)
     } else if append.isBatched {
       try appendBatched(bytes, append.range)
@@ -209,9 +229,10 @@ extension Publisher {
       _ = try finishWriting(bytes, append.range, [append.range])
       appending.withLock { $0.end = append.range.upperBound }
     }
+    return nil
   }
 
-  private func giveTurnBack() {
+  func giveTurnBack() {
     let call = appending.withLock { state in
       state.isTaken = false
       return state.line.call()
@@ -313,7 +334,13 @@ extension Publisher {
       guard let start = state.batchStart else { return }
       state.batchStart = nil
       guard start < state.end else { return }
-      if handle.grant.order == .any { coverBatchedRange() } else { coverPrefix(start..<state.end) }
+      if let windowWriter {
+        windowWriter.window.publish(to: state.end)
+      } else if handle.grant.order == .any {
+        coverBatchedRange()
+      } else {
+        coverPrefix(start..<state.end)
+      }
       ring(start..<state.end)
     }
   }
@@ -355,8 +382,9 @@ extension Publisher {
     while true {
       let (turn, departure) = (turns.now, inFlight.now)
       switch try startLending(byteCount, { $0.addThread() }) {
-      case .begun(let place): return Loan(self, place.extent, place.range)
+      case .begun(let place): return Loan(self, place)
       case .needsExtents(let range): try handle.grow(range)
+      case .waitsForSpace(let obstacle): try overcome(obstacle)
       case .waitsForTurn: try sleepForTurn(since: turn, until: MonotonicTime(Deadline.standard))
       case .waitsForWrite:
         try inFlight.sleep(since: departure, until: MonotonicTime(Deadline.standard))
@@ -366,12 +394,25 @@ extension Publisher {
 
   /// The place that a loan lends.
   struct LentPlace: Sendable {
-    let extent: Extent
+    let ring: LentRing
     let range: Range<Int>
 
     /// One read of a descriptor into the place; how many bytes came, 0 at its end.
     func fill(from descriptor: Int32) throws(PatchbayError) -> Int {
-      try unsafe Publisher.read(descriptor, into: extent.writableBytes(range))
+      try unsafe Publisher.read(descriptor, into: ring.writableBytes(range))
+    }
+  }
+
+  /// The ring that holds a lent place.
+  enum LentRing: Sendable {
+    case extent(Extent)
+    case window(Window)
+
+    @unsafe func writableBytes(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer {
+      switch self {
+      case .extent(let extent): unsafe extent.writableBytes(range)
+      case .window(let window): unsafe window.writableBytes(range)
+      }
     }
   }
 
@@ -387,6 +428,7 @@ extension Publisher {
       let left = (self.byteCount ?? ExtentPlan.positionLimit) - state.end
       let wanted = max(1, min(byteCount, left))
       let range = try checkedRange(at: state.end, wanted)
+      if let windowWriter { return lendInWindow(windowWriter, range, &state) }
       guard let extent = handle.mappedExtent(at: range.lowerBound) else {
         return .needsExtents(range.lowerBound..<range.lowerBound + 1)
       }
@@ -396,20 +438,22 @@ extension Publisher {
       }
       extent.touch(lent)
       state.isLent = true
-      return .begun(LentPlace(extent: extent, range: lent))
+      return .begun(LentPlace(ring: .extent(extent), range: lent))
     }
   }
 
   /// Ends a loan: its first bytes are appended, the rest stay uncovered.
-  func endLoan(_ extent: Extent, _ lent: Range<Int>, committed count: Int) {
+  func endLoan(_ place: LentPlace, committed count: Int) {
+    let lent = place.range
     appending.withLock { state in
       state.isLent = false
       let filled = lent.lowerBound..<lent.lowerBound + count
-      if handle.grant.order == .any {
+      switch place.ring {
+      case .extent(let extent) where handle.grant.order == .any:
         extent.cover(filled)
         inFlight.leave(lent, coveredTo: filled.upperBound)
-      } else if count > 0 {
-        extent.coverPrefix(to: filled.upperBound)
+      case .extent(let extent): if count > 0 { extent.coverPrefix(to: filled.upperBound) }
+      case .window(let window): if count > 0 { window.publish(to: filled.upperBound) }
       }
       state.end = filled.upperBound
       if count > 0 { ring(filled) }

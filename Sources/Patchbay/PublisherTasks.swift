@@ -48,11 +48,23 @@ extension Publisher {
     while true {
       var wait: Awaited<Void>?
       switch try startAppending(bytes.span, expected, { $0.add(&wait) }) {
-      case .begun(let rest): return try finishAppending(bytes.span, rest)
+      case .begun(let rest): return try await appendRest(bytes, rest)
       case .needsExtents(let range): try await handle.grow(range)
+      case .waitsForSpace(let obstacle): try await overcome(obstacle)
       case .waitsForTurn: if let wait { try await waitForTurn(wait, deadline: .standard) }
       case .waitsForWrite: if let wait { try await inFlight.wait(wait, deadline: .standard) }
       }
+    }
+  }
+
+  private func appendRest(
+    _ bytes: [UInt8], _ append: LongAppend?
+  ) async throws(PatchbayError) {
+    guard let append else { return }
+    defer { giveTurnBack() }
+    var at = append.range.lowerBound
+    while let obstacle = try goOnAppending(bytes.span, append, &at) {
+      try await overcome(obstacle)
     }
   }
 
@@ -62,8 +74,9 @@ extension Publisher {
     while true {
       var wait: Awaited<Void>?
       switch try startLending(byteCount, { $0.add(&wait) }) {
-      case .begun(let place): return Loan(self, place.extent, place.range)
+      case .begun(let place): return Loan(self, place)
       case .needsExtents(let range): try await handle.grow(range)
+      case .waitsForSpace(let obstacle): try await overcome(obstacle)
       case .waitsForTurn: if let wait { try await waitForTurn(wait, deadline: .standard) }
       case .waitsForWrite: if let wait { try await inFlight.wait(wait, deadline: .standard) }
       }
@@ -101,6 +114,48 @@ extension Publisher {
     try beginBatch()
     defer { endBatch() }
     return try await body()
+  }
+
+  // MARK: Windows
+
+  /// As the blocking `overcome`.
+  private func overcome(_ obstacle: WindowWriter.Obstacle) async throws(PatchbayError) {
+    guard let windowWriter else { return }
+    switch obstacle {
+    case .unknownSubscribers: try await learnSubscribers(windowWriter)
+    case .held(let hold): try await waitForSpace(hold, windowWriter)
+    }
+  }
+
+  private func learnSubscribers(_ writer: WindowWriter) async throws(PatchbayError) {
+    let connection = handle.session.connection
+    let delivery = try await connection.call(
+      .subscriptions(handle.grant.blob), deadline: .standard)
+    for client in writer.adopt(try delivery.subscriptions) {
+      do throws(PatchbayError) {
+        let delivery = try await connection.call(tableRequest(client), deadline: .standard)
+        try writer.add(PeerTable(delivery.takeDescriptor()), of: client)
+      } catch  where error.code == .closed {
+        // It went in between; the board says so, and the next look asks again.
+      }
+    }
+  }
+
+  private func waitForSpace(
+    _ hold: WindowWriter.Hold, _ writer: WindowWriter
+  ) async throws(PatchbayError) {
+    guard let spaceBell = handle.spaceBell else { return }
+    let isOver = try await handle.session.wait(
+      at: spaceBell, for: writer.spaceClass(of: hold.wanted),
+      until: MonotonicTime.now.advanced(by: slowestLimit),
+      cancelled: PatchbayError(
+        .cancelled,
+        "The task was cancelled while its append to the blob \(key) waited for subscribers.")
+    ) { [self] () throws(PatchbayError) in try self.isOver(hold, writer) }
+    guard isOver == nil else { return }
+    for request in detachRequests(hold, writer) {
+      try await handle.session.perform(request, deadline: .standard)
+    }
   }
 
   // MARK: From descriptors

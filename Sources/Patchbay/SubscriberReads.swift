@@ -127,6 +127,21 @@ extension Subscriber {
         filled += count
         return count
       }
+    case .passing(let window, let end): return takePassing(window, position..<end, into: &output)
+    }
+  }
+
+  /// Copies bytes of a window, up to where its ring ends; nil when they went meanwhile.
+  private func takePassing(
+    _ window: Window, _ range: Range<Int>, into output: inout OutputSpan<UInt8>
+  ) -> Int? {
+    unsafe output.withUnsafeMutableBufferPointer { place, filled in
+      let source = unsafe window.bytes(from: range.lowerBound, limit: range.upperBound)
+      guard let target = place.baseAddress, let from = source.baseAddress else { return nil }
+      unsafe memcpy(target + filled, from, source.count)
+      guard window.wasThere(range.lowerBound) else { return nil }
+      filled += source.count
+      return source.count
     }
   }
 
@@ -149,8 +164,11 @@ extension Subscriber {
   ) throws(PatchbayError) -> Int {
     let stop = Self.copyEnd(position, byteCount)
     var at = position
+    let place = SequentialPlace(self)
     while at < stop {
-      switch try find(at: at, count: min(stop - at, Self.copyPiece), deadline: deadline) {
+      let count = min(stop - at, Self.copyPiece)
+      try join(place, at: at, deadline: deadline)
+      switch try find(at: at, count: count, deadline: deadline) {
       case .endOfBlob: return at - position
       case .inline(let bytes):
         let end = min(bytes.count, stop)
@@ -160,6 +178,14 @@ extension Subscriber {
         at = end
       case .bytes(let extent, let end):
         at += try copyOut(extent, at..<end, to: descriptor)
+      case .passing(let window, let end):
+        // Not from the ring itself: the descriptor may be slow, and the bytes are passing.
+        guard let bytes = window.copyOut(at..<min(end, at + Self.step)) else { continue }
+        at += bytes.count
+        place?.advance(to: at)
+        try Self.writeAll(bytes.count, to: descriptor) { (from, limit) throws(PatchbayError) in
+          try Self.writeSome(bytes, from, limit, to: descriptor)
+        }
       }
       onProgress(at - position)
     }
@@ -173,6 +199,8 @@ extension Subscriber {
   }
 
   static let copyPiece = 1024 * 1024
+  /// Bytes of a window that are copied at once.
+  static let step = 256 * 1024
 
   /// Writes covered bytes under a view, so that the ring stays what it is meanwhile; 0 when it was
   /// taken before the view stood.

@@ -7,46 +7,6 @@ import PatchbayTypes
 import PatchbayWire
 import Synchronization
 
-/// A task's wait at the bell of a blob.
-private final class TaskWait<Found: Sendable>: BellWait {
-  let bell: Doorbell
-  let bits: UInt32
-  let until: MonotonicTime
-  let awaited = Awaited<Found>()
-  private let subscriber: Subscriber
-  private let position: Int
-  private let find: @Sendable () throws(PatchbayError) -> Found?
-
-  init(
-    _ subscriber: Subscriber, _ bell: Doorbell, at position: Int, until: MonotonicTime,
-    _ find: @escaping @Sendable () throws(PatchbayError) -> Found?
-  ) {
-    self.subscriber = subscriber
-    self.bell = bell
-    self.position = position
-    self.until = until
-    self.find = find
-    bits = subscriber.handle.grant.wakeClasses.bit(of: position)
-  }
-
-  var company: ObjectIdentifier { ObjectIdentifier(subscriber.handle.session) }
-
-  func look() -> BellLook {
-    guard !awaited.isOver else { return .over }
-    do throws(PatchbayError) {
-      guard let found = try find() else { return .nothing }
-      awaited.finish(.success(found))
-    } catch {
-      awaited.finish(.failure(error))
-    }
-    return .found
-  }
-
-  func timeOut() { awaited.finish(.failure(subscriber.timedOut(position))) }
-  func checkPeer() throws(PatchbayError) { try subscriber.handle.session.connection.checkAlive() }
-  func fail(_ error: PatchbayError) { awaited.finish(.failure(error)) }
-}
-
 extension Subscriber {
   // MARK: Waiting
 
@@ -57,19 +17,15 @@ extension Subscriber {
     _ look: @escaping @Sendable () throws(PatchbayError) -> Found?
   ) async throws(PatchbayError) -> Found {
     guard let bell = handle.bell else { throw Self.closed }
-    guard !Task.isCancelled else { throw cancelled(position) }
-    let until = MonotonicTime(deadline)
-    guard MonotonicTime.now < until else { throw timedOut(position) }
     // sequentially consistent (both): as in `close`. CLOSE.
     waiterCount.add(1, ordering: .sequentiallyConsistent)
     // sequentially consistent: as above. CLOSE.
     defer { waiterCount.subtract(1, ordering: .sequentiallyConsistent) }
-    let wait = TaskWait(self, bell, at: position, until: until, look)
-    try BellWaiters.shared.add(wait)
-    let outcome = await wait.awaited.outcome {
-      if wait.awaited.finish(.failure(cancelled(position))) { BellWaiters.shared.ended(wait) }
-    }
-    return try outcome.get()
+    let found = try await handle.session.wait(
+      at: bell, for: handle.grant.wakeClasses.bit(of: position), until: MonotonicTime(deadline),
+      cancelled: cancelled(position), look)
+    guard let found else { throw timedOut(position) }
+    return found
   }
 
   private func cancelled(_ position: Int) -> PatchbayError {
@@ -92,10 +48,7 @@ extension Subscriber {
     while true {
       switch try await lookOrWait(at: position, count: count, deadline: deadline) {
       case .found(let found): return found
-      case .needsExtent(let index):
-        try await handle.attach(index, deadline: deadline) { [self] () throws(PatchbayError) in
-          try checkNotClosed()
-        }
+      case .needsExtent(let index): try await attach(index, deadline)
       case .nothingYet: continue
       }
     }
@@ -110,6 +63,44 @@ extension Subscriber {
       let look = try self.look(at: position, count: count)
       if case .nothingYet = look { return nil }
       return look
+    }
+  }
+
+  // MARK: In sequence
+
+  /// As the blocking `join`.
+  func join(
+    _ place: SequentialPlace?, at position: Int, deadline: Deadline
+  ) async throws(PatchbayError) {
+    guard let place, let request = try place.prepare(at: position) else { return }
+    try await handle.session.perform(request, deadline: deadline.atLeast(.seconds(1)))
+    try place.joined(at: position)
+  }
+
+  /// The position that a starting point stands for now; as the blocking `position(of:)`.
+  /// - Throws: as the blocking `position(of:)`; `cancelled`.
+  public func position(
+    of start: StartPoint, deadline: Deadline = .standard
+  ) async throws(PatchbayError) -> Int {
+    while true {
+      switch try look(for: start) {
+      case .position(let position): return position
+      case .needsExtent(let index): try await attach(index, deadline)
+      }
+    }
+  }
+
+  /// A cursor at a point that moves.
+  /// - Throws: as `position(of:)`.
+  public func cursor(
+    from start: StartPoint, deadline: Deadline = .standard
+  ) async throws(PatchbayError) -> SubscriberCursor {
+    SubscriberCursor(self, try await position(of: start, deadline: deadline))
+  }
+
+  private func attach(_ index: Int, _ deadline: Deadline) async throws(PatchbayError) {
+    try await handle.attach(index, deadline: deadline) { [self] () throws(PatchbayError) in
+      try checkNotClosed()
     }
   }
 
@@ -232,9 +223,11 @@ extension Subscriber {
     let file = TaskFile(descriptor)
     let stop = Self.copyEnd(position, byteCount)
     var at = position
+    let place = SequentialPlace(self)
     while at < stop {
       try checkNotCancelled(at)
       let count = min(stop - at, Self.copyPiece)
+      try await join(place, at: at, deadline: deadline)
       switch try await find(at: at, count: count, deadline: deadline) {
       case .endOfBlob: return at - position
       case .inline(let bytes):
@@ -245,6 +238,14 @@ extension Subscriber {
         at = end
       case .bytes(let extent, let end):
         at += try await copyOut(extent, at..<end, to: file)
+      case .passing(let window, let end):
+        // Not from the ring itself: the descriptor may be slow, and the bytes are passing.
+        guard let bytes = window.copyOut(at..<min(end, at + Self.step)) else { continue }
+        at += bytes.count
+        place?.advance(to: at)
+        try await file.write(bytes.count) { (from, limit) throws(PatchbayError) in
+          try Self.writeSome(bytes, from, limit, to: descriptor)
+        }
       }
       onProgress(at - position)
     }
@@ -279,7 +280,7 @@ extension Subscriber.Found {
   /// How many bytes were found at a position, at most so many.
   func count(at position: Int, limit: Int) -> Int {
     switch self {
-    case .bytes(_, let end): min(end - position, limit)
+    case .bytes(_, let end), .passing(_, let end): min(end - position, limit)
     case .inline(let bytes): min(bytes.count - position, limit)
     case .endOfBlob: 0
     }
@@ -306,15 +307,29 @@ extension BlobObserver {
 }
 
 extension SubscriberCursor {
-  /// Reads at most so many bytes, waiting until at least one is there, and moves behind them.
+  /// Lets a publisher with the policy `backpressure` wait for this cursor from now on; as the
+  /// blocking `attach`.
+  /// - Throws: as the blocking `attach`; `cancelled`.
+  public func attach(deadline: Deadline = .standard) async throws(PatchbayError) {
+    try await subscriber.join(place, at: position, deadline: deadline)
+  }
+
+  /// Reads at most so many bytes, waiting until at least one is there, and moves behind them. From
+  /// the first read on a publisher with the policy `backpressure` waits for this cursor.
   /// - Returns: the bytes; nil at the end of the blob.
   /// - Throws: as `Subscriber.read`; the cursor stays then.
   public mutating func read(
     upTo byteCount: Int, deadline: Deadline = .never
   ) async throws(PatchbayError) -> [UInt8]? {
-    let bytes = try await subscriber.read(upTo: byteCount, at: position, deadline: deadline)
-    position += bytes?.count ?? 0
-    return bytes
+    try await subscriber.join(place, at: position, deadline: deadline)
+    do throws(PatchbayError) {
+      let bytes = try await subscriber.read(upTo: byteCount, at: position, deadline: deadline)
+      move(by: bytes?.count ?? 0)
+      return bytes
+    } catch {
+      place?.note(error)
+      throw error
+    }
   }
 
   /// Moves the cursor; it may stand behind the end. From `.end` it waits until the length is

@@ -26,7 +26,8 @@ import Patchbay
     version: Version.patchbay,
     subcommands: [
       ServeVerb.self, PutVerb.self, CatVerb.self, GetVerb.self, WaitVerb.self, InfoVerb.self,
-      ListVerb.self, RemoveVerb.self, PingVerb.self, StatsVerb.self, VersionVerb.self,
+      ListVerb.self, RemoveVerb.self, PingVerb.self, StatsVerb.self, CompletionVerb.self,
+      VersionVerb.self,
     ])
 
   static func main() {
@@ -64,7 +65,7 @@ struct CommonOptions: ParsableArguments {
       discussion: """
         Default: $PATCHBAY_SOCKET, else $XDG_RUNTIME_DIR/patchbay/control.sock, else \
         /tmp/patchbay-<uid>/control.sock.
-        """, valueName: "path"))
+        """, valueName: "path"), completion: .file())
   var socket: String?
 
   @Flag(help: "Print JSON, errors too.")

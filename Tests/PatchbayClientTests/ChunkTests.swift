@@ -44,7 +44,7 @@ import Testing
       try await publisher.write(pattern(0..<300), at: 0)
       try await publisher.write(pattern(400..<500), at: 400)
       let reader = try await client.open("k")
-      func first(_ start: ChunkStart) async throws -> Range<Int>? {
+      func first(_ start: StartPoint) async throws -> Range<Int>? {
         for try await chunk in reader.chunks(from: start) { return chunk.range }
         return nil
       }

@@ -178,7 +178,8 @@ private struct BrokerCall: CustomTestStringConvertible, Sendable {
     }
   }
 
-  @Test func `ends of handles reach a broker that was stopped, without another call`() async throws {
+  @Test func `ends of handles reach a broker that was stopped, without another call`() async throws
+  {
     let broker = try BrokerProcess()
     do {
       let client = try await PatchbayClient(socketPath: broker.socket)
