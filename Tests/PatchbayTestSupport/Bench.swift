@@ -32,6 +32,16 @@ package final class BrokerProcess: Sendable {
 
   package var log: String { (try? readFile(logPath)) ?? "" }
 
+  /// Stops the process, all its threads: it answers nothing that is asked from now on, until it is
+  /// told to go on by SIGCONT.
+  package func suspend() throws {
+    process.kill(SIGSTOP)
+    let threads = "/proc/\(process.pid)/task"
+    try eventually("the broker has stopped") {
+      try names(in: threads).allSatisfy { try readFile("\(threads)/\($0)/stat").contains(") T ") }
+    }
+  }
+
   /// This broker's named shared-memory objects.
   package var objects: Set<String> {
     Set(names(in: "/dev/shm").filter { $0.hasPrefix("patchbay-\(instance)-") })
