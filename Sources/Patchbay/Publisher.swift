@@ -199,6 +199,38 @@ public final class Publisher: Sendable {
     end()
   }
 
+  /// As `seal`, without holding a thread.
+  /// - Throws: as the blocking `seal`. `cancelled`: as when the broker did not answer.
+  public func seal(deadline: Deadline = .standard) async throws(PatchbayError) {
+    let seal = try beginSealing()
+    do throws(PatchbayError) {
+      try await stopAppending(deadline: deadline)
+      try await inFlight.close(Self.sealing, deadline: deadline)
+      try await handle.session.perform(try seal.request(of: self), deadline: deadline)
+    } catch {
+      sealRefused(seal, error)
+      throw error
+    }
+    end()
+  }
+
+  /// As the blocking `fail`.
+  /// - Throws: as the blocking `fail`; `cancelled`: the blob fails all the same, as soon as the
+  ///   broker hears of it.
+  public func fail(
+    _ cause: String, deadline: Deadline = .standard
+  ) async throws(PatchbayError) {
+    let request = try beginFailing(cause)
+    guard !Task.isCancelled else {
+      handle.session.connection.post(request)
+      end()
+      throw PatchbayError(
+        .cancelled, "The task was cancelled; the broker has been told that the blob \(key) failed.")
+    }
+    try await handle.session.perform(request, deadline: deadline)
+    end()
+  }
+
   /// Lets nothing new be written; the message that says why.
   func beginFailing(_ cause: String) throws(PatchbayError) -> Request {
     try ending.withLock { (ending) throws(PatchbayError) in

@@ -175,6 +175,10 @@ extension Publisher {
   /// - Throws: nothing yet; a publisher that resumes will have to ask the broker.
   @available(*, noasync)
   public func missing(inPiecesOf size: Int? = nil) throws(PatchbayError) -> [Range<Int>] {
+    missingRanges(inPiecesOf: size)
+  }
+
+  func missingRanges(inPiecesOf size: Int?) -> [Range<Int>] {
     guard handle.grant.order == .any else {
       let end = appendEnd
       return cut([end..<max(end, byteCount ?? end)], size)
