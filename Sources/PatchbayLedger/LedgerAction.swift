@@ -29,6 +29,8 @@ package enum LedgerAction: Sendable, Hashable {
   /// Reads how much of [0, byteCount) is covered, from private copies of the rings' maps or
   /// frontiers; answered by `inspected`.
   case inspect(InspectionID, [ExtentRecord], WriteOrder, ExtentPlan, byteCount: Int)
+  /// Fills fresh rings with what others had covered; answered by `copied`.
+  case copy(CopyID, [ExtentCopy])
   /// Writes or replaces a blob's journal record.
   case recordBlob(BlobRecord)
   case eraseBlob(Generation)
@@ -51,6 +53,16 @@ package struct BlobReport: Sendable, Hashable {
     self.info = info
     self.plan = plan
     self.liveExtents = liveExtents
+  }
+}
+
+/// A ring and the one into which its covered bytes are copied, of the same size.
+package struct ExtentCopy: Sendable, Hashable {
+  package var source: ExtentRecord
+  package var target: ExtentRecord
+  package init(source: ExtentRecord, target: ExtentRecord) {
+    self.source = source
+    self.target = target
   }
 }
 

@@ -47,7 +47,9 @@ import Synchronization
 
   // MARK: Tag
 
-  private var tagValue: UInt64 {
+  private var tagValue: UInt64 { Self.tag(useNumber: useNumber, index: index) }
+
+  static func tag(useNumber: UInt32, index: Int) -> UInt64 {
     UInt64(useNumber) << 32 | UInt64(UInt32(truncatingIfNeeded: index) &+ 1)
   }
 

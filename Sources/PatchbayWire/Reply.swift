@@ -20,10 +20,14 @@ package enum Reply: Sendable, Hashable {
   case list(ListPage)
   case statistics(BrokerStatistics)
   case pong
+  /// At most one descriptor: the first extent's ring, read-write.
+  case joined(BlobGrant)
+  case claimed(ClaimGrant)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case failure = 256
     case welcome, created, extent, done, opened, board, info, list, statistics, pong
+    case joined, claimed
   }
 }
 
@@ -100,6 +104,19 @@ package struct ExtentGrant: Sendable, Hashable {
     self.useNumber = useNumber
     self.dataByteCount = dataByteCount
     self.beginsUse = beginsUse
+  }
+}
+
+/// A range that nobody else may write.
+package struct ClaimGrant: Sendable, Hashable {
+  package var blob: BlobReference
+  /// The number by which it is released: that of the request that asked for it.
+  package var claim: UInt64
+  package var range: Range<Int>
+  package init(blob: BlobReference, claim: UInt64, range: Range<Int>) {
+    self.blob = blob
+    self.claim = claim
+    self.range = range
   }
 }
 

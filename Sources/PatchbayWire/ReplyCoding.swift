@@ -16,6 +16,8 @@ extension Reply {
     case .list: .list
     case .statistics: .statistics
     case .pong: .pong
+    case .joined: .joined
+    case .claimed: .claimed
     }
   }
 
@@ -29,7 +31,11 @@ extension Reply {
       writer.put(welcome.token.low)
       writer.put(welcome.instance)
       writer.put(welcome.brokerProcess)
-    case .created(let grant), .opened(let grant): writer.put(grant)
+    case .created(let grant), .opened(let grant), .joined(let grant): writer.put(grant)
+    case .claimed(let claim):
+      writer.put(claim.blob)
+      writer.put(claim.claim)
+      writer.put(claim.range)
     case .extent(let extent): writer.put(extent)
     case .board(let board):
       writer.put(board.board)
@@ -71,6 +77,12 @@ extension Reply {
       self = .list(ListPage(blobs: blobs, hasMore: hasMore))
     case .statistics: self = .statistics(try reader.takeStatistics())
     case .pong: self = .pong
+    case .joined: self = .joined(try reader.takeGrant())
+    case .claimed:
+      self = .claimed(
+        ClaimGrant(
+          blob: try reader.takeReference(), claim: try reader.take(),
+          range: try reader.takeRange("a claim")))
     }
   }
 }

@@ -61,6 +61,7 @@ import Testing
       "noSpaceMemory", "holesAtSeal", "lengthMismatch", "fenced", "closed", "keyExists",
       "noSuchKey", "abandoned", "blobFailed", "timedOut", "limitReached", "rangeOutOfBounds",
       "protocolViolation", "notPermitted", "opened", "created", "extent", "board", "eviction",
+      "joined", "claimed", "rangeOverlap", "removed", "suspended", "copy",
     ] {
       #expect(seen.contains(kind), "\(kind) never happened")
     }
@@ -68,6 +69,9 @@ import Testing
 
   private static func kind(of action: LedgerAction) -> String {
     switch action {
+    case .copy: "copy"
+    case .post(_, let post) where post.state == .suspended: "suspended"
+    case .post(_, let post) where post.state == .failed && post.causeCode == .removed: "removed"
     case .reply(_, _, .failure(let error), _): "\(error.code)"
     case .reply(_, _, let reply, _): "\(reply.kind)"
     case .reportStatistics(_, _, let statistics) where statistics.evictionCount > 0: "eviction"

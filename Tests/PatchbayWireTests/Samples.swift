@@ -72,6 +72,19 @@ enum Golden {
       .remove(RemoveRequest(key: key, generation: Generation(rawValue: 9)))),
     Sample("statistics", 18, .statistics),
     Sample("ping", 19, .ping),
+    Sample("createWith", 20, .createWith(CreateRequest(key: key), .plain)),
+    Sample(
+      "createWith, every field", 21,
+      .createWith(
+        fullCreate,
+        CreateTerms(ownership: .ownerless, idleLimit: .seconds(60), resumes: true))),
+    Sample("join", 22, .join(JoinRequest(key: key, generation: nil))),
+    Sample(
+      "join, one generation", 23,
+      .join(JoinRequest(key: key, generation: Generation(rawValue: 9)))),
+    Sample("claim", 24, .claim(ClaimRequest(blob: reference, range: 4096..<1_000_000))),
+    Sample("release", 25, .release(ReleaseRequest(blob: reference, claim: 24))),
+    Sample("leave", 26, .leave(reference)),
   ]
 
   static let replies: [Sample<Reply>] = [
@@ -102,6 +115,10 @@ enum Golden {
     Sample("list, empty", 15, .list(ListPage(blobs: [], hasMore: false))),
     Sample("statistics", 18, .statistics(statistics)),
     Sample("pong", 19, .pong),
+    Sample("joined", 22, .joined(joinedGrant)),
+    Sample(
+      "claimed", 24,
+      .claimed(ClaimGrant(blob: reference, claim: 24, range: 4096..<1_000_000))),
   ]
 
   private static var inlineCreate: CreateRequest {
@@ -138,6 +155,12 @@ enum Golden {
       extent: ExtentGrant(
         index: 0, ringID: 0x5152_5354_5556_5758, useNumber: 1, dataByteCount: 65536,
         beginsUse: true))
+  }
+
+  private static var joinedGrant: BlobGrant {
+    BlobGrant(
+      blob: reference, state: .open, byteCount: 1_000_000, order: .any,
+      plan: plan(65536, 1 << 26), wakeClasses: shift(12), board: 5, entry: 17, extentEnd: 3)
   }
 
   private static var openedGrant: BlobGrant {
@@ -248,6 +271,15 @@ enum Extreme {
     Sample("remove", .max, .remove(RemoveRequest(key: longKey, generation: highest.generation))),
     Sample("statistics", .max, .statistics),
     Sample("ping", .max, .ping),
+    Sample(
+      "createWith", .max,
+      .createWith(
+        create,
+        CreateTerms(ownership: .ownerless, idleLimit: .nanoseconds(Int64.max), resumes: true))),
+    Sample("join", .max, .join(JoinRequest(key: longKey, generation: highest.generation))),
+    Sample("claim", .max, .claim(ClaimRequest(blob: highest, range: top..<top))),
+    Sample("release", .max, .release(ReleaseRequest(blob: highest, claim: .max))),
+    Sample("leave", .max, .leave(highest)),
   ]
 
   private static var create: CreateRequest {
@@ -292,6 +324,8 @@ enum Extreme {
           hasMore: false))),
     Sample("statistics", .max, .statistics(statistics)),
     Sample("pong", .max, .pong),
+    Sample("joined", .max, .joined(grant)),
+    Sample("claimed", .max, .claimed(ClaimGrant(blob: highest, claim: .max, range: 0..<top))),
   ]
 
   private static var grant: BlobGrant {
