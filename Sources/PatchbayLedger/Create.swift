@@ -57,11 +57,13 @@ extension Ledger {
       throw .badTerms(request.key, "a whole blob in one message is nobody's to write")
     }
     guard terms.ownership != .exclusive || terms.idleLimit == nil else {
-      throw .badTerms(request.key, "an exclusive blob ends with its publisher, not by an idle limit")
+      throw .badTerms(
+        request.key, "an exclusive blob ends with its publisher, not by an idle limit")
     }
     guard terms.ownership == .exclusive || request.order == .any else {
       throw .badTerms(
-        request.key, "a blob that is appended to has one end, so one publisher; several need a "
+        request.key,
+        "a blob that is appended to has one end, so one publisher; several need a "
           + "blob that is written in any order")
     }
   }

@@ -242,7 +242,8 @@ extension PatchbayError {
       .limitReached, "The blob \(blob.key) has \(limit) publishers, the limit. Let one leave.")
   }
 
-  static func tooManyClaims(_ blob: Blob, _ ownCount: Int, _ limits: LedgerLimits) -> PatchbayError {
+  static func tooManyClaims(_ blob: Blob, _ ownCount: Int, _ limits: LedgerLimits) -> PatchbayError
+  {
     PatchbayError(
       .limitReached,
       "This connection has \(ownCount) claims on the blob \(blob.key), of \(blob.claims.count) in "

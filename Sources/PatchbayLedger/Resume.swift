@@ -111,5 +111,6 @@ extension Ledger {
     guard let source = blob.source else { return }
     owners[blob.key] = source
     hold(source, false)
+    answerParked(blob.key)
   }
 }

@@ -54,7 +54,9 @@ extension Ledger {
     if handles.count(where: \.publishes) != blob.publishers.count { return "publishers" }
     if blob.publishers.count > 1, !blob.isJoinable { return "several publishers" }
     if !blob.claims.isEmpty, !blob.state.isLive { return "claims of a blob that has ended" }
-    if (blob.suspensionEnd != nil) != (blob.state == .suspended && blob.isBorn) { return "idle end" }
+    if (blob.suspensionEnd != nil) != (blob.state == .suspended && blob.isBorn) {
+      return "idle end"
+    }
     if blob.state == .suspended, blob.isBorn, !blob.isAwaited || !blob.isNamed || blob.slot == nil {
       return "suspended for ever"
     }

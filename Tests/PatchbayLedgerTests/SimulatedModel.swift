@@ -31,6 +31,8 @@ struct SimulatedModel {
   /// Final states that were posted over an open one and whose bell has not been rung.
   private var unrung: [BoardSlot: Generation] = [:]
   private var writing: SimulatedClaims
+  /// Keys that were to be resumed by a session that has ended; an ownerless blob is born after it.
+  private var orphanedResumes: Set<BlobKey> = []
   private var now: Int64 = 0
   private var readers: [Generation: [SessionID: [UInt64]]] = [:]
   private var seenGenerations: Set<Generation> = []
@@ -76,6 +78,11 @@ struct SimulatedModel {
 
   private mutating func end(_ session: SessionID) {
     live.remove(session)
+    for (request, asked) in owed where request.session == session {
+      if case .createWith(let create, let terms) = asked, terms.resumes {
+        orphanedResumes.insert(create.key)
+      }
+    }
     owed = owed.filter { $0.key.session != session }
     for generation in readers.keys { readers[generation]?[session] = nil }
     writing.hungUp(session)
@@ -176,11 +183,23 @@ struct SimulatedModel {
         demand(record.info.state == .sealed, "a seal was confirmed before its record")
       }
     case (.failure(let error), .open(let open)) where error.code == .noSuchKey:
-      demand(owners[open.key] == nil, "\(open.key) exists but was not found")
+      demand(
+        owners[open.key] == nil || isBeingResumed(open.key), "\(open.key) exists but was not found")
     case (.failure(let error), .create(let create)) where error.code == .keyExists:
       demand(
-        !create.replaces || owners[create.key] == nil, "\(create.key) could have been replaced")
+        !create.replaces || owners[create.key] == nil || isBeingResumed(create.key),
+        "\(create.key) could have been replaced")
     default: break
+    }
+  }
+
+  /// Whether the key's failed blob may have an heir that is not born yet.
+  private func isBeingResumed(_ key: BlobKey) -> Bool {
+    guard let owner = owners[key], records[owner]?.info.state == .failed else { return false }
+    if orphanedResumes.contains(key) { return true }
+    return owed.values.contains { request in
+      guard case .createWith(let create, let terms) = request else { return false }
+      return terms.resumes && create.key == key
     }
   }
 
@@ -252,6 +271,7 @@ struct SimulatedModel {
       }
       demand(owners[key] == nil, "\(key) has two owners")
       lastGenerations[key] = generation
+      orphanedResumes.remove(key)
       owners[key] = generation
     }
     records[generation] = record

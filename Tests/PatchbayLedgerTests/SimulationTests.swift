@@ -8,7 +8,10 @@ import Testing
 @Suite struct SimulationTests {
   private static let steps = 1500
   /// Seeds that once found something wrong, in the ledger or in the model.
-  private static let provenSeeds: [UInt64] = [463_288_779_678_386_189, 4_071_790_631_270_389_158]
+  private static let provenSeeds: [UInt64] = [
+    463_288_779_678_386_189, 4_071_790_631_270_389_158, 10,
+    7_102_314_531_620_484_728,
+  ]
 
   private static func number(_ variable: String) -> UInt64? {
     guard let text = unsafe getenv(variable) else { return nil }
