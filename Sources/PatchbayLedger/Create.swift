@@ -167,6 +167,7 @@ extension Ledger {
   ) throws(PatchbayError) {
     guard let peer = sessions[session]?.peer else { return }
     let access = Access(uid: peer.uid, gid: peer.gid, mode: request.mode)
+    try checkAccessClass(access)
     let what = "the blob \(request.key)"
     try checkRoom(ringByteCount + boardNeed(access), for: what)
     try makeRoomInCatalog()

@@ -88,8 +88,12 @@ package struct LedgerLimits: Hashable, Sendable {
   /// Claims of one publisher, and of all, in one blob; those of processes that hung up included.
   package var claimsPerPublisher = 1024
   package var claimsPerBlob = 4096
+  /// Owners, groups and modes of blobs: each has a board, which stays as long as the broker.
+  package var accessClassCount = 64
   /// Entries of one board; the layout's number except in tests.
   package var entriesPerBoard = Int(PB_BOARD_ENTRY_COUNT)
+  /// Jobs on large rings that may wait for a thread of the loop.
+  package var jobCount = 1024
   package var handshake: Duration = .seconds(5)
   /// How long a suspended blob is kept whose creator did not say.
   package var idle: Duration = .seconds(600)
