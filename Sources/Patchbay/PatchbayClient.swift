@@ -60,8 +60,7 @@ public final class PatchbayClient: Sendable {
     }
     do throws(PatchbayError) {
       let handle = try BlobHandle(
-        session, key: key, grant: grant, delivery: delivery, isWritable: true,
-        deadline: deadline)
+        session, key: key, grant: grant, delivery, isWritable: true, deadline: deadline)
       return Publisher(handle)
     } catch {
       session.connection.post(.abandon(grant.blob))
@@ -206,7 +205,7 @@ public final class PatchbayClient: Sendable {
     guard case .opened(let grant) = delivery.reply else { throw Session.unexpected(delivery.reply) }
     do throws(PatchbayError) {
       return try BlobHandle(
-        session, key: request.key, grant: grant, delivery: delivery, isWritable: false,
+        session, key: request.key, grant: grant, delivery, isWritable: false,
         deadline: .standard)
     } catch {
       session.connection.post(.close(grant.blob))

@@ -24,7 +24,7 @@ public struct SubscriberCursor {
   /// The blob it reads.
   public let subscriber: Subscriber
   /// The position of the next byte.
-  public private(set) var position: Int
+  public internal(set) var position: Int
 
   init(_ subscriber: Subscriber, _ position: Int) {
     self.subscriber = subscriber
@@ -64,11 +64,19 @@ public struct SubscriberCursor {
   public mutating func seek(
     to origin: SeekOrigin, offset: Int = 0, deadline: Deadline = .never
   ) throws(PatchbayError) -> Int {
+    let end = origin == .end ? try subscriber.waitForByteCount(deadline: deadline) : 0
+    return try move(from: origin, offset, end: end)
+  }
+
+  /// Moves to a place that is known.
+  mutating func move(
+    from origin: SeekOrigin, _ offset: Int, end: Int
+  ) throws(PatchbayError) -> Int {
     let base =
       switch origin {
       case .start: 0
       case .current: position
-      case .end: try subscriber.waitForByteCount(deadline: deadline)
+      case .end: end
       }
     let (target, overflow) = base.addingReportingOverflow(offset)
     guard !overflow, target >= 0 else {
@@ -85,12 +93,14 @@ extension Subscriber {
   /// - Throws: as `read`.
   @available(*, noasync)
   public func waitForByteCount(deadline: Deadline = .never) throws(PatchbayError) -> Int {
+    if let byteCount = try lookForByteCount() { return byteCount }
+    return try wait(at: 0, deadline: deadline, lookForByteCount)
+  }
+
+  func lookForByteCount() throws(PatchbayError) -> Int? {
     if let byteCount { return byteCount }
-    return try wait(at: 0, deadline: deadline) { () throws(PatchbayError) in
-      if let byteCount { return byteCount }
-      try checkNotEnded()
-      return nil
-    }
+    try checkNotEnded()
+    return nil
   }
 
   /// Waits until the blob is sealed; its length.
@@ -98,13 +108,14 @@ extension Subscriber {
   @available(*, noasync)
   @discardableResult
   public func waitUntilSealed(deadline: Deadline = .never) throws(PatchbayError) -> Int {
-    func sealedLength() throws(PatchbayError) -> Int? {
-      if state == .sealed { return byteCount ?? 0 }
-      try checkNotEnded()
-      return nil
-    }
-    if let length = try sealedLength() { return length }
-    return try wait(at: 0, deadline: deadline, sealedLength)
+    if let length = try lookForSeal() { return length }
+    return try wait(at: 0, deadline: deadline, lookForSeal)
+  }
+
+  func lookForSeal() throws(PatchbayError) -> Int? {
+    if state == .sealed { return byteCount ?? 0 }
+    try checkNotEnded()
+    return nil
   }
 
   private func checkNotEnded() throws(PatchbayError) {

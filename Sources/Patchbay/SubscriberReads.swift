@@ -53,7 +53,7 @@ extension Subscriber {
   }
 
   /// The most bytes of one array that a partial read makes.
-  private static let readLimit = 64 << 20
+  static let readLimit = 64 << 20
 
   /// Reads what is there at a position and never waits for bytes. Asks the broker when they are the
   /// first from an extent; `timedOut` when that takes it over a second.
@@ -106,7 +106,7 @@ extension Subscriber {
 
   /// Copies what was found; nil when the ring was taken meanwhile and the copy forgotten, -1 at the
   /// end of the blob.
-  private func take(
+  func take(
     _ found: Found, at position: Int, into output: inout OutputSpan<UInt8>
   ) -> Int? {
     switch found {

@@ -13,7 +13,7 @@ import Testing
     "Sources/Patchbay/PublisherAppends.swift",
     "Sources/Patchbay/PublisherWrites.swift",
     "Sources/Patchbay/SubscriberReads.swift",
-    "Sources/Patchbay/WritesInFlight.swift",
+    "Sources/Patchbay/WaitingLine.swift",
   ]
 
   @Test func `raw memory is touched in the listed files only`() throws {
