@@ -66,6 +66,15 @@ final class BlobHandle: Sendable {
     try self.init(session, key: key, grant: grant, board, delivery, isWritable: isWritable)
   }
 
+  /// The same blob for reading only, without an end of its own.
+  convenience init(lookingAt publisher: BlobHandle) throws(PatchbayError) {
+    var grant = publisher.grant
+    grant.extent = nil
+    try self.init(
+      publisher.session, key: publisher.key, grant: grant, Delivery(.pong, []), isWritable: false,
+      deadline: .standard)
+  }
+
   var generation: Generation { grant.blob.generation }
   var plan: ExtentPlan { grant.plan }
 

@@ -335,6 +335,9 @@ final class Connection: Sendable {
     switch reply {
     case .opened(let grant): request = .close(grant.blob)
     case .created(let grant): request = .abandon(grant.blob)
+    case .joined(let grant): request = .leave(grant.blob)
+    case .claimed(let grant):
+      request = .release(ReleaseRequest(blob: grant.blob, claim: grant.claim))
     default: return
     }
     owe(request)

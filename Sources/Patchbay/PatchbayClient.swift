@@ -53,15 +53,19 @@ public final class PatchbayClient: Sendable {
     _ key: BlobKey, _ options: BlobOptions = BlobOptions(),
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> Publisher {
-    let delivery = try session.connection.call(
-      .create(request(key, options)), deadline: deadline)
+    let request = Self.createRequest(key, options)
+    let delivery = try session.connection.call(request, deadline: deadline)
     guard case .created(let grant) = delivery.reply else {
       throw Session.unexpected(delivery.reply)
     }
     do throws(PatchbayError) {
       let handle = try BlobHandle(
         session, key: key, grant: grant, delivery, isWritable: true, deadline: deadline)
-      return Publisher(handle)
+      let publisher = Publisher(
+        handle, isShared: options.isJoinable,
+        looksAround: options.isJoinable || options.resumes)
+      if options.resumes { try publisher.goOnAppending() }
+      return publisher
     } catch {
       session.connection.post(.abandon(grant.blob))
       throw error
@@ -96,12 +100,13 @@ public final class PatchbayClient: Sendable {
     _ bytes: [UInt8], as key: BlobKey, _ options: BlobOptions = BlobOptions(),
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> Generation {
+    try Self.checkWhole(key, options)
     guard bytes.count <= Frame.inlineByteLimit else {
       return try publishWhole(byteCount: bytes.count, key, options, deadline: deadline) {
         (publisher) throws(PatchbayError) in try publisher.append(bytes)
       }
     }
-    var request = request(key, options)
+    var request = Self.request(key, options)
     request.byteCount = bytes.count
     request.inlineBytes = bytes
     let delivery = try session.connection.call(.create(request), deadline: deadline)
@@ -122,6 +127,7 @@ public final class PatchbayClient: Sendable {
     contentsOf path: String, as key: BlobKey, _ options: BlobOptions = BlobOptions(),
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> Generation {
+    try Self.checkWhole(key, options)
     let file = try InputFile(path)
     if let byteCount = file.byteCount, byteCount <= Frame.inlineByteLimit {
       return try publish(try file.readAll(byteCount), as: key, options, deadline: deadline)
@@ -151,7 +157,18 @@ public final class PatchbayClient: Sendable {
     }
   }
 
-  private func request(_ key: BlobKey, _ options: BlobOptions) -> CreateRequest {
+  /// A whole blob has one source, which begins at 0.
+  private static func checkWhole(
+    _ key: BlobKey, _ options: BlobOptions
+  ) throws(PatchbayError) {
+    guard options.isJoinable || options.resumes else { return }
+    throw PatchbayError(
+      .notPermitted,
+      "The blob \(key) cannot be published whole and be joinable or resumed; take a publisher and "
+        + "write what is missing.")
+  }
+
+  static func request(_ key: BlobKey, _ options: BlobOptions) -> CreateRequest {
     var request = CreateRequest(key: key)
     request.byteCount = options.byteCount
     request.order = options.order

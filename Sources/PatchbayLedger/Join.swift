@@ -105,7 +105,8 @@ extension Ledger {
   /// The blob has no publisher any more.
   private mutating func loseLast(_ blob: Blob, _ departure: Departure, _ cause: String) {
     let generation = blob.origin.generation
-    let isKept = departure == .left || blob.origin.terms.idleLimit != nil
+    let terms = blob.origin.terms
+    let isKept = departure == .left || terms.ownership == .ownerless || terms.idleLimit != nil
     if isKept, blob.isNamed {
       suspend(generation)
     } else if departure == .left {
