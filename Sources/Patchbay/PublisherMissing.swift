@@ -19,6 +19,14 @@ extension Publisher {
     return cut(gaps(in: try lookout().writtenRanges(limit: .max)), size)
   }
 
+  /// The written parts of a range, in order, whoever wrote them. Blocks as `missing` does. What lies
+  /// under a claim of this publisher stays as it is until this publisher writes.
+  /// - Throws: as `missing`.
+  @available(*, noasync)
+  public func writtenRanges(in range: Range<Int>) throws(PatchbayError) -> [Range<Int>] {
+    try lookout().writtenRanges(limit: .max).map { $0.clamped(to: range) }.filter { !$0.isEmpty }
+  }
+
   /// What is missing where nobody else has written.
   var ownMissing: [Range<Int>] {
     guard handle.grant.order == .any else {
