@@ -84,7 +84,7 @@ extension PatchbayClient {
       do throws(PatchbayError) {
         let publisher = try publisher(key, options, deadline: deadline)
         return .created(publisher, try reader(of: publisher))
-      } catch where error.code == .keyExists {
+      } catch  where error.code == .keyExists {
         // It may be being created at this moment: then it is waited for, a while at a time, since
         // that may come to nothing.
         look = deadline.atMost(.milliseconds(100))

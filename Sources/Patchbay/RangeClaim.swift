@@ -82,7 +82,8 @@ extension Publisher {
     }
     guard range.lowerBound >= 0 else {
       throw PatchbayError(
-        .rangeOutOfBounds, "A claim of the blob \(key) at \(range.lowerBound): positions begin at 0.")
+        .rangeOutOfBounds,
+        "A claim of the blob \(key) at \(range.lowerBound): positions begin at 0.")
     }
     _ = try checkedRange(at: range.lowerBound, range.count)
     return .claim(ClaimRequest(blob: handle.grant.blob, range: range))

@@ -21,7 +21,8 @@ import Testing
 
   /// Every writer cuts the blob in its own way, so their ranges overlap everywhere; the claims and
   /// the map see to it that each byte is written once.
-  @Test func `three processes write one blob at random, one dies, and eight read it exactly`() throws
+  @Test func `three processes write one blob at random, one dies, and eight read it exactly`()
+    throws
   {
     let byteCount = isFullTier ? 2 << 30 : 24 << 20
     let patience: Double = isFullTier ? 3000 : 120
@@ -114,7 +115,8 @@ import Testing
     try broker.stop()
   }
 
-  @Test func `the last publisher's death fails a blob without an idle limit, suspends one with`() throws
+  @Test func `the last publisher's death fails a blob without an idle limit, suspends one with`()
+    throws
   {
     let broker = try BrokerProcess()
     for (key, idle, expected) in [("without", "-", "failed"), ("with", "600000", "suspended")] {
@@ -132,7 +134,9 @@ import Testing
     try broker.stop()
   }
 
-  @Test func `a suspended blob fails when its idle limit passes, and its readers are told why`() throws {
+  @Test func `a suspended blob fails when its idle limit passes, and its readers are told why`()
+    throws
+  {
     let broker = try BrokerProcess()
     let writer = try broker.peer()
     let reader = try broker.peer()
@@ -145,7 +149,9 @@ import Testing
     try broker.stop()
   }
 
-  @Test func `a killed upload is resumed by another process, and old readers see nothing new`() throws {
+  @Test func `a killed upload is resumed by another process, and old readers see nothing new`()
+    throws
+  {
     let broker = try BrokerProcess()
     let first = try broker.peer()
     let old = try broker.peer()
@@ -178,7 +184,9 @@ import Testing
     try broker.stop()
   }
 
-  @Test func `of many processes exactly one creates, and the others read the same generation`() throws {
+  @Test func `of many processes exactly one creates, and the others read the same generation`()
+    throws
+  {
     let broker = try BrokerProcess()
     let peers = try (0..<6).map { _ in try broker.peer() }
     for round in 0..<(isFullTier ? 100 : 10) {
