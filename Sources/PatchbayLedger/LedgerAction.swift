@@ -103,18 +103,23 @@ package struct BlobRecord: Sendable, Hashable {
   package var plan: ExtentPlan
   package var extents: [ExtentRecord]
   package var inlineBytes: [UInt8]?
+  package var ownership: Ownership
+  package var idleLimit: Duration?
   /// Who created it, and by which request: a repeated create finds its own work.
   package var token: Token
   package var request: UInt64
   package init(
     info: BlobInfo, epoch: UInt32, plan: ExtentPlan, extents: [ExtentRecord],
-    inlineBytes: [UInt8]?, token: Token, request: UInt64
+    inlineBytes: [UInt8]?, ownership: Ownership, idleLimit: Duration?, token: Token,
+    request: UInt64
   ) {
     self.info = info
     self.epoch = epoch
     self.plan = plan
     self.extents = extents
     self.inlineBytes = inlineBytes
+    self.ownership = ownership
+    self.idleLimit = idleLimit
     self.token = token
     self.request = request
   }

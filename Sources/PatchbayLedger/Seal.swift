@@ -169,7 +169,8 @@ extension Ledger {
       .recordBlob(
         BlobRecord(
           info: blob.info, epoch: blob.epoch, plan: blob.origin.plan, extents: blob.extents,
-          inlineBytes: blob.inlineBytes, token: blob.origin.token,
+          inlineBytes: blob.inlineBytes, ownership: blob.origin.terms.ownership,
+          idleLimit: blob.origin.terms.idleLimit, token: blob.origin.token,
           request: blob.origin.creator.number)))
   }
 }
