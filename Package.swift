@@ -80,7 +80,7 @@ let package = Package(
     room("PatchbayBroker", "PatchbayLoop", "Patchbay", "PatchbaySystem", "PatchbayTypes", logging),
     program(
       "PatchbayCLI", "PatchbayBroker", "Patchbay", "PatchbayWire", "PatchbaySystem",
-      "PatchbayText", "CLZ4", arguments, logging),
+      "CPatchbaySystem", "PatchbayText", "CLZ4", arguments, logging),
     program(
       "PatchbayLoad", "PatchbayBroker", "Patchbay", "PatchbaySystem", "PatchbayText", "CFloor",
       "PatchbayTypes", arguments, histogram, logging),
@@ -114,7 +114,7 @@ let package = Package(
     tests("PatchbayHouseTests", "PatchbayTestSupport"),
     tests(
       "PatchbayProcessTests", "PatchbayTestSupport", "Patchbay", "PatchbaySystem", "PatchbayWire",
-      "PatchbayTypes", "PatchbayCLI", "patchbay-peer"),
+      "PatchbayTypes", "PatchbayCLI", "CPatchbaySystem", "patchbay-peer"),
   ],
   swiftLanguageModes: [.v6]
 )

@@ -138,6 +138,45 @@ int pb_connect(const char *path, int64_t deadline_ns) {
   return connection;
 }
 
+static int option(int socket, int name) {
+  int value = -1;
+  socklen_t byte_count = sizeof value;
+  return getsockopt(socket, SOL_SOCKET, name, &value, &byte_count) < 0 ? -1 : value;
+}
+
+int pb_adopt_listener(int listener, char *path, size_t capacity) {
+  struct sockaddr_un address;
+  socklen_t byte_count = sizeof address;
+  memset(&address, 0, sizeof address);
+  if (getsockname(listener, (struct sockaddr *)&address, &byte_count) < 0) return -errno;
+  size_t path_count = strnlen(address.sun_path, sizeof address.sun_path);
+  if (address.sun_family != AF_UNIX || option(listener, SO_TYPE) != SOCK_SEQPACKET ||
+      option(listener, SO_ACCEPTCONN) != 1 || path_count == 0 || path_count >= capacity)
+    return -EPROTOTYPE;
+  memcpy(path, address.sun_path, path_count);
+  path[path_count] = 0;
+  int flags = fcntl(listener, F_GETFL);
+  if (flags < 0 || fcntl(listener, F_SETFL, flags | O_NONBLOCK) < 0 ||
+      fcntl(listener, F_SETFD, FD_CLOEXEC) < 0)
+    return -errno;
+  return 0;
+}
+
+int pb_send_datagram(const char *path, const char *text) {
+  struct sockaddr_un address;
+  int result = address_of(path, &address);
+  if (result < 0) return result;
+  socklen_t byte_count = offsetof(struct sockaddr_un, sun_path) + strlen(path);
+  if (address.sun_path[0] == '@') address.sun_path[0] = 0;
+  int sender = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (sender < 0) return -errno;
+  ssize_t sent = sendto(sender, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT,
+                        (struct sockaddr *)&address, byte_count);
+  result = sent < 0 ? -errno : 0;
+  close(sender);
+  return result;
+}
+
 int pb_accept(int listener) {
   int connection = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
   return connection < 0 ? -errno : connection;
@@ -239,6 +278,10 @@ int pb_peer_pidfd(int socket, int32_t pid) {
     return descriptor;
   }
   if (errno != ENOPROTOOPT) return -errno;
+  return pb_pidfd(pid);
+}
+
+int pb_pidfd(int32_t pid) {
   long result = syscall(SYS_pidfd_open, pid, 0);
   return result < 0 ? -errno : (int)result;
 }

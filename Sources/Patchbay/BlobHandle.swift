@@ -15,6 +15,10 @@ final class BlobHandle: Sendable {
   /// Nil for a blob that came whole in a message.
   let entry: BoardEntry?
   let bell: Doorbell?
+  /// On which a publisher that waits for its subscribers is woken.
+  let spaceBell: Doorbell?
+  /// The one ring of a blob that keeps its last bytes only; nil for the policy `keep`.
+  let window: Window?
   private let isWritable: Bool
   private let extents: Mutex<Extents>
   /// Extents that are being asked for, to write into: one question each, however many
@@ -44,6 +48,8 @@ final class BlobHandle: Sendable {
     guard let board else {
       entry = nil
       bell = nil
+      spaceBell = nil
+      window = nil
       return
     }
     guard Int(grant.entry) < board.entryCount else {
@@ -53,7 +59,28 @@ final class BlobHandle: Sendable {
     }
     entry = board.entry(Int(grant.entry))
     bell = board.bells.bell(Int(grant.entry))
+    spaceBell = board.bells.spaceBell(Int(grant.entry))
+    guard grant.policy == .keep else {
+      window = try Self.mapWindow(grant, delivery, isWritable: isWritable)
+      return
+    }
+    window = nil
     if let first = grant.extent { _ = try map(first, delivery.takeDescriptor()) }
+  }
+
+  private static func mapWindow(
+    _ grant: BlobGrant, _ delivery: Delivery, isWritable: Bool
+  ) throws(PatchbayError) -> Window {
+    guard let ring = grant.extent, ring.index == 0, ring.dataByteCount == grant.plan.first else {
+      throw PatchbayError(.protocolViolation, "The broker granted a window without its ring.")
+    }
+    let shape = try WindowShape(
+      ringByteCount: ring.dataByteCount, segmentByteCount: grant.segment)
+    let window = try Window(
+      delivery.takeDescriptor(), ringID: ring.ringID, useNumber: ring.useNumber, shape: shape,
+      isWritable: isWritable)
+    if isWritable { window.beginUse(isFresh: ring.useNumber == 1) }
+    return window
   }
 
   /// As `init`, with the board looked up; blocks when it is not mapped yet.

@@ -61,6 +61,11 @@ struct WrittenWalk {
   init(_ handle: BlobHandle, limit: Int) {
     self.handle = handle
     self.limit = limit
+    if let window = handle.window {
+      let (base, frontier) = (window.base, window.frontier)
+      found = base < frontier ? [base..<frontier] : []
+      isOver = true
+    }
     guard let inline = handle.grant.inlineBytes else { return }
     found = inline.isEmpty ? [] : [0..<inline.count]
     isOver = true

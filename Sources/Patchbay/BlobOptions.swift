@@ -20,6 +20,18 @@ public struct BlobOptions: Sendable, Hashable {
   public var firstExtentByteCount: Int?
   /// The largest extent's bytes, nil for the broker's choice.
   public var extentByteLimit: Int?
+  /// What becomes of bytes when readers are slow. `backpressure` and `dropOldest` keep only the last
+  /// bytes of the stream, in one ring that is used again and again; such a blob is only appended to,
+  /// whatever `order` says.
+  public var policy: FlowPolicy
+  /// With the policies that keep the last bytes only: how many, nil for the broker's choice (1 MiB).
+  public var ringByteCount: Int?
+  /// How many of these are given up at once: a power of two from 4 KiB to 1 GiB, at most half of the
+  /// ring; nil: an eighth.
+  public var segmentByteCount: Int?
+  /// With `backpressure`: how long a subscriber may hold the publisher; then it is let go, and its next
+  /// call throws `overrun`.
+  public var slowestLimit: Duration
   /// Media type, for people and gateways; at most 255 bytes.
   public var type: String
   /// Labels that travel with the blob; at most 32.
@@ -31,14 +43,18 @@ public struct BlobOptions: Sendable, Hashable {
   /// one that was left or never had a publisher; one whose last publisher goes otherwise has failed.
   public var idleLimit: Duration?
   /// Takes over the covered bytes of a failed blob of the key, if there is one; `missing` tells what
-  /// is left to write. Length, order and sizes of extents must be what they were.
+  /// is left to write. Length, order and sizes of extents must be what they were. Marks are not taken
+  /// over.
   public var resumes = false
 
   /// Options with what matters most; the rest are properties.
   public init(
-    byteCount: Int? = nil, order: WriteOrder = .any, mode: UInt16 = 0o600,
-    replaces: Bool = false, type: String = "", labels: [BlobInfo.Label] = []
+    byteCount: Int? = nil, order: WriteOrder = .any, policy: FlowPolicy = .keep,
+    mode: UInt16 = 0o600, replaces: Bool = false, type: String = "",
+    labels: [BlobInfo.Label] = []
   ) {
+    self.policy = policy
+    slowestLimit = .seconds(10)
     self.byteCount = byteCount
     self.order = order
     self.mode = mode

@@ -15,14 +15,17 @@ import PatchbayWire
   private let bytes: Bytes
 
   private enum Bytes: Sendable {
-    case inline([UInt8])
+    /// A copy, whose first byte has this position.
+    case copy([UInt8], start: Int)
     case extent(Extent, view: Int)
   }
 
-  fileprivate init(_ subscriber: Subscriber, _ range: Range<Int>, inline: [UInt8]) {
+  fileprivate init(
+    _ subscriber: Subscriber, _ range: Range<Int>, copy: [UInt8], start: Int = 0
+  ) {
     self.subscriber = subscriber
     self.range = range
-    bytes = .inline(inline)
+    bytes = .copy(copy, start: start)
   }
 
   fileprivate init(_ subscriber: Subscriber, _ range: Range<Int>, _ extent: Extent, view: Int) {
@@ -41,7 +44,8 @@ import PatchbayWire
     _ body: (Span<UInt8>) throws(Failure) -> Result
   ) throws(Failure) -> Result {
     switch bytes {
-    case .inline(let whole): try body(whole.span.extracting(range))
+    case .copy(let copy, let start):
+      try body(copy.span.extracting(range.lowerBound - start..<range.upperBound - start))
     case .extent(let extent, _):
       try body(unsafe extent.bytes(range).bindMemory(to: UInt8.self).span)
     }
@@ -53,7 +57,8 @@ extension Subscriber {
   public static let leaseLimit = 4
 
   /// Waits until a range is covered and gives it in place, without a copy. A range that crosses an
-  /// extent's edge cannot be leased; `readFully` reads it, `withWholeBlob` maps all.
+  /// extent's edge cannot be leased; `readFully` reads it, `withWholeBlob` maps all. Of a blob that
+  /// keeps its last bytes only the lease is a copy.
   /// - Throws: `limitReached` with 4 leases out, `rangeOutOfBounds` for a range across an edge or
   ///   behind the end; else as `read`.
   @available(*, noasync)
@@ -90,10 +95,17 @@ extension Subscriber {
     switch found {
     case .endOfBlob:
       guard range.isEmpty else { throw outOfBounds(range) }
-      return .lease(Lease(self, 0..<0, inline: []))
+      return .lease(Lease(self, 0..<0, copy: []))
     case .inline(let bytes):
       guard range.upperBound <= bytes.count else { throw outOfBounds(range) }
-      return .lease(Lease(self, range, inline: bytes))
+      return .lease(Lease(self, range, copy: bytes))
+    case .passing(let window, let end):
+      guard range.count <= window.shape.ringByteCount else { throw beyondWindow(range, window) }
+      guard end >= range.upperBound else { return .goOn(at: end) }
+      // No view holds a window up; what cannot be copied any more is found to be gone.
+      return window.copyOut(range).map {
+        .lease(Lease(self, range, copy: $0, start: range.lowerBound))
+      } ?? .goOn(at: range.lowerBound)
     case .bytes(let extent, let end):
       guard range.upperBound <= extent.range.upperBound else { throw acrossEdge(range, extent) }
       guard end >= range.upperBound else { return .goOn(at: end) }
@@ -110,6 +122,13 @@ extension Subscriber {
       return nil
     }
     return Lease(self, range, extent, view: view)
+  }
+
+  private func beyondWindow(_ range: Range<Int>, _ window: Window) -> PatchbayError {
+    PatchbayError(
+      .rangeOutOfBounds,
+      "The range \(range.lowerBound)..<\(range.upperBound) of the blob \(key) is longer than its "
+        + "window of \(window.shape.ringByteCount) bytes; read it in pieces.")
   }
 
   private func acrossEdge(_ range: Range<Int>, _ extent: Extent) -> PatchbayError {
@@ -141,7 +160,7 @@ extension Subscriber {
 
   /// The last of several extents of a sealed blob; nil when one lease gives it all.
   func lastExtent(_ byteCount: Int) -> Int? {
-    guard byteCount > 0, handle.entry != nil else { return nil }
+    guard byteCount > 0, handle.entry != nil, handle.window == nil else { return nil }
     let last = handle.plan.index(of: byteCount - 1)
     return last > 0 ? last : nil
   }

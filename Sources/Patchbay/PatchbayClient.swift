@@ -62,7 +62,7 @@ public final class PatchbayClient: Sendable {
       let handle = try BlobHandle(
         session, key: key, grant: grant, delivery, isWritable: true, deadline: deadline)
       let publisher = Publisher(
-        handle, isShared: options.isJoinable,
+        handle, slowestLimit: options.slowestLimit, isShared: options.isJoinable,
         looksAround: options.isJoinable || options.resumes)
       if options.resumes { try publisher.goOnAppending() }
       return publisher
@@ -101,7 +101,7 @@ public final class PatchbayClient: Sendable {
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> Generation {
     try Self.checkWhole(key, options)
-    guard bytes.count <= Frame.inlineByteLimit else {
+    guard bytes.count <= Frame.inlineByteLimit, options.policy == .keep else {
       return try publishWhole(byteCount: bytes.count, key, options, deadline: deadline) {
         (publisher) throws(PatchbayError) in try publisher.append(bytes)
       }
@@ -129,7 +129,9 @@ public final class PatchbayClient: Sendable {
   ) throws(PatchbayError) -> Generation {
     try Self.checkWhole(key, options)
     let file = try InputFile(path)
-    if let byteCount = file.byteCount, byteCount <= Frame.inlineByteLimit {
+    if let byteCount = file.byteCount, byteCount <= Frame.inlineByteLimit,
+      options.policy == .keep
+    {
       return try publish(try file.readAll(byteCount), as: key, options, deadline: deadline)
     }
     return try publishWhole(byteCount: file.byteCount, key, options, deadline: deadline) {
@@ -171,10 +173,13 @@ public final class PatchbayClient: Sendable {
   static func request(_ key: BlobKey, _ options: BlobOptions) -> CreateRequest {
     var request = CreateRequest(key: key)
     request.byteCount = options.byteCount
-    request.order = options.order
+    request.order = options.policy == .keep ? options.order : .appendOnly
+    request.policy = options.policy
     request.mode = options.mode
     request.replaces = options.replaces
-    request.firstExtent = options.firstExtentByteCount ?? 0
+    request.firstExtent =
+      (options.policy == .keep ? options.firstExtentByteCount : options.ringByteCount) ?? 0
+    request.segment = options.segmentByteCount ?? 0
     request.extentLimit = options.extentByteLimit ?? 0
     request.type = options.type
     request.labels = options.labels

@@ -53,7 +53,9 @@ extension PatchbayClient {
     do throws(PatchbayError) {
       let handle = try BlobHandle(
         session, key: key, grant: grant, delivery, isWritable: true, deadline: deadline)
-      return Publisher(handle, isShared: true, looksAround: true)
+      // No window is joined: the limit of its slowest subscriber is never looked at.
+      return Publisher(
+        handle, slowestLimit: BlobOptions().slowestLimit, isShared: true, looksAround: true)
     } catch {
       session.connection.post(.leave(grant.blob))
       throw error

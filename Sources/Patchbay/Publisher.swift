@@ -17,6 +17,11 @@ import Synchronization
 public final class Publisher: Sendable {
   let handle: BlobHandle
   let inFlight = WritesInFlight()
+  /// Nil for the policy `keep`.
+  let windowWriter: WindowWriter?
+  let spacePatience = SpinPatience()
+  /// How long a subscriber may hold this publisher.
+  let slowestLimit: Duration
   let appending = Mutex(AppendState())
   /// Wakes who waits for its turn to append.
   let turns = LineSignal()
@@ -43,10 +48,20 @@ public final class Publisher: Sendable {
     case ended
   }
 
-  init(_ handle: BlobHandle, isShared: Bool = false, looksAround: Bool = false) {
+  init(
+    _ handle: BlobHandle, slowestLimit: Duration, isShared: Bool = false,
+    looksAround: Bool = false
+  ) {
     self.handle = handle
     self.isShared = isShared
     self.looksAround = looksAround
+    self.slowestLimit = slowestLimit
+    windowWriter =
+      if let window = handle.window, let entry = handle.entry {
+        WindowWriter(handle, window, entry)
+      } else {
+        nil
+      }
   }
 
   deinit { if ending.withLock({ $0 != .ended }) { abandon() } }
@@ -258,6 +273,8 @@ public final class Publisher: Sendable {
   /// thread, and a byte that is covered after the failure is a right one.
   private func refuseWrites() {
     refuseAppends(Self.closed)
+    // An append that waits for subscribers finds the refusal.
+    handle.spaceBell?.ringAll()
     endBatch()
     inFlight.refuse(Self.closed)
   }

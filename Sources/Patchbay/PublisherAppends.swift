@@ -13,6 +13,8 @@ import Synchronization
 /// Where the next append goes, and what holds the cursor.
 struct AppendState {
   var end = 0
+  /// Of a window: where the segment ends that has been entered.
+  var enteredEnd = 0
   /// Where the bytes begin that a batch has copied and not yet covered; nil outside a batch.
   var batchStart: Int?
   var isLent = false
@@ -79,7 +81,8 @@ extension Publisher {
   /// - Throws: `rangeOverlap` or `rangeOutOfBounds` with `resumePosition`, the true end, when that
   ///   is before or behind `expected`; `rangeOutOfBounds` beyond the announced length (nothing is
   ///   written then); `noSpaceMemory` (the same), `notPermitted` for a blob that others may join,
-  ///   `closed`, `fenced`, `noBroker`.
+  ///   `closed`, `fenced`, `noBroker`. Of a blob with the policy `backpressure` this waits for the
+  ///   slowest subscriber, and what was appended when it throws stays: `position` tells.
   @available(*, noasync)
   public func append(
     _ bytes: Span<UInt8>, expecting expected: Int? = nil
@@ -89,6 +92,7 @@ extension Publisher {
       switch try startAppending(bytes, expected, { $0.addThread() }) {
       case .begun(let rest): return try finishAppending(bytes, rest)
       case .needsExtents(let range): try handle.grow(range)
+      case .waitsForSpace(let obstacle): try overcome(obstacle)
       case .waitsForTurn: try sleepForTurn(since: turn, until: MonotonicTime(Deadline.standard))
       case .waitsForWrite:
         try inFlight.sleep(since: departure, until: MonotonicTime(Deadline.standard))
@@ -143,6 +147,8 @@ extension Publisher {
     case begun(Begun)
     /// These extents have to be mapped first.
     case needsExtents(Range<Int>)
+    /// The window has no room: subscribers have not read what stands there.
+    case waitsForSpace(WindowWriter.Obstacle)
     /// A long append has the turn; the caller stands in line.
     case waitsForTurn
     /// A write at a position overlaps the place; the caller stands in that line.
@@ -166,6 +172,7 @@ extension Publisher {
       guard try takesTurn(&state, expected, stand) else { return .waitsForTurn }
       let range = try checkedRange(at: state.end, bytes.count)
       guard !range.isEmpty else { return .begun(nil) }
+      if let windowWriter { return startInWindow(windowWriter, bytes, range, &state) }
       guard handle.firstUnmapped(in: range) == nil else { return .needsExtents(range) }
       if handle.grant.order == .any {
         guard try enters(range, stand) else { return .waitsForWrite }
@@ -182,7 +189,7 @@ extension Publisher {
   private func enters(
     _ range: Range<Int>, _ stand: (inout WaitingLine) -> Void
   ) throws(PatchbayError) -> Bool {
-    switch try startWriting(range, skippingCovered: false, stand) {
+    switch try startWriting(range, skippingCovered: false, under: nil, stand) {
     case .begun: return true
     case .waits: return false
     // Looked at before: the extents are mapped, and a shared blob is not appended to.
@@ -209,7 +216,12 @@ extension Publisher {
   ) throws(PatchbayError) {
     guard let append else { return }
     defer { giveTurnBack() }
-    if handle.grant.order == .appendOnly {
+    if let windowWriter {
+      var at = append.range.lowerBound
+      while let obstacle = try appendToWindow(windowWriter, bytes, append.range, &at) {
+        try overcome(obstacle)
+      }
+    } else if handle.grant.order == .appendOnly {
       try appendInSteps(bytes, append.range)
     } else if append.isBatched {
       try appendBatched(bytes, append.range)
@@ -220,7 +232,7 @@ extension Publisher {
     }
   }
 
-  private func giveTurnBack() {
+  func giveTurnBack() {
     let call = appending.withLock { state in
       state.isTaken = false
       return state.line.call()
@@ -319,7 +331,13 @@ extension Publisher {
       guard let start = state.batchStart else { return }
       state.batchStart = nil
       guard start < state.end else { return }
-      if handle.grant.order == .any { coverBatchedRange() } else { coverPrefix(start..<state.end) }
+      if let windowWriter {
+        windowWriter.window.publish(to: state.end)
+      } else if handle.grant.order == .any {
+        coverBatchedRange()
+      } else {
+        coverPrefix(start..<state.end)
+      }
       ring(start..<state.end)
     }
   }
@@ -361,8 +379,9 @@ extension Publisher {
     while true {
       let (turn, departure) = (turns.now, inFlight.now)
       switch try startLending(byteCount, { $0.addThread() }) {
-      case .begun(let place): return Loan(self, place.extent, place.range)
+      case .begun(let place): return Loan(self, place)
       case .needsExtents(let range): try handle.grow(range)
+      case .waitsForSpace(let obstacle): try overcome(obstacle)
       case .waitsForTurn: try sleepForTurn(since: turn, until: MonotonicTime(Deadline.standard))
       case .waitsForWrite:
         try inFlight.sleep(since: departure, until: MonotonicTime(Deadline.standard))
@@ -372,8 +391,21 @@ extension Publisher {
 
   /// The place that a loan lends.
   struct LentPlace {
-    let extent: Extent
+    let ring: LentRing
     let range: Range<Int>
+  }
+
+  /// The ring that holds a lent place.
+  enum LentRing {
+    case extent(Extent)
+    case window(Window)
+
+    @unsafe func writableBytes(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer {
+      switch self {
+      case .extent(let extent): unsafe extent.writableBytes(range)
+      case .window(let window): unsafe window.writableBytes(range)
+      }
+    }
   }
 
   /// Lends the place of the next bytes if it is mapped and nobody else's.
@@ -388,6 +420,7 @@ extension Publisher {
       let left = (self.byteCount ?? ExtentPlan.positionLimit) - state.end
       let wanted = max(1, min(byteCount, left))
       let range = try checkedRange(at: state.end, wanted)
+      if let windowWriter { return lendInWindow(windowWriter, range, &state) }
       guard let extent = handle.mappedExtent(at: range.lowerBound) else {
         return .needsExtents(range.lowerBound..<range.lowerBound + 1)
       }
@@ -397,20 +430,22 @@ extension Publisher {
       }
       extent.touch(lent)
       state.isLent = true
-      return .begun(LentPlace(extent: extent, range: lent))
+      return .begun(LentPlace(ring: .extent(extent), range: lent))
     }
   }
 
   /// Ends a loan: its first bytes are appended, the rest stay uncovered.
-  func endLoan(_ extent: Extent, _ lent: Range<Int>, committed count: Int) {
+  func endLoan(_ place: LentPlace, committed count: Int) {
+    let lent = place.range
     appending.withLock { state in
       state.isLent = false
       let filled = lent.lowerBound..<lent.lowerBound + count
-      if handle.grant.order == .any {
+      switch place.ring {
+      case .extent(let extent) where handle.grant.order == .any:
         extent.cover(filled)
         inFlight.leave(lent, coveredTo: filled.upperBound)
-      } else if count > 0 {
-        extent.coverPrefix(to: filled.upperBound)
+      case .extent(let extent): if count > 0 { extent.coverPrefix(to: filled.upperBound) }
+      case .window(let window): if count > 0 { window.publish(to: filled.upperBound) }
       }
       state.end = filled.upperBound
       if count > 0 { ring(filled) }

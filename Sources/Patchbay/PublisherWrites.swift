@@ -27,14 +27,16 @@ extension Publisher {
   ) throws(PatchbayError) -> Int {
     let range = try writableRange(at: position, bytes.count)
     guard !range.isEmpty else { return 0 }
-    // Kept until the range has left: what was looked at under it stays as it was.
+    // Ended when the range has left, and not before: what is looked at under it stays as it was.
     var claim: RangeClaim?
-    defer { withExtendedLifetime(claim) {} }
+    defer { claim?.end() }
     while true {
       let before = inFlight.now
-      switch try startWriting(range, skippingCovered: skippingCovered, { $0.addThread() }) {
+      switch try startWriting(
+        range, skippingCovered: skippingCovered, under: claim, { $0.addThread() })
+      {
       case .begun(let write): return try finishWriting(bytes, write)
-      case .needsClaim: claim = try self.claim(range)
+      case .needsClaim: claim = try ownClaim(range)
       case .needsExtents: try handle.grow(range)
       case .waits: try inFlight.sleep(since: before, until: MonotonicTime(Deadline.standard))
       }
@@ -100,13 +102,16 @@ extension Publisher {
   }
 
   /// Enters a range if it is claimed, its extents are mapped and no other write overlaps it.
-  /// - Parameter stand: puts the caller in line when it has to wait.
+  /// - Parameters:
+  ///   - own: the claim that the caller got for this write alone.
+  ///   - stand: puts the caller in line when it has to wait.
   func startWriting(
-    _ range: Range<Int>, skippingCovered: Bool, _ stand: (inout WaitingLine) -> Void
+    _ range: Range<Int>, skippingCovered: Bool, under own: RangeClaim?,
+    _ stand: (inout WaitingLine) -> Void
   ) throws(PatchbayError) -> WriteStart {
     // Claims and extents are had before the list's lock is taken: the broker may take its time.
     // Under the claim all that others have covered in the range can be seen, and nothing is added.
-    let claim = claims.holding(range)
+    let claim = own ?? claims.holding(range)
     guard claim != nil || !isShared else { return .needsClaim }
     guard handle.firstUnmapped(in: range) == nil else { return .needsExtents }
     let entered = try inFlight.tryEnter(range, stand) { () throws(PatchbayError) in

@@ -8,14 +8,16 @@ import Synchronization
 
 /// A range of a joinable blob that no other process can write while this object lives.
 ///
-/// Every write claims its range by itself, at the cost of one question to the broker; whoever makes
-/// many small writes claims the range that they all lie in beforehand. The claim ends with the last
-/// reference, when what is being written under it is covered, or with its publisher.
+/// Every write claims its range by itself, at the cost of two questions to the broker, and its claim
+/// has ended when it returns; whoever makes many small writes claims the range that they all lie in
+/// beforehand. The claim ends with the last reference, when what is being written under it is
+/// covered, or with its publisher; the broker hears of it a moment later.
 public final class RangeClaim: Sendable {
   /// The claimed range.
   public let range: Range<Int>
   private let session: Session
   private let grant: ClaimGrant
+  private let isEnded = Atomic<Bool>(false)
 
   init(_ session: Session, _ grant: ClaimGrant) {
     range = grant.range
@@ -25,13 +27,27 @@ public final class RangeClaim: Sendable {
 
   // Claims are known by the number of their request, which no other has: a release that comes after
   // the publisher's end releases nothing.
-  deinit {
-    session.connection.post(
-      .release(ReleaseRequest(blob: grant.blob, claim: grant.claim)))
+  deinit { if takesEnd() { session.connection.post(releaseRequest) } }
+
+  private var releaseRequest: Request {
+    .release(ReleaseRequest(blob: grant.blob, claim: grant.claim))
+  }
+
+  /// True once.
+  private func takesEnd() -> Bool {
+    // relaxed: only its owner ends a claim before its last reference goes.
+    !isEnded.exchange(true, ordering: .relaxed)
+  }
+
+  /// Ends a claim that one write alone has had, and waits until the broker knows: who is told that
+  /// the bytes are there can write beside them, or seal. Of a broker that does not answer the
+  /// session's end will tell.
+  func end() {
+    if takesEnd() { try? session.perform(releaseRequest, deadline: .standard) }
   }
 }
 
-/// The claims of one publisher that live.
+/// The claims of one publisher that its owner holds, for whatever it writes under them.
 final class ClaimList: Sendable {
   private struct Entry {
     weak var claim: RangeClaim?
@@ -69,8 +85,15 @@ extension Publisher {
   public func claim(
     _ range: Range<Int>, deadline: Deadline = .standard
   ) throws(PatchbayError) -> RangeClaim {
-    try take(
+    let claim = try take(
       try handle.session.connection.call(try claimRequest(range), deadline: deadline))
+    claims.add(claim)
+    return claim
+  }
+
+  /// A claim for one write alone, which ends it.
+  func ownClaim(_ range: Range<Int>) throws(PatchbayError) -> RangeClaim {
+    try take(try handle.session.connection.call(try claimRequest(range), deadline: .standard))
   }
 
   /// The question for a claim.
@@ -94,8 +117,6 @@ extension Publisher {
     guard case .claimed(let grant) = delivery.reply else {
       throw Session.unexpected(delivery.reply)
     }
-    let claim = RangeClaim(handle.session, grant)
-    claims.add(claim)
-    return claim
+    return RangeClaim(handle.session, grant)
   }
 }

@@ -86,6 +86,8 @@ public final class Subscriber: Sendable {
   enum Found: Sendable {
     /// Covered bytes from the position to `end` in this extent.
     case bytes(Extent, end: Int)
+    /// As `bytes`, in a window: they may go at any moment.
+    case passing(Window, end: Int)
     case inline([UInt8])
     case endOfBlob
   }
@@ -118,7 +120,7 @@ public final class Subscriber: Sendable {
     guard let entry = handle.entry else { return .found(lookInline(at: position)) }
     // The state is loaded before the map: what was covered before a failure or seal is found.
     let state = entry.status.state(of: generation) ?? .gone
-    switch covered(at: position, limit: limit) {
+    switch try covered(at: position, limit: limit) {
     case .nothingYet: return try standing(at: position, state)
     case let look: return look
     }
@@ -142,8 +144,13 @@ public final class Subscriber: Sendable {
     }
   }
 
-  private func covered(at position: Int, limit: Int) -> Look {
+  private func covered(at position: Int, limit: Int) throws(PatchbayError) -> Look {
     guard position < (handle.byteCount ?? ExtentPlan.positionLimit) else { return .nothingYet }
+    if let window = handle.window {
+      guard window.isCurrent, position < window.frontier else { return .nothingYet }
+      guard position >= window.base else { throw handle.overrun(at: position, window) }
+      return .found(.passing(window, end: min(limit, window.frontier)))
+    }
     guard let extent = handle.mappedExtent(at: position) else {
       let index = handle.plan.index(of: position)
       guard case .unknown = handle.knowledge(of: index) else { return .nothingYet }

@@ -2,10 +2,88 @@
 
 import PatchbayTypes
 
+/// Where reading in sequence starts.
+public enum StartPoint: Sendable, Hashable {
+  /// Byte 0.
+  case start
+  /// The last mark of the publisher, or the end of what is there in sequence if it makes none.
+  case live
+  /// This position.
+  case position(Int)
+}
+
 extension Subscriber {
   /// A cursor at a position. Any number of cursors may read one subscriber.
   public func cursor(from position: Int = 0) -> SubscriberCursor {
     SubscriberCursor(self, position)
+  }
+
+  /// A cursor at a point that moves. Blocks only while the broker is asked for extents.
+  /// - Throws: as `position(of:)`.
+  @available(*, noasync)
+  public func cursor(
+    from start: StartPoint, deadline: Deadline = .standard
+  ) throws(PatchbayError) -> SubscriberCursor {
+    SubscriberCursor(self, try position(of: start, deadline: deadline))
+  }
+
+  /// The position that a starting point stands for now. Blocks only while the broker is asked for
+  /// extents.
+  /// - Throws: `closed`, `noBroker`, `timedOut`; `rangeOutOfBounds` for a negative position.
+  @available(*, noasync)
+  public func position(
+    of start: StartPoint, deadline: Deadline = .standard
+  ) throws(PatchbayError) -> Int {
+    try checkNotClosed()
+    switch start {
+    case .start: return 0
+    case .position(let position):
+      try checkPosition(position)
+      return position
+    case .live:
+      while true {
+        switch handle.lookLive() {
+        case .position(let position): return position
+        case .needsExtent(let index):
+          try handle.attach(index, deadline: deadline, onBound: checkNotClosed)
+        }
+      }
+    }
+  }
+}
+
+extension BlobHandle {
+  /// What a look at the live end has to say.
+  enum LiveLook {
+    case position(Int)
+    /// The broker has to be asked for this extent first.
+    case needsExtent(Int)
+  }
+
+  /// The live end: the last mark, or the end of the contiguous bytes.
+  func lookLive() -> LiveLook {
+    if let inline = grant.inlineBytes { return .position(inline.count) }
+    if let window {
+      let frontier = window.frontier
+      return .position(window.marks.last(notAbove: frontier) ?? window.marks.newest ?? frontier)
+    }
+    var index = 0
+    while true {
+      switch knowledge(of: index) {
+      case .unknown: return .needsExtent(index)
+      case .known(.missing): return live(at: plan.range(of: index).lowerBound)
+      case .known(.extent(let extent)):
+        guard extent.frontier == plan.range(of: index).upperBound else {
+          return live(at: min(extent.frontier, byteCount ?? .max))
+        }
+        index += 1
+      }
+    }
+  }
+
+  private func live(at frontier: Int) -> LiveLook {
+    let marks = mappedExtents(in: 0..<1).first?.marks
+    return .position(marks?.last(notAbove: frontier) ?? frontier)
   }
 }
 
@@ -25,22 +103,44 @@ public struct SubscriberCursor {
   public let subscriber: Subscriber
   /// The position of the next byte.
   public internal(set) var position: Int
+  /// Where a publisher that waits for its subscribers sees this cursor.
+  let place: SequentialPlace?
 
   init(_ subscriber: Subscriber, _ position: Int) {
     self.subscriber = subscriber
     self.position = position
+    place = SequentialPlace(subscriber)
   }
 
-  /// Reads what is there, waiting until at least one byte is, and moves behind it.
+  /// Lets a publisher with the policy `backpressure` wait for this cursor from now on. The first read
+  /// does it too; called before the publisher begins, nothing can be missed. Blocks for the broker's
+  /// answer; does nothing for blobs with another policy.
+  /// - Throws: `overrun` when the cursor's place has been given up already; `limitReached` for the
+  ///   65th windowed blob of a client or the 1025th subscriber of a blob; `closed`, `noBroker`,
+  ///   `timedOut`.
+  @available(*, noasync)
+  public func attach(deadline: Deadline = .standard) throws(PatchbayError) {
+    try subscriber.join(place, at: position, deadline: deadline)
+  }
+
+  /// Reads what is there, waiting until at least one byte is, and moves behind it. From the first
+  /// read on a publisher with the policy `backpressure` waits for this cursor.
   /// - Returns: how many bytes were added; nil at the end of the blob.
-  /// - Throws: as `Subscriber.read`.
+  /// - Throws: as `Subscriber.read`. After an `overrun` the cursor stays; go on with `seek` to its
+  ///   `resumePosition`.
   @available(*, noasync)
   public mutating func read(
     into output: inout OutputSpan<UInt8>, deadline: Deadline = .never
   ) throws(PatchbayError) -> Int? {
-    let count = try subscriber.read(into: &output, at: position, deadline: deadline)
-    position += count ?? 0
-    return count
+    try subscriber.join(place, at: position, deadline: deadline)
+    do throws(PatchbayError) {
+      let count = try subscriber.read(into: &output, at: position, deadline: deadline)
+      move(by: count ?? 0)
+      return count
+    } catch {
+      place?.note(error)
+      throw error
+    }
   }
 
   /// Reads at most so many bytes; as the other `read`.
@@ -49,9 +149,20 @@ public struct SubscriberCursor {
   public mutating func read(
     upTo byteCount: Int, deadline: Deadline = .never
   ) throws(PatchbayError) -> [UInt8]? {
-    let bytes = try subscriber.read(upTo: byteCount, at: position, deadline: deadline)
-    position += bytes?.count ?? 0
-    return bytes
+    try subscriber.join(place, at: position, deadline: deadline)
+    do throws(PatchbayError) {
+      let bytes = try subscriber.read(upTo: byteCount, at: position, deadline: deadline)
+      move(by: bytes?.count ?? 0)
+      return bytes
+    } catch {
+      place?.note(error)
+      throw error
+    }
+  }
+
+  private mutating func move(by count: Int) {
+    position += count
+    place?.advance(to: position)
   }
 
   /// Moves the cursor; it may stand behind the end. From `.end` it waits until the length is

@@ -127,6 +127,21 @@ extension Subscriber {
         filled += count
         return count
       }
+    case .passing(let window, let end): return takePassing(window, position..<end, into: &output)
+    }
+  }
+
+  /// Copies bytes of a window, up to where its ring ends; nil when they went meanwhile.
+  private func takePassing(
+    _ window: Window, _ range: Range<Int>, into output: inout OutputSpan<UInt8>
+  ) -> Int? {
+    unsafe output.withUnsafeMutableBufferPointer { place, filled in
+      let source = unsafe window.bytes(from: range.lowerBound, limit: range.upperBound)
+      guard let target = place.baseAddress, let from = source.baseAddress else { return nil }
+      unsafe memcpy(target + filled, from, source.count)
+      guard window.wasThere(range.lowerBound) else { return nil }
+      filled += source.count
+      return source.count
     }
   }
 
@@ -150,8 +165,10 @@ extension Subscriber {
     let (end, overflow) = position.addingReportingOverflow(max(0, byteCount ?? .max))
     let stop = overflow ? .max : end
     var at = position
+    let place = SequentialPlace(self)
     while at < stop {
       let count = min(stop - at, Self.copyPiece)
+      try join(place, at: at, deadline: deadline)
       switch try find(at: at, count: count, deadline: deadline) {
       case .endOfBlob: return at - position
       case .inline(let bytes):
@@ -162,6 +179,14 @@ extension Subscriber {
         at += piece.count
       case .bytes(let extent, let end):
         at += try copyOut(extent, at..<end, to: descriptor)
+      case .passing(let window, let end):
+        // Not from the ring itself: the descriptor may be slow, and the bytes are passing.
+        guard let bytes = window.copyOut(at..<min(end, at + Self.step)) else { continue }
+        at += bytes.count
+        place?.advance(to: at)
+        try unsafe bytes.span.withUnsafeBytes { (raw) throws(PatchbayError) in
+          try unsafe Self.writeAll(raw, to: descriptor)
+        }
       }
       onProgress(at - position)
     }
@@ -169,6 +194,8 @@ extension Subscriber {
   }
 
   static let copyPiece = 1024 * 1024
+  /// Bytes of a window that are copied at once.
+  private static let step = 256 * 1024
 
   /// Writes covered bytes under a view, so that the ring stays what it is meanwhile; 0 when it was
   /// taken before the view stood.

@@ -15,6 +15,13 @@ public struct BrokerConfiguration: Sendable {
   public var memoryLimit: Int?
   /// How long open blobs may take to finish when the broker drains.
   public var drainLimit: Duration = .seconds(30)
+  /// Ends by itself, as `requestStop` would, when there has been no client and no open blob for so
+  /// long; its sealed blobs go with it. Nil: never.
+  public var idleLimit: Duration?
+  /// A listening socket (`AF_UNIX`, `SOCK_SEQPACKET`) that this process was given, by a service
+  /// manager for one; nil: the broker makes its own. The broker closes it, leaves its name where it
+  /// is, and serves on its path: `socketPath` is nil then.
+  public var listeningDescriptor: Int32?
   /// Where its own lines go.
   public var logger: Logger
 
@@ -50,8 +57,18 @@ public final class Broker: Sendable {
   ///   its directory belongs to somebody else, `noSpaceMemory` when there is too little of it,
   ///   `inputOutput` for what the system refuses.
   public init(_ configuration: BrokerConfiguration = BrokerConfiguration()) throws(PatchbayError) {
-    var inner = LoopConfiguration(
-      socketPath: try SocketPath(configuration.socketPath), logger: configuration.logger)
+    let listener = configuration.listeningDescriptor
+    precondition(
+      listener == nil || configuration.socketPath == nil, "a listening socket has a path already")
+    let path: SocketPath
+    if let listener {
+      path = try SocketPath(ofListener: listener)
+    } else {
+      path = try SocketPath(configuration.socketPath)
+    }
+    var inner = LoopConfiguration(socketPath: path, logger: configuration.logger)
+    inner.listener = listener
+    inner.idleLimit = configuration.idleLimit
     inner.memoryLimit = configuration.memoryLimit
     inner.drainLimit = configuration.drainLimit
     drainLimit = configuration.drainLimit

@@ -31,6 +31,9 @@ final class Interruption: Sendable {
   private struct State {
     var react: (@Sendable (_ signal: Int32, _ index: Int) -> Reaction)?
     var partialFile: String?
+    var forwardedTo: Int32?
+    /// The signals that were blocked before this process blocked its own: for its children.
+    var maskBefore = sigset_t()
   }
 
   private static let state = Mutex(State())
@@ -48,7 +51,9 @@ final class Interruption: Sendable {
       wakeup.withLock { $0 = (ends[0], ends[1]) }
     }
     var wanted = awaited
-    _ = unsafe pthread_sigmask(SIG_BLOCK, &wanted, nil)
+    var before = sigset_t()
+    _ = unsafe pthread_sigmask(SIG_BLOCK, &wanted, &before)
+    state.withLock { [before] in $0.maskBefore = before }
     startThread()
   }
 
@@ -81,12 +86,13 @@ final class Interruption: Sendable {
     var index = 0
     var deadline: ContinuousClock.Instant?
     while true {
-      guard let number = nextSignal(before: deadline) else { end(first) }
+      guard let (number, isForGroup) = nextSignal(before: deadline) else { end(first) }
       if index == 0 { first = number }
       // relaxed: the number alone; the byte in the pipe orders what follows for who polls, and who
       // only looks at the number needs nothing else.
       _ = received.compareExchange(expected: 0, desired: number, ordering: .relaxed)
       wakeup.withLock { unsafe _ = write($0.writing, "!", 1) }
+      if !isForGroup { passOn(number) }
       let react = state.withLock { $0.react }
       switch react?(number, index) ?? .end {
       case .end: end(number)
@@ -96,21 +102,32 @@ final class Interruption: Sendable {
     }
   }
 
-  /// The next signal; nil when the deadline passes first.
-  private static func nextSignal(before deadline: ContinuousClock.Instant?) -> Int32? {
+  /// The next signal, and whether the kernel sent it (a key at the terminal did), which then tells
+  /// all processes of the group; nil when the deadline passes first.
+  private static func nextSignal(
+    before deadline: ContinuousClock.Instant?
+  ) -> (number: Int32, isForGroup: Bool)? {
     var wanted = awaited
+    var facts = unsafe siginfo_t()
     while true {
       let number: Int32
       if let deadline {
         let left = max(0, (deadline - ContinuousClock.now).wholeNanoseconds)
         var time = timespec(
           tv_sec: Int(left / 1_000_000_000), tv_nsec: Int(left % 1_000_000_000))
-        number = unsafe sigtimedwait(&wanted, nil, &time)
+        number = unsafe sigtimedwait(&wanted, &facts, &time)
         if number < 0 && errno == EAGAIN { return nil }
       } else {
-        number = unsafe sigwaitinfo(&wanted, nil)
+        number = unsafe sigwaitinfo(&wanted, &facts)
       }
-      if number > 0 { return number }
+      if number > 0 { return unsafe (number, facts.si_code > 0) }
+    }
+  }
+
+  private static func passOn(_ number: Int32) {
+    // Under the lock: who is told here has not been waited for, so the number is still its own.
+    state.withLock { state in
+      if let process = state.forwardedTo { _ = kill(process, number) }
     }
   }
 
@@ -131,6 +148,19 @@ final class Interruption: Sendable {
   /// The file that a signal removes; nil: none.
   static func removeWhenInterrupted(_ path: String?) { state.withLock { $0.partialFile = path } }
 
+  /// The child that gets every signal that comes to this process alone; nil: none. It must be one
+  /// that has not been waited for.
+  static func forward(to process: Int32?) {
+    state.withLock { $0.forwardedTo = process }
+    // relaxed: a number that was set before the lock was last taken by `passOn` is seen through the
+    // lock; one that comes later is passed on there.
+    let number = received.load(ordering: .relaxed)
+    if number != 0, let process { _ = kill(process, number) }
+  }
+
+  /// The signals that a child is to have blocked: those that this process was born with.
+  static var maskForChildren: sigset_t { state.withLock { $0.maskBefore } }
+
   /// - Throws: `Interrupted` when a signal has come.
   static func check() throws {
     // relaxed: as where it is set.
@@ -141,7 +171,13 @@ final class Interruption: Sendable {
   /// Waits until a descriptor can be read, or its end or an error shows there.
   /// - Throws: `Interrupted` when a signal comes first.
   static func waitReadable(_ descriptor: Int32) throws {
-    _ = try wait(for: descriptor, timeout: -1)
+    _ = try wait(for: descriptor, POLLIN, timeout: -1)
+  }
+
+  /// Waits until a descriptor takes bytes, or an error shows there.
+  /// - Throws: `Interrupted` when a signal comes first.
+  static func waitWritable(_ descriptor: Int32) throws {
+    _ = try wait(for: descriptor, POLLOUT, timeout: -1)
   }
 
   /// Sleeps.
@@ -151,14 +187,16 @@ final class Interruption: Sendable {
     while true {
       let left = (end - ContinuousClock.now).wholeNanoseconds
       guard left > 0 else { return }
-      _ = try wait(for: -1, timeout: Int32(min(left / 1_000_000 + 1, 60_000)))
+      _ = try wait(for: -1, POLLIN, timeout: Int32(min(left / 1_000_000 + 1, 60_000)))
     }
   }
 
-  private static func wait(for descriptor: Int32, timeout: Int32) throws -> Bool {
+  private static func wait(
+    for descriptor: Int32, _ events: Int32, timeout: Int32
+  ) throws -> Bool {
     let pipe = wakeup.withLock { $0.reading }
     var waiting = [
-      pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0),
+      pollfd(fd: descriptor, events: Int16(events), revents: 0),
       pollfd(fd: pipe, events: Int16(POLLIN), revents: 0),
     ]
     while true {

@@ -27,7 +27,8 @@ import Patchbay
     subcommands: [
       ServeVerb.self, PutVerb.self, CreateVerb.self, WriteVerb.self, SealVerb.self, FailVerb.self,
       CatVerb.self, GetVerb.self, WaitVerb.self, InfoVerb.self,
-      ListVerb.self, RemoveVerb.self, PingVerb.self, StatsVerb.self, VersionVerb.self,
+      ListVerb.self, RemoveVerb.self, PingVerb.self, StatsVerb.self, CompletionVerb.self,
+      VersionVerb.self,
     ])
 
   static func main() {
@@ -65,7 +66,7 @@ struct CommonOptions: ParsableArguments {
       discussion: """
         Default: $PATCHBAY_SOCKET, else $XDG_RUNTIME_DIR/patchbay/control.sock, else \
         /tmp/patchbay-<uid>/control.sock.
-        """, valueName: "path"))
+        """, valueName: "path"), completion: .file())
   var socket: String?
 
   @Flag(help: "Print JSON, errors too.")

@@ -1,6 +1,8 @@
 // Where `put` takes its bytes from: opened once, its kind and length looked at once, and held to
-// the length that was announced.
+// the length that was announced. Or a command that is started for its output, and held to a good
+// end.
 
+import CPatchbaySystem
 import Glibc
 import Patchbay
 import PatchbaySystem
@@ -14,6 +16,8 @@ struct PutSource: ~Copyable {
   let isRegular: Bool
   /// Whether the length is the file's.
   let hasOwnLength: Bool
+  /// Who makes the bytes, where that is for us to know.
+  private let command: ChildCommand?
 
   /// - Throws: `inputOutput`, `notPermitted`; also for a directory, and for a file without random
   ///   access that is to be shuffled.
@@ -32,7 +36,23 @@ struct PutSource: ~Copyable {
     hasOwnLength =
       isRegular && path != "-" && length == nil && !Self.hidesLength(file, facts)
     byteCount = hasOwnLength ? Int(facts.st_size) : length
+    command = nil
     descriptor = file
+  }
+
+  /// Starts a command and takes its output.
+  /// - Throws: as `ChildCommand` does.
+  init(outputOf words: [String], length: Int?) throws(PatchbayError) {
+    var ends: [Int32] = [-1, -1]
+    _ = try checked(unsafe pb_pipe(&ends), "Making a pipe")
+    let reading = Descriptor(owning: ends[0])
+    let writing = Descriptor(owning: ends[1])
+    command = try ChildCommand(words, output: writing)
+    name = "the output of \(words[0])"
+    isRegular = false
+    hasOwnLength = false
+    byteCount = length
+    descriptor = reading
   }
 
   private static func open(_ path: String) throws(PatchbayError) -> Descriptor {
@@ -107,6 +127,13 @@ struct PutSource: ~Copyable {
         .lengthMismatch, "\(name) has more than the announced \(byteCount) bytes.")
     }
   }
+
+  /// - Throws: `blobFailed` when the bytes come from a command that did not succeed.
+  borrowing func expectSuccess(for key: BlobKey) throws { try command?.expectSuccess(for: key) }
+
+  /// Nothing of the input is wanted any more: a command ends.
+  borrowing func stop() { command?.stop() }
+
   /// - Throws: `lengthMismatch` when the file has another size by now.
   func expectSize(_ byteCount: Int) throws(PatchbayError) {
     let size = Int(try Self.look(at: descriptor, name).st_size)

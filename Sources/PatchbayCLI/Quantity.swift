@@ -30,6 +30,15 @@ enum Typed {
     return span.duration
   }
 
+  /// The same, but more than nothing.
+  static func positiveDuration(_ text: String) throws -> Duration {
+    let duration = try duration(text)
+    guard duration > .zero else {
+      throw ValidationError("This duration must be longer than nothing.")
+    }
+    return duration
+  }
+
   /// A key, with `%XX` for one byte.
   static func key(_ text: String) throws -> BlobKey {
     do {

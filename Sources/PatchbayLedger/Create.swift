@@ -35,10 +35,10 @@ extension Ledger {
 
   /// Refuses what this version does not offer.
   private func checkOffer(_ request: CreateRequest) throws(PatchbayError) {
-    guard request.policy == .keep, request.acknowledgement == .visible else {
-      throw .notOffered(request)
-    }
+    guard request.acknowledgement == .visible else { throw .notOffered(request) }
     guard request.mode & ~0o666 == 0 else { throw .badMode(request) }
+    guard request.policy == .keep || request.order == .appendOnly && request.inlineBytes == nil
+    else { throw .windowNotAppended(request) }
     guard let bytes = request.inlineBytes else { return }
     guard bytes.count <= Frame.inlineByteLimit else {
       throw .inlineTooLong(request.key, byteCount: bytes.count)
@@ -55,6 +55,10 @@ extension Ledger {
     guard terms != .plain else { return }
     guard request.inlineBytes == nil else {
       throw .badTerms(request.key, "a whole blob in one message is nobody's to write")
+    }
+    guard request.policy == .keep else {
+      throw .badTerms(
+        request.key, "a window has one publisher, and nothing of it is kept to be taken over")
     }
     guard terms.ownership != .exclusive || terms.idleLimit == nil else {
       throw .badTerms(
@@ -109,14 +113,14 @@ extension Ledger {
 
   private mutating func makeOrigin(
     _ session: SessionID, _ number: UInt64, _ request: CreateRequest, _ terms: CreateTerms,
-    plan: ExtentPlan
+    plan: ExtentPlan, window: WindowShape? = nil
   ) -> BlobOrigin? {
     guard let creator = sessions[session] else { return nil }
     lastGeneration += 1
     return BlobOrigin(
       request: request, terms: terms, generation: Generation(rawValue: lastGeneration),
       access: Access(uid: creator.peer.uid, gid: creator.peer.gid, mode: request.mode), plan: plan,
-      created: now.wall, creator: RequestID(session: session, number: number),
+      window: window, created: now.wall, creator: RequestID(session: session, number: number),
       token: creator.token)
   }
 
@@ -147,11 +151,18 @@ extension Ledger {
     _ session: SessionID, _ number: UInt64, _ request: CreateRequest, _ terms: CreateTerms,
     replacing old: Generation?
   ) throws(PatchbayError) {
-    let plan = try makePlan(request)
+    let window = try makeWindow(request)
+    let plan =
+      if let window {
+        try ExtentPlan(first: window.ringByteCount, limit: window.ringByteCount)
+      } else {
+        try makePlan(request)
+      }
     let geometry = try firstGeometry(request, plan)
     try makeRoomForBlob(geometry?.objectByteCount ?? 0, session, request, replacing: old)
     guard
-      let generation = beginBlob(session, number, request, terms, plan: plan, source: nil)
+      let generation = beginBlob(
+        session, number, request, terms, plan: plan, window: window, source: nil)
     else { return }
     if let geometry {
       requestRing(for: generation, index: 0, geometry: geometry, waiters: [])
@@ -178,9 +189,11 @@ extension Ledger {
   /// A blob that is not born yet, with the key and, unless it is ownerless, its publisher.
   mutating func beginBlob(
     _ session: SessionID, _ number: UInt64, _ request: CreateRequest, _ terms: CreateTerms,
-    plan: ExtentPlan, source: Generation?
+    plan: ExtentPlan, window: WindowShape? = nil, source: Generation?
   ) -> Generation? {
-    guard let origin = makeOrigin(session, number, request, terms, plan: plan) else { return nil }
+    guard
+      let origin = makeOrigin(session, number, request, terms, plan: plan, window: window)
+    else { return nil }
     let generation = origin.generation
     var blob = Blob(origin: origin)
     blob.source = source
@@ -194,6 +207,30 @@ extension Ledger {
     openBlobCount += 1
     seekSlot(generation)
     return generation
+  }
+
+  /// The window as it was asked for, or one that stays in a core's cache; nil for the policy `keep`.
+  private func makeWindow(_ request: CreateRequest) throws(PatchbayError) -> WindowShape? {
+    guard request.policy != .keep else { return nil }
+    let sizes = 0...ExtentPlan.positionLimit
+    guard sizes.contains(request.firstExtent), sizes.contains(request.segment),
+      sizes.contains(request.byteCount ?? 0)
+    else { throw .badSizes(request) }
+    var ring = request.firstExtent
+    var segment = request.segment
+    if ring == 0 { ring = max(limits.windowRing, segment * 2) }
+    if segment == 0 { segment = Self.segment(ofRing: ring) }
+    ring = (ring + segment - 1) / max(segment, 1) * segment
+    let window = try WindowShape(ringByteCount: ring, segmentByteCount: segment)
+    try checkPossible(request, window.ringByteCount)
+    return window
+  }
+
+  /// An eighth of the ring, as a power of two.
+  private static func segment(ofRing byteCount: Int) -> Int {
+    let eighth = max(WindowShape.segmentRange.lowerBound, byteCount / 8)
+    return min(
+      1 << (Int.bitWidth - 1 - eighth.leadingZeroBitCount), WindowShape.segmentRange.upperBound)
   }
 
   /// The extents as they were asked for, or one for the whole of a known length, or doubling ones.
@@ -231,7 +268,8 @@ extension Ledger {
     _ request: CreateRequest, _ plan: ExtentPlan
   ) throws(PatchbayError) -> RingGeometry? {
     try Self.geometry(
-      of: 0, plan: plan, byteCount: request.byteCount, order: request.order)
+      of: 0, plan: plan, byteCount: request.policy == .keep ? request.byteCount : nil,
+      order: request.order)
   }
 
   /// The ring of one extent: its share of the blob in whole pages; nil if it has none.
@@ -306,7 +344,8 @@ extension Blob {
   func grant(epoch: UInt32, extent: ExtentGrant?) -> BlobGrant {
     BlobGrant(
       blob: BlobReference(generation: origin.generation, epoch: epoch), state: state,
-      byteCount: byteCount, order: origin.request.order, plan: origin.plan,
+      byteCount: byteCount, order: origin.request.order, policy: origin.request.policy,
+      plan: origin.plan, segment: origin.window?.segmentByteCount ?? 0,
       wakeClasses: origin.wakeClasses, board: slot?.board ?? 0, entry: slot?.entry ?? 0,
       inlineBytes: epoch == 0 ? inlineBytes : nil,
       extentEnd: (extents.last?.index).map { $0 + 1 } ?? 0,

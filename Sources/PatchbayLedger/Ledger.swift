@@ -124,6 +124,9 @@ package struct Ledger: Sendable {
     isDraining && openBlobCount == 0 && askerCount == 0 && pendingRingCount == 0
   }
 
+  /// Whether nobody is connected and nothing is being written. What is sealed waits for nobody.
+  package var isIdle: Bool { connectionCount == 0 && openBlobCount == 0 }
+
   private mutating func requested(_ session: SessionID, _ number: UInt64, _ request: Request) {
     guard let phase = sessions[session]?.phase else { return }
     switch (phase, request) {
@@ -161,6 +164,11 @@ package struct Ledger: Sendable {
     case .remove(let remove): try self.remove(session, number, remove)
     case .statistics: actions.append(.reportStatistics(session, number: number, statistics))
     case .ping: reply(session, number, .pong)
+    case .subscribe(let request): try subscribe(session, number, request)
+    case .unsubscribe(let request): unsubscribe(session, number, request)
+    case .subscriptions(let blob): try subscriptions(session, number, blob)
+    case .attachTable(let request): try attachTable(session, number, request)
+    case .detach(let request): try detach(session, number, request)
     case .createWith(let create, let terms): try self.create(session, number, create, terms)
     case .join(let join): try self.join(session, number, join)
     case .claim(let claim): try self.claim(session, number, claim)

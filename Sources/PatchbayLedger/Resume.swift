@@ -61,6 +61,9 @@ extension Ledger {
       throw .notResumable(
         source, "its order was \(before.request.order), not \(request.order)")
     }
+    guard before.window == nil else {
+      throw .notResumable(source, "it was a window, of which nothing is kept")
+    }
     guard plan == before.plan else {
       throw .notResumable(
         source,

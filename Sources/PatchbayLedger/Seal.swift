@@ -84,7 +84,9 @@ extension Ledger {
       inspection: inspection, byteCount: request.byteCount, inspectedEnd: end, waiters: [asker])
     let touched = blob.extents.filter { plan.range(of: $0.index).lowerBound < end }
     actions.append(
-      .inspect(inspection, touched, blob.origin.request.order, plan, byteCount: end))
+      .inspect(
+        inspection, touched, plan, isWindow: blob.origin.window != nil,
+        byteCount: end))
   }
 
   mutating func inspected(
@@ -168,7 +170,8 @@ extension Ledger {
     actions.append(
       .recordBlob(
         BlobRecord(
-          info: blob.info, epoch: blob.epoch, plan: blob.origin.plan, extents: blob.extents,
+          info: blob.info, epoch: blob.epoch, plan: blob.origin.plan,
+          segment: blob.origin.window?.segmentByteCount ?? 0, extents: blob.extents,
           inlineBytes: blob.inlineBytes, ownership: blob.origin.terms.ownership,
           idleLimit: blob.origin.terms.idleLimit, token: blob.origin.token,
           request: blob.origin.creator.number)))

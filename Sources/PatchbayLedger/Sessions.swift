@@ -148,6 +148,7 @@ extension Ledger {
     blobs[generation]?.observerCount -= handle.observers.count
     sessions[session]?.handles[generation]?.readers = []
     sessions[session]?.handles[generation]?.observers = []
+    dropSubscriptions(of: generation, by: session)
     if handle.publishes { losePublisher(session, generation, isProcessGone: isProcessGone) }
     settle(generation)
   }

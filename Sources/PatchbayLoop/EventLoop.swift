@@ -74,6 +74,9 @@ final class EventLoop {
   private var reportedOverhead = -1
   private var reportedJournalFull = false
   private var drainDeadline: MonotonicTime?
+  private let idleLimit: Duration?
+  /// Since when there has been no client and no open blob; nil while there is one.
+  private var idleSince: MonotonicTime?
   private var isTornDown = false
 
   /// Takes the socket and makes what the instance needs; nothing runs yet.
@@ -85,7 +88,9 @@ final class EventLoop {
     logger = configuration.logger
     memoryLimit = try configuration.chosenMemoryLimit()
     _ = try checked(pb_raise_descriptor_limit(), "Raising the limit of open files")
-    ground = try SocketGround(configuration.socketPath, instance: instance)
+    ground = try SocketGround(
+      configuration.socketPath, instance: instance, given: configuration.listener)
+    idleLimit = configuration.idleLimit
     poller = try Poller()
     acceptor = try Acceptor(listener: ground.listener.rawValue)
     var limits = LedgerLimits(memoryByteCount: memoryLimit)
@@ -146,7 +151,7 @@ final class EventLoop {
   private var isDone: Bool {
     let (wish, deadline) = control.wanted
     switch wish {
-    case .run: return false
+    case .run: return hasIdledOut
     case .stop: return true
     case .drain:
       if drainDeadline == nil {
@@ -158,9 +163,26 @@ final class EventLoop {
     }
   }
 
+  /// Whether nobody has wanted anything for as long as was asked for. A client that waits to be
+  /// accepted is accepted before this is asked.
+  private var hasIdledOut: Bool {
+    guard let idleLimit else { return false }
+    guard ledger.isIdle else {
+      idleSince = nil
+      return false
+    }
+    let now = MonotonicTime.now
+    let since = idleSince ?? now
+    idleSince = since
+    guard now >= since.advanced(by: idleLimit) else { return false }
+    logger.notice("No client and no open blob for \(idleLimit): the broker ends.")
+    return true
+  }
+
   /// When to look again though nothing happens.
   private var nextMoment: MonotonicTime {
     var moment = min(drainDeadline ?? .distantFuture, acceptsAgain ?? .distantFuture)
+    if let idleLimit, let idleSince { moment = min(moment, idleSince.advanced(by: idleLimit)) }
     if let deadline = ledger.nextDeadline {
       moment = min(moment, MonotonicTime(nanoseconds: deadline))
     }

@@ -12,6 +12,10 @@ package struct LoopConfiguration: Sendable {
   package var handshakeLimit: Duration = .seconds(5)
   /// How long `requestDrain` lets open blobs finish.
   package var drainLimit: Duration = .seconds(30)
+  /// Ends when there has been no client and no open blob for so long; nil: never.
+  package var idleLimit: Duration?
+  /// A socket that listens on the path already; the broker closes it. Nil: it makes its own.
+  package var listener: Int32?
   package var logger: Logger
 
   /// Less would not hold the first chunk of the journal and a board.

@@ -17,30 +17,43 @@ final class SocketGround {
   let sweptCount: Int
   let path: String
   private let lock: Descriptor
+  /// The socket's name, if it is ours.
   private var socketFile: (device: UInt, inode: UInt)?
+  private var hasLeft = false
 
   /// Takes the lock, clears up behind a dead broker and listens.
+  /// - Parameter given: a socket that listens on the path already, owned from now on: its name is
+  ///   somebody else's and stays.
   /// - Throws: `limitReached` when another broker serves this path, `notPermitted` when a name is
   ///   in use for something that is not ours, `inputOutput`.
-  init(_ socketPath: SocketPath, instance: UInt64) throws(PatchbayError) {
+  init(
+    _ socketPath: SocketPath, instance: UInt64, given: Int32? = nil
+  ) throws(PatchbayError) {
     path = socketPath.path
+    let given = given.map { Descriptor(owning: $0) }
     try socketPath.prepareDirectory()
     lock = try Self.takeLock(path)
     sweptCount = Self.previousInstance(lock).map(Self.sweep) ?? 0
     try Self.note(instance, in: lock)
-    try Self.removeStaleSocket(path)
-    listener = Descriptor(
-      owning: try checked(unsafe pb_listen(path, 1024), "Listening on \(path)"))
-    var facts = stat()
-    if unsafe lstat(path, &facts) == 0 { socketFile = (facts.st_dev, facts.st_ino) }
+    if let given {
+      listener = given
+    } else {
+      try Self.removeStaleSocket(path)
+      listener = Descriptor(
+        owning: try checked(unsafe pb_listen(path, 1024), "Listening on \(path)"))
+      var facts = stat()
+      if unsafe lstat(path, &facts) == 0 { socketFile = (facts.st_dev, facts.st_ino) }
+    }
   }
 
-  /// The socket's name goes; the lock file stays, empty: nothing is left to clear up.
+  /// The socket's name goes if it is ours; the lock file stays, empty: nothing is left to clear up.
   func leave() {
-    guard let ours = socketFile else { return }
-    socketFile = nil
+    guard !hasLeft else { return }
+    hasLeft = true
     var facts = stat()
-    if unsafe lstat(path, &facts) == 0, facts.st_dev == ours.device, facts.st_ino == ours.inode {
+    if let ours = socketFile, unsafe lstat(path, &facts) == 0, facts.st_dev == ours.device,
+      facts.st_ino == ours.inode
+    {
       _ = unsafe Glibc.unlink(path)
     }
     _ = ftruncate(lock.rawValue, 0)

@@ -197,7 +197,7 @@ package final class SpinPatience: Sendable {
   }
 }
 
-/// The doorbells of one access class: bell i belongs to board entry i.
+/// The doorbells of one access class: two for each board entry.
 package final class DoorbellSet: Sendable {
   private let words: SharedWords
   private let count: Int
@@ -211,13 +211,20 @@ package final class DoorbellSet: Sendable {
   }
 
   package static func byteCount(_ count: Int) -> Int {
-    Int(PB_BOARD_HEADER_BYTES) + count * Int(PB_BELL_BYTES)
+    Int(PB_BOARD_HEADER_BYTES) + count * Int(PB_BELL_PAIR_BYTES)
   }
 
-  /// The bell of an entry; the entry's number was checked when it was granted.
-  package func bell(_ entry: Int) -> Doorbell {
+  /// The bell of an entry's bytes; the entry's number was checked when it was granted.
+  package func bell(_ entry: Int) -> Doorbell { Doorbell(words, offset: offset(of: entry)) }
+
+  /// The bell on which a windowed blob's publisher waits for space.
+  package func spaceBell(_ entry: Int) -> Doorbell {
+    Doorbell(words, offset: offset(of: entry) + Int(PB_BELL_SPACE_AT))
+  }
+
+  private func offset(of entry: Int) -> Int {
     precondition((0..<count).contains(entry))
-    return Doorbell(words, offset: Int(PB_BOARD_HEADER_BYTES) + entry * Int(PB_BELL_BYTES))
+    return Int(PB_BOARD_HEADER_BYTES) + entry * Int(PB_BELL_PAIR_BYTES)
   }
 
   /// The sum over all bells.

@@ -1,7 +1,8 @@
 // Filling a fresh ring with what another has covered, by the broker, through descriptors: it maps
 // neither, since a peer could cut either short. First the map is copied, then the bytes that the copy
 // says are covered, so whatever is written meanwhile is not taken over. The tag comes last. Nobody has
-// been given the target yet, so nothing here races with anybody.
+// been given the target yet, so nothing here races with anybody. The marks of the source are not
+// taken over: they belong to a publisher that is gone.
 
 import CPatchbayLayout
 import PatchbayLayout
@@ -22,13 +23,15 @@ package enum RingCopy {
       ? try fillByMap(target, source, geometry) : try fillByFrontier(target, source, geometry)
     try put(UInt64(frontier), target, at: Int(PB_RING_FRONTIER_AT))
     try put(UInt64(covered), target, at: Int(PB_RING_COVERED_BYTES_AT))
-    try put(Extent.tag(useNumber: useNumber, index: index), target, at: Int(PB_RING_TAG_AT))
+    try put(RingTag.value(useNumber: useNumber, index: index), target, at: Int(PB_RING_TAG_AT))
   }
 
   private static func fillByFrontier(
     _ target: borrowing Descriptor, _ source: borrowing Descriptor, _ geometry: RingGeometry
   ) throws(PatchbayError) -> (frontier: Int, covered: Int) {
-    let frontier = try RingInspector.hints(source, geometry).frontier
+    let frontier = try RingInspector.hints(
+      source, limit: geometry.dataByteCount
+    ).frontier
     try copyData(0..<frontier, target, source, geometry)
     return (frontier, frontier)
   }

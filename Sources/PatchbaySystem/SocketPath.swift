@@ -1,5 +1,6 @@
 // Where the control socket is, and whether its directory can be trusted.
 
+import CPatchbaySystem
 import Glibc
 import PatchbayTypes
 
@@ -26,6 +27,22 @@ package struct SocketPath: Sendable, Hashable {
         "The socket path has \(path.utf8.count) bytes; the system takes 1 to "
           + "\(ControlSocket.pathByteLimit). Choose a shorter one with --socket.")
     }
+  }
+
+  /// The path of a listening socket that this process was born with, which is made ready to serve:
+  /// it does not block, and children do not inherit it.
+  /// - Throws: `inputOutput` when it is no socket that a broker can listen on.
+  package init(ofListener descriptor: Int32) throws(PatchbayError) {
+    var text = [CChar](repeating: 0, count: ControlSocket.pathByteLimit + 1)
+    let result = unsafe pb_adopt_listener(descriptor, &text, text.count)
+    guard result >= 0 else {
+      throw PatchbayError(
+        .inputOutput,
+        "Descriptor \(descriptor) is not a listening socket of the kind AF_UNIX, SOCK_SEQPACKET "
+          + "with a path (ListenSequentialPacket in a systemd unit): \(systemReason(-result)).",
+        systemErrno: -result)
+    }
+    path = String(decoding: text.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
   }
 
   package var directory: String {

@@ -1,6 +1,7 @@
 // What people type: sizes, durations, keys, positions.
 
 import ArgumentParser
+import Patchbay
 import PatchbayTypes
 import Testing
 
@@ -64,16 +65,19 @@ import Testing
   }
 
   @Test func `a start is a word or a position`() throws {
-    #expect(try StartPosition.typed("start") == .start)
-    #expect(try StartPosition.typed("live") == .live)
-    #expect(try StartPosition.typed("1KiB") == .position(1024))
-    #expect(throws: ValidationError.self) { try StartPosition.typed("end") }
+    #expect(try StartPoint.typed("start") == .start)
+    #expect(try StartPoint.typed("live") == .live)
+    #expect(try StartPoint.typed("1KiB") == .position(1024))
+    #expect(throws: ValidationError.self) { try StartPoint.typed("end") }
   }
 
   @Test(arguments: [
     ["put", "k", "--spool", "d"], ["put", "-", "--shuffle"], ["put", "k", "--shuffle", "1"],
     ["put", "k", "f", "--block", "4096"], ["put", "k", "--label", "a=1", "--label", "a=2"],
     ["cat"], ["cat", "k", "--no-wait", "--timeout", "1s"], ["get", "k"],
+    ["put", "k", "f", "--", "c"], ["put", "k", "--shuffle", "1", "--", "c"], ["put", "--", "c"],
+    ["put", "k", "f", "--shuffle", "1", "--tee"], ["completion"], ["completion", "tcsh"],
+    ["serve", "--idle-exit", "0s"], ["serve", "--idle-exit", "5"],
     ["wait", "k", "--for", "gone"], ["serve", "--memory", "0"], ["nothing"],
   ])
   func `wrong usage exits with 64`(arguments: [String]) {
@@ -82,6 +86,22 @@ import Testing
     } throws: {
       PatchbayCommand.exitCode(for: $0).rawValue == ExitStatus.usage
     }
+  }
+
+  @Test func `what stands behind the two dashes is the command, its own flags included`() throws {
+    let put = try #require(
+      try PatchbayCommand.parseAsRoot(["put", "k", "--tee", "--", "make", "-k", "--tee", "--", "x"])
+        as? PutVerb)
+    #expect(put.command == ["make", "-k", "--tee", "--", "x"])
+    #expect(put.file == nil && put.tee)
+  }
+
+  @Test(arguments: [
+    (0, nil), (3 << 8, "exited with status 3"), (255 << 8, "exited with status 255"),
+    (9, "was ended by signal 9 (Killed)"), (0x80 | 6, "was ended by signal 6 (Aborted)"),
+  ])
+  func `how a command ended is said in words, unless it succeeded`(status: Int32, words: String?) {
+    #expect(ChildCommand.words(for: status) == words)
   }
 
   @Test(arguments: PatchbayCommand.configuration.subcommands.map { $0.configuration })

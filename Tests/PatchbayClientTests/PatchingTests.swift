@@ -83,6 +83,7 @@ import Testing
       try second.write(pattern(0..<1000), at: 0)
       #expect(claim?.range == 1000..<2000)
       claim = nil
+      try client.ping()
       #expect(code { try second.write([1], at: 1500) } == .rangeOverlap)
       try second.write(pattern(2000..<10_000), at: 2000)
       try first.seal()
@@ -94,7 +95,8 @@ import Testing
   @Test func `a seal is refused while another claims, and done for all once nobody does`() throws {
     try withBroker { broker, client in
       let first = try client.publisher("k", joinable(100))
-      let second = try broker.makeClient().join("k")
+      let other = try broker.makeClient()
+      let second = try other.join("k")
       try first.write(pattern(0..<100), at: 0)
       do {
         let claim = try second.claim(10..<20)
@@ -106,6 +108,8 @@ import Testing
         }
         withExtendedLifetime(claim) {}
       }
+      // What was said before this was answered has been heard.
+      try other.ping()
       try first.seal()
       // The other publisher's seal finds what it asks for; nothing more can be written.
       #expect(code { _ = try second.claim(10..<20) } == .closed)

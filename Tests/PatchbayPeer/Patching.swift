@@ -12,10 +12,10 @@ extension Conversation {
     case "create":
       let options = try sharedOptions(words)
       return "\(try connected().create(key, options))"
-    case "share", "resume":
+    case "share", "takeOver":
       var options = try sharedOptions(words)
       options.isJoinable = verb == "share"
-      options.resumes = verb == "resume"
+      options.resumes = verb == "takeOver"
       return try keep(try connected().publisher(key, options), name)
     case "join": return try keep(try connected().join(key), name)
     case "openOrCreate":

@@ -164,10 +164,10 @@ import Testing
     first.process.kill(SIGKILL)
     try eventually("the first generation has failed") { try state(broker, "k") == "failed" }
     let second = try broker.peer()
-    #expect(try second.askForError("resume k 5 -").code == "lengthMismatch")
-    #expect(try second.askForError("resume k \(byteCount) - append").code == "keyExists")
+    #expect(try second.askForError("takeOver k 5 -").code == "lengthMismatch")
+    #expect(try second.askForError("takeOver k \(byteCount) - append").code == "keyExists")
     #expect(try state(broker, "k") == "failed")
-    let next = try second.ask("resume k \(byteCount)")
+    let next = try second.ask("takeOver k \(byteCount)")
     #expect(next != generation)
     let missing = "100001..<3000000,7000003..<\(byteCount)"
     #expect(try second.ask("missing k") == missing)

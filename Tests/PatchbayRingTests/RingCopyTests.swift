@@ -61,7 +61,7 @@ import Testing
       if bytes != expected { Issue.record("bytes \(at)..<\(end) differ") }
       at = end
     }
-    let hints = try RingInspector.hints(to, geometry)
+    let hints = try RingInspector.hints(to, limit: byteCount)
     #expect(hints.coveredByteCount == isCovered.count { $0 })
     #expect(copy.frontier == (isCovered.firstIndex(of: false) ?? byteCount))
     // It can be written further.

@@ -44,6 +44,14 @@ package final class ChildProcess: Sendable {
     for (index, descriptor) in inherited.enumerated() {
       unsafe posix_spawn_file_actions_adddup2(&actions, descriptor, Int32(3 + index))
     }
+    // The test runner blocks signals that programs are to get.
+    var attributes = posix_spawnattr_t()
+    unsafe posix_spawnattr_init(&attributes)
+    defer { unsafe posix_spawnattr_destroy(&attributes) }
+    var nothing = sigset_t()
+    _ = unsafe sigemptyset(&nothing)
+    unsafe posix_spawnattr_setsigmask(&attributes, &nothing)
+    unsafe posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
     var all = Self.environment
     all["SWIFT_BACKTRACE"] = "enable=no"
     for (key, value) in environment { all[key] = value }
@@ -51,7 +59,7 @@ package final class ChildProcess: Sendable {
     let envp = all.map { unsafe strdup("\($0.key)=\($0.value)") } + [nil]
     defer { for pointer in argv + envp { unsafe free(pointer) } }
     var child: pid_t = 0
-    let result = unsafe posix_spawn(&child, path, &actions, nil, argv, envp)
+    let result = unsafe posix_spawn(&child, path, &actions, &attributes, argv, envp)
     _ = close(toChild[0])
     _ = close(fromChild[1])
     input = toChild[1]

@@ -141,6 +141,7 @@ private struct TableWalker {
       ("bytes of an error's message", WireLimit.message),
       ("missing ranges in a failure", WireLimit.missing),
       ("entries of a page", WireLimit.pageEntries),
+      ("sequential subscribers of a window", WireLimit.subscriptions),
       ("highest position", ExtentPlan.positionLimit),
     ]
     #expect(page.rows(under: "Limits") == limits.map { [$0.0, "\($0.1)"] })

@@ -72,19 +72,29 @@ enum Golden {
       .remove(RemoveRequest(key: key, generation: Generation(rawValue: 9)))),
     Sample("statistics", 18, .statistics),
     Sample("ping", 19, .ping),
-    Sample("createWith", 20, .createWith(CreateRequest(key: key), .plain)),
+    Sample("create, window", 20, .create(windowCreate)),
     Sample(
-      "createWith, every field", 21,
+      "subscribe", 21,
+      .subscribe(SubscriptionRequest(generation: reference.generation, entry: 63))),
+    Sample(
+      "unsubscribe", 22,
+      .unsubscribe(SubscriptionRequest(generation: reference.generation, entry: 0))),
+    Sample("subscriptions", 23, .subscriptions(reference)),
+    Sample("attachTable", 24, .attachTable(TableRequest(blob: reference, clientID: 42))),
+    Sample("detach", 25, .detach(DetachRequest(blob: reference, subscription: subscription))),
+    Sample("createWith", 26, .createWith(CreateRequest(key: key), .plain)),
+    Sample(
+      "createWith, every field", 27,
       .createWith(
         fullCreate,
         CreateTerms(ownership: .ownerless, idleLimit: .seconds(60), resumes: true))),
-    Sample("join", 22, .join(JoinRequest(key: key, generation: nil))),
+    Sample("join", 28, .join(JoinRequest(key: key, generation: nil))),
     Sample(
-      "join, one generation", 23,
+      "join, one generation", 29,
       .join(JoinRequest(key: key, generation: Generation(rawValue: 9)))),
-    Sample("claim", 24, .claim(ClaimRequest(blob: reference, range: 4096..<1_000_000))),
-    Sample("release", 25, .release(ReleaseRequest(blob: reference, claim: 24))),
-    Sample("leave", 26, .leave(reference)),
+    Sample("claim", 30, .claim(ClaimRequest(blob: reference, range: 4096..<1_000_000))),
+    Sample("release", 31, .release(ReleaseRequest(blob: reference, claim: 30))),
+    Sample("leave", 32, .leave(reference)),
   ]
 
   static let replies: [Sample<Reply>] = [
@@ -115,10 +125,15 @@ enum Golden {
     Sample("list, empty", 15, .list(ListPage(blobs: [], hasMore: false))),
     Sample("statistics", 18, .statistics(statistics)),
     Sample("pong", 19, .pong),
-    Sample("joined", 22, .joined(joinedGrant)),
+    Sample("created, window", 20, .created(windowGrant)),
     Sample(
-      "claimed", 24,
-      .claimed(ClaimGrant(blob: reference, claim: 24, range: 4096..<1_000_000))),
+      "subscriptions", 23,
+      .subscriptions(SubscriptionList(version: 7, subscriptions: [subscription]))),
+    Sample("table", 24, .table),
+    Sample("joined", 28, .joined(joinedGrant)),
+    Sample(
+      "claimed", 30,
+      .claimed(ClaimGrant(blob: reference, claim: 30, range: 4096..<1_000_000))),
   ]
 
   private static var inlineCreate: CreateRequest {
@@ -127,6 +142,26 @@ enum Golden {
     create.type = "text/plain"
     create.inlineBytes = Array("hello".utf8)
     return create
+  }
+
+  private static let subscription = Subscription(clientID: 42, entry: 5)
+
+  private static var windowCreate: CreateRequest {
+    var create = CreateRequest(key: key)
+    create.order = .appendOnly
+    create.policy = .backpressure
+    create.firstExtent = 1 << 20
+    create.segment = 1 << 17
+    return create
+  }
+
+  private static var windowGrant: BlobGrant {
+    BlobGrant(
+      blob: reference, state: .open, byteCount: nil, order: .appendOnly, policy: .backpressure,
+      plan: plan(1 << 20, 1 << 20), segment: 1 << 17, wakeClasses: shift(14), board: 5, entry: 17,
+      extent: ExtentGrant(
+        index: 0, ringID: 0x5152_5354_5556_5758, useNumber: 1, dataByteCount: 1 << 20,
+        beginsUse: true))
   }
 
   private static var fullCreate: CreateRequest {
@@ -140,6 +175,7 @@ enum Golden {
     create.isCache = true
     create.firstExtent = 65536
     create.extentLimit = 1 << 20
+    create.segment = 4096
     create.type = "text/plain"
     create.labels = [
       BlobInfo.Label(name: "unit", value: "m"), BlobInfo.Label(name: "", value: "ü"),
@@ -272,6 +308,15 @@ enum Extreme {
     Sample("statistics", .max, .statistics),
     Sample("ping", .max, .ping),
     Sample(
+      "subscribe", .max,
+      .subscribe(SubscriptionRequest(generation: highest.generation, entry: 63))),
+    Sample(
+      "unsubscribe", .max,
+      .unsubscribe(SubscriptionRequest(generation: highest.generation, entry: 63))),
+    Sample("subscriptions", .max, .subscriptions(highest)),
+    Sample("attachTable", .max, .attachTable(TableRequest(blob: highest, clientID: .max))),
+    Sample("detach", .max, .detach(DetachRequest(blob: highest, subscription: subscription))),
+    Sample(
       "createWith", .max,
       .createWith(
         create,
@@ -282,12 +327,15 @@ enum Extreme {
     Sample("leave", .max, .leave(highest)),
   ]
 
+  private static let subscription = Subscription(clientID: .max, entry: 63)
+
   private static var create: CreateRequest {
     var create = CreateRequest(key: longKey)
     create.byteCount = top
     create.mode = .max
     create.firstExtent = top
     create.extentLimit = top
+    create.segment = top
     create.type = text(WireLimit.type)
     create.labels = labels
     create.inlineBytes = [UInt8](repeating: 0xee, count: Frame.inlineByteLimit)
@@ -324,14 +372,23 @@ enum Extreme {
           hasMore: false))),
     Sample("statistics", .max, .statistics(statistics)),
     Sample("pong", .max, .pong),
+    Sample(
+      "subscriptions", .max,
+      .subscriptions(
+        SubscriptionList(
+          version: .max,
+          subscriptions: [Subscription](
+            repeating: subscription, count: WireLimit.subscriptions)))),
+    Sample("table", .max, .table),
     Sample("joined", .max, .joined(grant)),
     Sample("claimed", .max, .claimed(ClaimGrant(blob: highest, claim: .max, range: 0..<top))),
   ]
 
   private static var grant: BlobGrant {
     BlobGrant(
-      blob: highest, state: .gone, byteCount: top, order: .appendOnly, plan: Golden.plan(page, top),
-      wakeClasses: Golden.shift(30), board: .max, entry: .max,
+      blob: highest, state: .gone, byteCount: top, order: .appendOnly, policy: .dropOldest,
+      plan: Golden.plan(page, top), segment: top, wakeClasses: Golden.shift(30), board: .max,
+      entry: .max,
       inlineBytes: [UInt8](repeating: 0xee, count: Frame.inlineByteLimit), extentEnd: lastIndex,
       extent: extent)
   }

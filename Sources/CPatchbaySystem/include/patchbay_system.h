@@ -39,6 +39,9 @@ int pb_shm_unlink(const char *name);
 // listener's queue is full; -EAGAIN when the moment came first.
 int pb_listen(const char *path, int backlog);
 int pb_connect(const char *path, int64_t deadline_ns);
+// Makes a listener that this process was born with like one of pb_listen, and tells its path, which
+// has at most capacity - 1 bytes. -EPROTOTYPE: it is no listening socket of that kind with a path.
+int pb_adopt_listener(int listener, char *path, size_t capacity);
 int pb_accept(int listener);
 int pb_socket_pair(int *first, int *second);
 // One packet. -EAGAIN when the peer's queue is full (never blocks, never raises SIGPIPE).
@@ -50,6 +53,8 @@ int64_t pb_receive(int socket, void *bytes, size_t capacity, int *descriptors, i
 int pb_peer(int socket, int32_t *pid, uint32_t *uid, uint32_t *gid);
 // A pidfd of the process that connected; by SO_PEERPIDFD where the kernel has it.
 int pb_peer_pidfd(int socket, int32_t pid);
+// A pidfd of a process by its number: readable once the process has ended.
+int pb_pidfd(int32_t pid);
 // Waits until the socket can be read (or is hung up), or the time. 1, 0 on time-out, -errno.
 int pb_poll_readable(int descriptor, int64_t deadline_ns);
 int pb_poll_writable(int descriptor, int64_t deadline_ns);
@@ -67,6 +72,9 @@ int pb_pipe(int *ends);
 int pb_eventfd(void);
 int pb_eventfd_signal(int descriptor);
 int pb_eventfd_drain(int descriptor);
+
+// One datagram to a socket path; @ at its beginning stands for the abstract name space. Never waits.
+int pb_send_datagram(const char *path, const char *text);
 
 // An exclusive, non-blocking flock on the file, created 0600 without following a symlink.
 int pb_lock_file(const char *path);

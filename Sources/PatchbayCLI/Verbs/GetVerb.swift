@@ -22,10 +22,10 @@ struct GetVerb: Verb {
 
   @OptionGroup var common: CommonOptions
 
-  @Argument(help: "The key.", transform: Typed.key)
+  @Argument(help: "The key.", completion: .keys, transform: Typed.key)
   var key: BlobKey
 
-  @Argument(help: "The file to make, or -: standard output.")
+  @Argument(help: "The file to make, or -: standard output.", completion: .file())
   var file: String
 
   @Option(

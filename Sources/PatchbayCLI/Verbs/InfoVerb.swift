@@ -20,7 +20,7 @@ struct InfoVerb: Verb {
 
   @OptionGroup var common: CommonOptions
 
-  @Argument(help: "The key.", transform: Typed.key)
+  @Argument(help: "The key.", completion: .keys, transform: Typed.key)
   var key: BlobKey
 
   @Flag(help: "Draws the written ranges.")

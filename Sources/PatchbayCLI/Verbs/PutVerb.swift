@@ -8,20 +8,32 @@ import Patchbay
 struct PutVerb: Verb {
   static let configuration = CommandConfiguration(
     commandName: "put",
-    abstract: "Publishes a file or standard input, and seals it.",
+    abstract: "Publishes a file, standard input or a command's output, and seals it.",
+    usage: """
+      patchbay put <key> [<file>] [<options>]
+      patchbay put <key> [<options>] -- <command> ...
+      """,
     discussion: """
       Readers see the bytes as they come. A regular file announces its length; one that changes \
       its size meanwhile fails the blob. So does a signal: readers get the cause "interrupted" or \
       "terminated".
 
       With a plain pipe (`make | patchbay put KEY`) nobody can tell that the producer died: the \
-      pipe just ends, and the blob is sealed. Give --length where the length is known; a pipe \
-      that ends early then fails the blob.
+      pipe just ends, and the blob is sealed. `patchbay put KEY -- make` runs the command itself \
+      and seals only when it exits with 0; otherwise the blob has failed, and its readers are \
+      told how the command ended. Signals are passed on to the command, and it is asked to end \
+      when publishing cannot go on. It is started once the key is ours. Or give --length where \
+      the length is known: a pipe that ends early then fails the blob.
+
+      With --tee the bytes go to standard output as well. When nobody reads there any more, \
+      publishing goes on.
 
       Example: patchbay put models/v7 weights.bin --type application/octet-stream
+      Example: patchbay put build/log -- make -k all
 
       Exits with 0 sealed; 64 usage; 65 not the announced length; 69 no broker; 73 the key \
-      exists; 74 the input cannot be read; 81 no space; 130 interrupted; 143 terminated.
+      exists; 74 the input cannot be read, or the command not be started; 79 the command did not \
+      exit with 0; 81 no space; 130 interrupted; 143 terminated.
       """)
 
   @OptionGroup var common: CommonOptions
@@ -29,8 +41,15 @@ struct PutVerb: Verb {
   @Argument(help: "The key to publish under.", transform: Typed.key)
   var key: BlobKey
 
-  @Argument(help: "What to publish; - or nothing: standard input.")
-  var file = "-"
+  @Argument(help: "What to publish; - or nothing: standard input.", completion: .file())
+  var file: String?
+
+  @Argument(
+    parsing: .postTerminator, help: "Behind --: a command to run, whose output is published.")
+  var command: [String] = []
+
+  @Flag(help: "Passes the bytes on to standard output.")
+  var tee = false
 
   @Option(
     help: ArgumentHelp("Announces this length; other lengths fail the blob.", valueName: "size"),
@@ -50,8 +69,11 @@ struct PutVerb: Verb {
 
   @Option(
     help: ArgumentHelp(
-      "The size of the rings that make up the blob.",
-      discussion: "Default: one for the whole of a known length, else 64KiB doubling to 64MiB.",
+      "The size of the rings that make up the blob, or of its one ring (see --policy).",
+      discussion: """
+        Default: one for the whole of a known length, else 64KiB doubling to 64MiB; 1MiB for one \
+        that keeps the last bytes only.
+        """,
       valueName: "size"),
     transform: Typed.positiveSize)
   var ring: Int?
@@ -75,15 +97,31 @@ struct PutVerb: Verb {
     transform: Typed.label)
   var label: [BlobInfo.Label] = []
 
+  @OptionGroup var flow: FlowOptions
+
   @Flag(help: "Takes the place of a blob that has the key; its readers finish undisturbed.")
   var replace = false
 
   func validate() throws {
-    if shuffle != nil, file == "-" {
-      throw ValidationError("--shuffle needs a regular FILE; standard input has no random access.")
+    if shuffle != nil, !command.isEmpty || file ?? "-" == "-" {
+      throw ValidationError(
+        "--shuffle needs a regular FILE; standard input and commands have no random access.")
+    }
+    if shuffle != nil, tee {
+      throw ValidationError("--tee passes the bytes on in order; leave --shuffle out.")
+    }
+    if shuffle != nil, flow.isWindow || flow.lines {
+      throw ValidationError(
+        "--shuffle writes out of order; leave --lines and policies that keep the last bytes out.")
     }
     if block != nil, shuffle == nil {
       throw ValidationError("--block is the block size of --shuffle; give both.")
+    }
+    if file != nil, !command.isEmpty {
+      throw ValidationError("Publish either a FILE or the output of a COMMAND, not both.")
+    }
+    if command.isEmpty, CommandLine.arguments.last == "--" {
+      throw ValidationError("Behind -- stands the COMMAND to run; there is none.")
     }
     if Set(label.map(\.name)).count < label.count {
       throw ValidationError("A label name was given twice.")
@@ -91,18 +129,52 @@ struct PutVerb: Verb {
   }
 
   func perform() throws {
-    let source = try PutSource(file, length: length, isShuffled: shuffle != nil)
+    // A reader of what --tee passes on may go; the blob has others.
+    if tee { _ = signal(SIGPIPE, SIG_IGN) }
+    guard command.isEmpty else { return try publishOutput() }
+    let source = try PutSource(file ?? "-", length: length, isShuffled: shuffle != nil)
     let client = try common.connect()
-    if let byteCount = source.smallByteCount, shuffle == nil, ring == nil, rate == nil {
+    if let byteCount = source.smallByteCount, shuffle == nil, ring == nil, rate == nil,
+      !flow.isWindow, !flow.lines
+    {
       return try publishWhole(source, byteCount, client)
     }
-    Interruption.react { _, index in index == 0 ? .grace(.seconds(5)) : .end }
     let started = ContinuousClock.now
-    let publisher = try Failure.about(key) { try client.publisher(key, options(for: source)) }
+    let publisher = try begin(client, byteCount: source.byteCount)
+    try transfer(source, publisher, since: started)
+  }
+
+  /// The command is started when the blob is there: a key that is taken costs no work.
+  private func publishOutput() throws {
+    let started = ContinuousClock.now
+    let publisher = try begin(common.connect(), byteCount: length)
+    let source: PutSource
+    do throws(PatchbayError) {
+      source = try PutSource(outputOf: command, length: length)
+    } catch {
+      fail(publisher, because: error)
+      throw Failure(error, key: key)
+    }
+    try transfer(source, publisher, since: started)
+  }
+
+  /// From here on a signal fails the blob before it ends the process.
+  private func begin(_ client: PatchbayClient, byteCount: Int?) throws -> Publisher {
+    Interruption.react { _, index in index == 0 ? .grace(.seconds(5)) : .end }
+    return try Failure.about(key) { try client.publisher(key, options(byteCount: byteCount)) }
+  }
+
+  private func transfer(
+    _ source: consuming PutSource, _ publisher: Publisher, since started: ContinuousClock.Instant
+  ) throws {
+    let isQuiet = common.quiet || tee && !StandardOutput.isRegularFile
     var transfer = PutTransfer(
-      publisher, source, rate: rate, progress: Progress("\(key)", quiet: common.quiet))
-    try Failure.about(key) {
+      publisher, source, rate: rate, passesOn: tee, marksLines: flow.lines,
+      progress: Progress("\(key)", quiet: isQuiet))
+    do {
       try sealing(publisher, &transfer)
+    } catch let error as PatchbayError {
+      throw Failure(error, key: key)
     }
     try report(publisher.generation, transfer.byteCount, since: started)
   }
@@ -115,17 +187,26 @@ struct PutVerb: Verb {
     var bytes = [UInt8](repeating: 0, count: byteCount)
     try source.read(0..<byteCount, into: &bytes)
     try source.expectSize(byteCount)
-    let options = options(for: source)
+    let options = options(byteCount: byteCount)
     let generation = try Failure.about(key) { try client.publish(bytes, as: key, options) }
+    if tee {
+      var passedOn = PassedOn()
+      try passedOn.write(bytes)
+    }
     try report(generation, byteCount, since: started)
   }
 
-  private func options(for source: borrowing PutSource) -> BlobOptions {
+  private func options(byteCount: Int?) -> BlobOptions {
     var options = BlobOptions(
-      byteCount: source.byteCount, order: shuffle == nil ? .appendOnly : .any, mode: mode,
+      byteCount: byteCount, order: shuffle == nil ? .appendOnly : .any, mode: mode,
       replaces: replace, type: type, labels: label)
-    options.firstExtentByteCount = ring
-    options.extentByteLimit = ring
+    if flow.isWindow {
+      options.ringByteCount = ring
+    } else {
+      options.firstExtentByteCount = ring
+      options.extentByteLimit = ring
+    }
+    flow.apply(to: &options)
     return options
   }
 
@@ -141,10 +222,16 @@ struct PutVerb: Verb {
       transfer.progress.finish(transfer.byteCount, of: publisher.byteCount)
     } catch {
       transfer.progress.clear()
-      let cause = (error as? Interrupted)?.word ?? "\(error)"
-      if !publisher.isEnded { try? publisher.fail(cause, deadline: .after(.seconds(3))) }
+      fail(publisher, because: error)
+      transfer.stop()
       throw error
     }
+  }
+
+  private func fail(_ publisher: Publisher, because error: any Error) {
+    guard !publisher.isEnded else { return }
+    let cause = (error as? Interrupted)?.word ?? (error as? PatchbayError)?.cause ?? "\(error)"
+    try? publisher.fail(cause, deadline: .after(.seconds(3)))
   }
 
   private func report(
@@ -156,6 +243,7 @@ struct PutVerb: Verb {
     fields["generation"] = .unsigned(generation.rawValue)
     fields["byteCount"] = .integer(byteCount)
     fields["seconds"] = .seconds(ContinuousClock.now - started)
-    try StandardOutput.line(JSON.object(fields).text)
+    let line = JSON.object(fields).text
+    if tee { StandardError.write(line + "\n") } else { try StandardOutput.line(line) }
   }
 }

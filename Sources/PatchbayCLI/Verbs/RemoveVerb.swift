@@ -19,7 +19,7 @@ struct RemoveVerb: Verb {
 
   @OptionGroup var common: CommonOptions
 
-  @Argument(help: "The keys.", transform: Typed.key)
+  @Argument(help: "The keys.", completion: .keys, transform: Typed.key)
   var keys: [BlobKey]
 
   @Flag(name: [.customShort("f"), .customLong("force")], help: "Keys that do not exist are fine.")

@@ -15,9 +15,19 @@ struct ServeVerb: Verb {
       readers, lets open ones finish for up to 30 s, and exits with 0; on a second signal it ends \
       at once and exits with 143 or 130. Its shared memory is gone afterwards.
 
-      Example: patchbay serve --memory 4GiB
+      With --idle-exit it ends by itself when nobody has been connected and nothing has been open \
+      for that long. Sealed blobs do not keep it: they go with it.
 
-      Exits with 0 drained; 64 usage; 73 another broker has the socket; 74 the socket cannot be \
+      A service manager may hand it the listening socket (LISTEN_FDS, one socket; systemd: \
+      ListenSequentialPacket) and is told READY=1 and STOPPING=1 on NOTIFY_SOCKET (systemd: \
+      Type=notify). With both, it runs only while it is wanted: systemd starts it for the first \
+      client, and --idle-exit ends it.
+
+      Example: patchbay serve --memory 4GiB
+      Example: systemd-socket-activate --seqpacket -l "$XDG_RUNTIME_DIR/patchbay.sock" \
+      patchbay serve --idle-exit 5m
+
+      Exits with 0 drained or idle; 64 usage; 73 another broker has the socket; 74 the socket cannot be \
       made; 77 not permitted; 81 no space; 130, 143 ended at once.
       """)
 
@@ -29,6 +39,13 @@ struct ServeVerb: Verb {
       discussion: "Default: a quarter of what is free in /dev/shm.", valueName: "size"),
     transform: Typed.positiveSize)
   var memory: Int?
+
+  @Option(
+    help: ArgumentHelp(
+      "Ends when there has been no client and no open blob for so long.",
+      discussion: "Default: never.", valueName: "duration"),
+    transform: Typed.positiveDuration)
+  var idleExit: Duration?
 
   func perform() throws {
     // A log reader that goes away must not take the broker with it.
@@ -42,13 +59,23 @@ struct ServeVerb: Verb {
     let broker = try start()
     let endedBySignal = endingOnSignals(broker)
     announce(broker)
+    ServiceManager.tell("READY=1")
     broker.waitUntilEnded()
+    // For an end without a signal; it does no harm twice.
+    ServiceManager.tell("STOPPING=1")
     if let number = endedBySignal() { throw ExitCode(128 + number) }
   }
 
   private func start() throws -> Broker {
+    let listener = try ServiceManager.takeListener()
+    if listener != nil, common.socket != nil {
+      throw ValidationError("A socket was handed over (LISTEN_FDS); leave --socket out.")
+    }
+    var configuration = BrokerConfiguration(socketPath: common.socket, memoryLimit: memory)
+    configuration.listeningDescriptor = listener
+    configuration.idleLimit = idleExit
     do throws(PatchbayError) {
-      return try Broker(BrokerConfiguration(socketPath: common.socket, memoryLimit: memory))
+      return try Broker(configuration)
     } catch {
       // A taken path is "exists already" for whoever starts brokers, not "no space".
       let isTaken = error.code == .limitReached && error.systemErrno == EWOULDBLOCK
@@ -64,6 +91,7 @@ struct ServeVerb: Verb {
     let isTalking = !common.quiet && !common.json
     Interruption.react { number, index in
       if index == 0 {
+        ServiceManager.tell("STOPPING=1")
         broker.requestDrain()
         if isTalking {
           StandardError.write("patchbay: draining; a second signal ends the broker at once\n")
