@@ -110,7 +110,11 @@ let package = Package(
       logging),
     tests("PatchbayCLITests", "PatchbayCLI", "PatchbayTypes"),
     tests("PatchbayLoadTests", "PatchbayLoad", "CFloor", "PatchbayText"),
-    tests("PatchbayClientTests", "Patchbay", "PatchbayBroker", "PatchbayTestSupport"),
+    tests(
+      "PatchbayClientTests", "Patchbay", "PatchbayRing", "PatchbayBroker", "PatchbayTestSupport"),
+    .testTarget(
+      name: "PatchbayExampleTests",
+      dependencies: ["Patchbay", "PatchbayBroker", "PatchbayTestSupport"], swiftSettings: strict),
     tests("PatchbayHouseTests", "PatchbayTestSupport"),
     tests(
       "PatchbayProcessTests", "PatchbayTestSupport", "Patchbay", "PatchbaySystem", "PatchbayWire",

@@ -93,13 +93,22 @@ final class BlobHandle: Sendable {
     try self.init(session, key: key, grant: grant, board, delivery, isWritable: isWritable)
   }
 
-  /// The same blob for reading only, without an end of its own.
-  convenience init(lookingAt publisher: BlobHandle) throws(PatchbayError) {
-    var grant = publisher.grant
+  /// As the blocking `init`.
+  static func made(
+    _ session: Session, key: BlobKey, grant: BlobGrant, _ delivery: Delivery, isWritable: Bool,
+    deadline: Deadline
+  ) async throws(PatchbayError) -> BlobHandle {
+    let board =
+      grant.inlineBytes == nil ? try await session.board(grant.board, deadline: deadline) : nil
+    return try BlobHandle(
+      session, key: key, grant: grant, board, delivery, isWritable: isWritable)
+  }
+
+  /// The grant of a handle that looks at the same blob, for reading only, without an end of its own.
+  var lookingGrant: BlobGrant {
+    var grant = grant
     grant.extent = nil
-    try self.init(
-      publisher.session, key: publisher.key, grant: grant, Delivery(.pong, []), isWritable: false,
-      deadline: .standard)
+    return grant
   }
 
   var generation: Generation { grant.blob.generation }
@@ -223,6 +232,28 @@ final class BlobHandle: Sendable {
     }
   }
 
+  /// As the blocking `attach`.
+  /// - Parameter check: asked now and then while the broker does not answer; may throw.
+  @discardableResult
+  func attach(
+    _ index: Int, deadline: Deadline,
+    check: @escaping @Sendable () throws(PatchbayError) -> Void = {}
+  ) async throws(PatchbayError) -> Attachment {
+    switch knowledge(of: index) {
+    case .known(let attachment): return attachment
+    case .unknown(let question):
+      let answer: Result<Delivery, PatchbayError>
+      do throws(PatchbayError) {
+        answer = .success(
+          try await session.connection.call(
+            question.request, deadline: deadline.atLeast(ExtentQuestion.leastTime), check: check))
+      } catch {
+        answer = .failure(error)
+      }
+      return try take(answer, to: question)
+    }
+  }
+
   // MARK: Extents to write
 
   /// Maps all extents that the range touches, for writing; the broker makes those that are not
@@ -237,6 +268,20 @@ final class BlobHandle: Sendable {
       guard mappedExtent(index) == nil else { continue }
       _ = try adopt(
         try session.connection.call(growRequest(index), deadline: .standard), index: index)
+    }
+  }
+
+  /// As the blocking `grow`.
+  func grow(_ range: Range<Int>) async throws(PatchbayError) {
+    while let index = firstUnmapped(in: range) {
+      try checkIndex(index)
+      let question = index..<index + 1
+      try await growths.enter(question, deadline: .standard) {}
+      defer { growths.leave(question, coveredTo: index) }
+      // Another caller may have asked meanwhile.
+      guard mappedExtent(index) == nil else { continue }
+      let delivery = try await session.connection.call(growRequest(index), deadline: .standard)
+      _ = try adopt(delivery, index: index)
     }
   }
 

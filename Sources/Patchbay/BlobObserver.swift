@@ -6,7 +6,7 @@ import PatchbayTypes
 
 /// Sees which ranges of a blob are written, as they are written.
 public final class BlobObserver: Sendable {
-  private let handle: BlobHandle
+  let handle: BlobHandle
 
   init(_ handle: BlobHandle) { self.handle = handle }
 

@@ -62,4 +62,12 @@ public struct BlobOptions: Sendable, Hashable {
     self.type = type
     self.labels = labels
   }
+
+  /// The same for bytes that come in order.
+  func appended(byteCount: Int?) -> BlobOptions {
+    var options = self
+    options.byteCount = byteCount
+    options.order = .appendOnly
+    return options
+  }
 }

@@ -8,7 +8,7 @@ import PatchbayTypes
 /// Dropped without a commit, the loan is abandoned: nothing was appended.
 @safe public struct Loan: ~Copyable {
   private let publisher: Publisher
-  private let place: Publisher.LentPlace
+  let place: Publisher.LentPlace
   private var committed = 0
 
   init(_ publisher: Publisher, _ place: Publisher.LentPlace) {
@@ -32,12 +32,6 @@ import PatchbayTypes
     let place = unsafe place.ring.writableBytes(range).bindMemory(to: UInt8.self)
     var span = unsafe place.mutableSpan
     return try body(&span)
-  }
-
-  borrowing func fill(
-    _ body: (UnsafeMutableRawBufferPointer) throws(PatchbayError) -> Int
-  ) throws(PatchbayError) -> Int {
-    try unsafe body(place.ring.writableBytes(range))
   }
 
   /// Appends the first bytes of the loan; they are readable on return. The rest go back.

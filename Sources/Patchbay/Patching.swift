@@ -25,14 +25,15 @@ extension PatchbayClient {
   public func create(
     _ key: BlobKey, _ options: BlobOptions = BlobOptions(), deadline: Deadline = .standard
   ) throws(PatchbayError) -> Generation {
-    let terms = CreateTerms(
-      ownership: .ownerless, idleLimit: options.idleLimit, resumes: options.resumes)
-    let delivery = try session.connection.call(
-      .createWith(Self.request(key, options), terms), deadline: deadline)
-    guard case .created(let grant) = delivery.reply else {
-      throw Session.unexpected(delivery.reply)
-    }
-    return grant.blob.generation
+    try session.connection.call(ownerlessRequest(key, options), deadline: deadline)
+      .created.blob.generation
+  }
+
+  func ownerlessRequest(_ key: BlobKey, _ options: BlobOptions) -> Request {
+    .createWith(
+      request(key, options),
+      CreateTerms(
+        ownership: .ownerless, idleLimit: options.idleLimit, resumes: options.resumes))
   }
 
   /// Becomes one more publisher of a joinable blob. Blocks for the broker's answer. A client
@@ -49,18 +50,23 @@ extension PatchbayClient {
   ) throws(PatchbayError) -> Publisher {
     let delivery = try session.connection.call(
       .join(JoinRequest(key: key, generation: generation)), deadline: deadline)
-    guard case .joined(let grant) = delivery.reply else { throw Session.unexpected(delivery.reply) }
+    let grant = try delivery.joined
     do throws(PatchbayError) {
       let handle = try BlobHandle(
         session, key: key, grant: grant, delivery, isWritable: true, deadline: deadline)
-      // No window is joined: the limit of its slowest subscriber is never looked at.
-      return Publisher(
-        handle, slowestLimit: BlobOptions().slowestLimit, isShared: true, looksAround: true)
+      return Publisher(handle, Self.joined)
     } catch {
       session.connection.post(.leave(grant.blob))
       throw error
     }
   }
+
+  /// What a publisher that joins has in common with one that created the blob as joinable.
+  static let joined: BlobOptions = {
+    var options = BlobOptions()
+    options.isJoinable = true
+    return options
+  }()
 
   /// Opens the blob with this key, or creates it: of all callers in all processes exactly one
   /// creates it, and the others get its readers. A blob that has failed counts as none. Blocks for
@@ -79,20 +85,19 @@ extension PatchbayClient {
     var look: Deadline?
     while true {
       if let subscriber = try existing(key, waitUntil: look) { return .existing(subscriber) }
-      guard deadline.remaining != .zero else {
-        throw PatchbayError(
-          .timedOut, "The key \(key) was neither opened nor created before the deadline.")
-      }
+      guard deadline.remaining != .zero else { throw Self.neitherOpenedNorCreated(key) }
       do throws(PatchbayError) {
         let publisher = try publisher(key, options, deadline: deadline)
         return .created(publisher, try reader(of: publisher))
       } catch  where error.code == .keyExists {
-        // It may be being created at this moment: then it is waited for, a while at a time, since
-        // that may come to nothing.
-        look = deadline.atMost(.milliseconds(100))
+        look = deadline.atMost(Self.birthTime)
       }
     }
   }
+
+  /// It may be being created at this moment: then it is waited for, a while at a time, since that
+  /// may come to nothing.
+  static let birthTime = Duration.milliseconds(100)
 
   /// A reader of the key's blob; nil when there is none that is worth reading.
   private func existing(
@@ -101,18 +106,32 @@ extension PatchbayClient {
     do throws(PatchbayError) {
       return try open(key, waitUntil: waitUntil)
     } catch {
-      switch error.code {
-      case .noSuchKey, .blobFailed, .abandoned, .removed, .contentDiverged, .digestMismatch:
-        return nil
-      case .timedOut where waitUntil != nil: return nil
-      default: throw error
-      }
+      guard Self.isNothingToRead(error.code, waits: waitUntil != nil) else { throw error }
+      return nil
+    }
+  }
+
+  static func neitherOpenedNorCreated(_ key: BlobKey) -> PatchbayError {
+    PatchbayError(
+      .timedOut, "The key \(key) was neither opened nor created before the deadline.")
+  }
+
+  /// Whether an open that ended so means that the key is free, or was not taken in time.
+  static func isNothingToRead(_ code: PatchbayError.Code, waits: Bool) -> Bool {
+    switch code {
+    case .noSuchKey, .blobFailed, .abandoned, .removed, .contentDiverged, .digestMismatch: true
+    default: waits && code == .timedOut
     }
   }
 
   /// A reader of what was just created.
   private func reader(of publisher: Publisher) throws(PatchbayError) -> Subscriber {
-    let subscriber = try open(publisher.key)
+    try Self.check(try open(publisher.key), of: publisher)
+  }
+
+  static func check(
+    _ subscriber: Subscriber, of publisher: Publisher
+  ) throws(PatchbayError) -> Subscriber {
     guard subscriber.generation == publisher.generation else {
       throw PatchbayError(
         .removed, "The blob \(publisher.key) was replaced as soon as it was created.")
@@ -120,20 +139,11 @@ extension PatchbayClient {
     return subscriber
   }
 
-  static func createRequest(_ key: BlobKey, _ options: BlobOptions) -> Request {
+  func createRequest(_ key: BlobKey, _ options: BlobOptions) -> Request {
     let terms = CreateTerms(
       ownership: options.isJoinable ? .joinable : .exclusive, idleLimit: options.idleLimit,
       resumes: options.resumes)
     let create = request(key, options)
     return terms == .plain ? .create(create) : .createWith(create, terms)
-  }
-}
-
-extension Publisher {
-  /// Sets the end for appending behind what was taken over.
-  func goOnAppending() throws(PatchbayError) {
-    guard handle.grant.order == .appendOnly else { return }
-    let end = try lookout().writtenRanges(limit: .max).last?.upperBound ?? 0
-    appending.withLock { $0.end = end }
   }
 }

@@ -48,14 +48,12 @@ public final class Publisher: Sendable {
     case ended
   }
 
-  init(
-    _ handle: BlobHandle, slowestLimit: Duration, isShared: Bool = false,
-    looksAround: Bool = false
-  ) {
+  /// What a creation with these options gives; a join, as one of a joinable blob.
+  init(_ handle: BlobHandle, _ options: BlobOptions) {
     self.handle = handle
-    self.isShared = isShared
-    self.looksAround = looksAround
-    self.slowestLimit = slowestLimit
+    isShared = options.isJoinable
+    looksAround = options.isJoinable || options.resumes
+    slowestLimit = options.slowestLimit
     windowWriter =
       if let window = handle.window, let entry = handle.entry {
         WindowWriter(handle, window, entry)
@@ -239,6 +237,39 @@ public final class Publisher: Sendable {
     _ cause: String, deadline: Deadline = .standard
   ) throws(PatchbayError) {
     try handle.session.perform(try beginFailing(cause), deadline: deadline)
+    end()
+  }
+
+  /// As `seal`, without holding a thread.
+  /// - Throws: as the blocking `seal`. `cancelled`: as when the broker did not answer.
+  public func seal(deadline: Deadline = .standard) async throws(PatchbayError) {
+    let seal = try beginSealing()
+    do throws(PatchbayError) {
+      try await stopAppending(deadline: deadline)
+      try await inFlight.close(Self.sealing, deadline: deadline)
+      try await handle.session.perform(
+        try seal.request(of: self, writtenEnd: try await writtenEnd()), deadline: deadline)
+    } catch {
+      sealRefused(seal, error)
+      throw error
+    }
+    end()
+  }
+
+  /// As the blocking `fail`.
+  /// - Throws: as the blocking `fail`; `cancelled`: the blob fails all the same, as soon as the
+  ///   broker hears of it.
+  public func fail(
+    _ cause: String, deadline: Deadline = .standard
+  ) async throws(PatchbayError) {
+    let request = try beginFailing(cause)
+    guard !Task.isCancelled else {
+      handle.session.connection.post(request)
+      end()
+      throw PatchbayError(
+        .cancelled, "The task was cancelled; the broker has been told that the blob \(key) failed.")
+    }
+    try await handle.session.perform(request, deadline: deadline)
     end()
   }
 

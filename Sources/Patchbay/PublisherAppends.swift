@@ -90,7 +90,7 @@ extension Publisher {
     while true {
       let (turn, departure) = (turns.now, inFlight.now)
       switch try startAppending(bytes, expected, { $0.addThread() }) {
-      case .begun(let rest): return try finishAppending(bytes, rest)
+      case .begun(let rest): return try appendRest(bytes, rest)
       case .needsExtents(let range): try handle.grow(range)
       case .waitsForSpace(let obstacle): try overcome(obstacle)
       case .waitsForTurn: try sleepForTurn(since: turn, until: MonotonicTime(Deadline.standard))
@@ -98,6 +98,15 @@ extension Publisher {
         try inFlight.sleep(since: departure, until: MonotonicTime(Deadline.standard))
       }
     }
+  }
+
+  private func appendRest(
+    _ bytes: Span<UInt8>, _ append: LongAppend?
+  ) throws(PatchbayError) {
+    guard let append else { return }
+    defer { giveTurnBack() }
+    var at = append.range.lowerBound
+    while let obstacle = try goOnAppending(bytes, append, &at) { try overcome(obstacle) }
   }
 
   /// Adds an array at the end; as the other `append`.
@@ -210,17 +219,15 @@ extension Publisher {
     return true
   }
 
-  /// Copies the bytes of an append that has the turn, covers them, and gives the turn back.
-  func finishAppending(
-    _ bytes: Span<UInt8>, _ append: LongAppend?
-  ) throws(PatchbayError) {
-    guard let append else { return }
-    defer { giveTurnBack() }
+  /// Copies the bytes of an append that has the turn and covers them; into a window as far as that
+  /// goes without waiting. The caller gives the turn back.
+  /// - Parameter at: where it goes on; moved by what was appended to a window.
+  /// - Returns: what stands in the way; nil: all is appended.
+  func goOnAppending(
+    _ bytes: Span<UInt8>, _ append: LongAppend, _ at: inout Int
+  ) throws(PatchbayError) -> WindowWriter.Obstacle? {
     if let windowWriter {
-      var at = append.range.lowerBound
-      while let obstacle = try appendToWindow(windowWriter, bytes, append.range, &at) {
-        try overcome(obstacle)
-      }
+      return try appendToWindow(windowWriter, bytes, append.range, &at)
     } else if handle.grant.order == .appendOnly {
       try appendInSteps(bytes, append.range)
     } else if append.isBatched {
@@ -230,6 +237,7 @@ extension Publisher {
         bytes, RangeWrite(range: append.range, pieces: [append.range], claim: nil))
       appending.withLock { $0.end = append.range.upperBound }
     }
+    return nil
   }
 
   func giveTurnBack() {
@@ -305,9 +313,12 @@ extension Publisher {
 
   // MARK: Batches
 
+  // Disfavoured: async code whose body happens not to wait must not resolve to the blocking one.
+
   /// Makes everything appended by `body` readable at once, at its end, with one wake-up: for many
   /// small records. Also when `body` throws: what it appended stays appended.
   /// - Throws: what `body` throws; `rangeOverlap` inside another batch.
+  @_disfavoredOverload
   @available(*, noasync)
   public func withBatch<Result>(_ body: () throws -> Result) throws -> Result {
     try beginBatch()
@@ -390,13 +401,18 @@ extension Publisher {
   }
 
   /// The place that a loan lends.
-  struct LentPlace {
+  struct LentPlace: Sendable {
     let ring: LentRing
     let range: Range<Int>
+
+    /// One read of a descriptor into the place; how many bytes came, 0 at its end.
+    func fill(from descriptor: Int32) throws(PatchbayError) -> Int {
+      try unsafe Publisher.read(descriptor, into: ring.writableBytes(range))
+    }
   }
 
   /// The ring that holds a lent place.
-  enum LentRing {
+  enum LentRing: Sendable {
     case extent(Extent)
     case window(Window)
 
@@ -468,9 +484,7 @@ extension Publisher {
         return total
       }
       let loan = try loan(byteCount: Self.step)
-      let count = try unsafe loan.fill { (place) throws(PatchbayError) in
-        try unsafe Self.read(descriptor, into: place)
-      }
+      let count = try loan.place.fill(from: descriptor)
       loan.commit(byteCount: count)
       guard count > 0 else { return total }
       total += count
@@ -478,18 +492,25 @@ extension Publisher {
   }
 
   private func expectEnd(of descriptor: Int32, _ byteCount: Int) throws(PatchbayError) {
+    guard try Self.readByte(of: descriptor) == 0 else { throw longerThanAnnounced(byteCount) }
+  }
+
+  func longerThanAnnounced(_ byteCount: Int) -> PatchbayError {
+    PatchbayError(
+      .rangeOutOfBounds,
+      "The source of the blob \(key) has more than the announced \(byteCount) bytes.")
+  }
+
+  /// Tries to read one byte, to see whether there is one.
+  static func readByte(of descriptor: Int32) throws(PatchbayError) -> Int {
     var extra: UInt8 = 0
-    let got = try unsafe withUnsafeMutableBytes(of: &extra) { (place) throws(PatchbayError) in
-      try unsafe Self.read(descriptor, into: place)
-    }
-    guard got == 0 else {
-      throw PatchbayError(
-        .rangeOutOfBounds,
-        "The source of the blob \(key) has more than the announced \(byteCount) bytes.")
+    return try unsafe withUnsafeMutableBytes(of: &extra) { (place) throws(PatchbayError) in
+      try unsafe read(descriptor, into: place)
     }
   }
 
-  private static func read(
+  /// One read of a descriptor; 0 at its end.
+  static func read(
     _ descriptor: Int32, into place: UnsafeMutableRawBufferPointer
   ) throws(PatchbayError) -> Int {
     while true {

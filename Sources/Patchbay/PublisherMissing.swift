@@ -59,15 +59,47 @@ extension Publisher {
 
   /// Where the written bytes end, whoever wrote them; nil when this publisher knows by itself.
   func writtenEnd() throws(PatchbayError) -> Int? {
-    guard looksAround, byteCount == nil, handle.grant.order == .any else { return nil }
-    return try lookout().writtenRanges(limit: .max).last?.upperBound ?? 0
+    guard needsWrittenEnd else { return nil }
+    return wholeEnd(try lookout().writtenRanges(limit: .max))
+  }
+
+  /// Where written ranges and what this publisher knows it has written end.
+  func wholeEnd(_ written: [Range<Int>]) -> Int {
+    max(written.last?.upperBound ?? 0, inFlight.highestEnd)
+  }
+
+  /// An announced length is the end, and a publisher that appends knows its own from then on.
+  var needsWrittenEnd: Bool {
+    guard looksAround else { return false }
+    return handle.grant.order == .any ? byteCount == nil : appendEnd == 0
+  }
+
+  /// Sets the end for appending behind what was taken over.
+  func appendsFrom(_ end: Int?) {
+    guard handle.grant.order == .appendOnly, let end else { return }
+    appending.withLock { $0.end = end }
   }
 
   /// The blob as a reader would see it: this publisher's own mappings are for writing.
   func lookout() throws(PatchbayError) -> BlobHandle {
     if let known = lookedAt.withLock({ $0 }) { return known }
-    let fresh = try BlobHandle(lookingAt: handle)
-    return lookedAt.withLock { known in
+    return keep(
+      try BlobHandle(
+        handle.session, key: key, grant: handle.lookingGrant, Delivery(.pong, []),
+        isWritable: false, deadline: .standard))
+  }
+
+  /// As the blocking `lookout`.
+  func lookout() async throws(PatchbayError) -> BlobHandle {
+    if let known = lookedAt.withLock({ $0 }) { return known }
+    return keep(
+      try await BlobHandle.made(
+        handle.session, key: key, grant: handle.lookingGrant, Delivery(.pong, []),
+        isWritable: false, deadline: .standard))
+  }
+
+  private func keep(_ fresh: BlobHandle) -> BlobHandle {
+    lookedAt.withLock { known in
       if let known { return known }
       known = fresh
       return fresh

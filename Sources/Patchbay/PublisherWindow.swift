@@ -101,10 +101,7 @@ extension Publisher {
   private func learnSubscribers(_ writer: WindowWriter) throws(PatchbayError) {
     let connection = handle.session.connection
     let delivery = try connection.call(.subscriptions(handle.grant.blob), deadline: .standard)
-    guard case .subscriptions(let list) = delivery.reply else {
-      throw Session.unexpected(delivery.reply)
-    }
-    for client in writer.adopt(list) {
+    for client in writer.adopt(try delivery.subscriptions) {
       do throws(PatchbayError) {
         let delivery = try connection.call(tableRequest(client), deadline: .standard)
         try writer.add(PeerTable(delivery.takeDescriptor()), of: client)
@@ -128,10 +125,15 @@ extension Publisher {
       onBound: { () throws(PatchbayError) in try handle.session.connection.checkAlive() }
     ) { () throws(PatchbayError) in try self.isOver(hold, writer) }
     guard isOver == nil else { return }
-    for laggard in writer.laggards(below: hold.next) {
-      try handle.session.perform(
-        .detach(DetachRequest(blob: handle.grant.blob, subscription: laggard)),
-        deadline: .standard)
+    for request in detachRequests(hold, writer) {
+      try handle.session.perform(request, deadline: .standard)
+    }
+  }
+
+  /// What lets go of those that have held the publisher for too long.
+  func detachRequests(_ hold: WindowWriter.Hold, _ writer: WindowWriter) -> [Request] {
+    writer.laggards(below: hold.next).map {
+      .detach(DetachRequest(blob: handle.grant.blob, subscription: $0))
     }
   }
 }

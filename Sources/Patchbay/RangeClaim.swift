@@ -29,7 +29,9 @@ public final class RangeClaim: Sendable {
   // the publisher's end releases nothing.
   deinit { if takesEnd() { session.connection.post(releaseRequest) } }
 
-  private var releaseRequest: Request {
+  private var releaseRequest: Request { Self.release(grant) }
+
+  static func release(_ grant: ClaimGrant) -> Request {
     .release(ReleaseRequest(blob: grant.blob, claim: grant.claim))
   }
 
@@ -43,7 +45,23 @@ public final class RangeClaim: Sendable {
   /// the bytes are there can write beside them, or seal. Of a broker that does not answer the
   /// session's end will tell.
   func end() {
-    if takesEnd() { try? session.perform(releaseRequest, deadline: .standard) }
+    guard takesEnd() else { return }
+    do throws(PatchbayError) {
+      try session.perform(releaseRequest, deadline: .standard)
+    } catch {
+      // It may not have been sent; twice does no harm.
+      session.connection.post(releaseRequest)
+    }
+  }
+
+  /// As the blocking `end`.
+  func end() async {
+    guard takesEnd() else { return }
+    do throws(PatchbayError) {
+      try await session.perform(releaseRequest, deadline: .standard)
+    } catch {
+      session.connection.post(releaseRequest)
+    }
   }
 }
 
@@ -85,15 +103,22 @@ extension Publisher {
   public func claim(
     _ range: Range<Int>, deadline: Deadline = .standard
   ) throws(PatchbayError) -> RangeClaim {
-    let claim = try take(
-      try handle.session.connection.call(try claimRequest(range), deadline: deadline))
+    let delivery = try handle.session.connection.call(
+      try claimRequest(range), deadline: deadline)
+    return keep(RangeClaim(handle.session, try delivery.claimed))
+  }
+
+  /// From now on writes within it need no claim of their own.
+  func keep(_ claim: RangeClaim) -> RangeClaim {
     claims.add(claim)
     return claim
   }
 
   /// A claim for one write alone, which ends it.
   func ownClaim(_ range: Range<Int>) throws(PatchbayError) -> RangeClaim {
-    try take(try handle.session.connection.call(try claimRequest(range), deadline: .standard))
+    let delivery = try handle.session.connection.call(
+      try claimRequest(range), deadline: .standard)
+    return RangeClaim(handle.session, try delivery.claimed)
   }
 
   /// The question for a claim.
@@ -110,13 +135,5 @@ extension Publisher {
     }
     _ = try checkedRange(at: range.lowerBound, range.count)
     return .claim(ClaimRequest(blob: handle.grant.blob, range: range))
-  }
-
-  /// The claim that the broker granted.
-  func take(_ delivery: Delivery) throws(PatchbayError) -> RangeClaim {
-    guard case .claimed(let grant) = delivery.reply else {
-      throw Session.unexpected(delivery.reply)
-    }
-    return RangeClaim(handle.session, grant)
   }
 }

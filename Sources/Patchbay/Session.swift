@@ -22,6 +22,15 @@ final class Session: Sendable {
       try Self.accept(try connection.call(Self.hello(name), deadline: deadline)))
   }
 
+  /// As the blocking `init`.
+  static func connected(
+    to path: SocketPath, name: String, deadline: Deadline
+  ) async throws(PatchbayError) -> Session {
+    let connection = try await Connection.connected(to: path, deadline: deadline)
+    return Session(
+      connection, try accept(try await connection.call(hello(name), deadline: deadline)))
+  }
+
   /// What a broker has agreed to.
   private struct Agreement {
     let welcome: Welcome
@@ -62,6 +71,11 @@ final class Session: Sendable {
     try Self.checkDone(try connection.call(request, deadline: deadline))
   }
 
+  /// As the blocking `perform`.
+  func perform(_ request: Request, deadline: Deadline) async throws(PatchbayError) {
+    try Self.checkDone(try await connection.call(request, deadline: deadline))
+  }
+
   private static func checkDone(_ delivery: Delivery) throws(PatchbayError) {
     guard case .done = delivery.reply else { throw unexpected(delivery.reply) }
   }
@@ -73,6 +87,13 @@ final class Session: Sendable {
     if let board = mappedBoard(number) { return board }
     return try adoptBoard(
       number, try connection.call(.attachBoard(BoardRequest(board: number)), deadline: deadline))
+  }
+
+  /// As the blocking `board`.
+  func board(_ number: UInt32, deadline: Deadline) async throws(PatchbayError) -> Board {
+    if let board = mappedBoard(number) { return board }
+    let request = Request.attachBoard(BoardRequest(board: number))
+    return try adoptBoard(number, try await connection.call(request, deadline: deadline))
   }
 
   private func mappedBoard(_ number: UInt32) -> Board? { boards.withLock { $0[number] } }

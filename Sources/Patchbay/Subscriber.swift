@@ -14,7 +14,7 @@ public final class Subscriber: Sendable {
   let handle: BlobHandle
   private let patience = SpinPatience()
   private let isClosed = Atomic<Bool>(false)
-  private let waiterCount = Atomic<Int>(0)
+  let waiterCount = Atomic<Int>(0)
   private let holds = Mutex(Holds())
 
   /// What keeps the broker's side of this handle alive.
@@ -216,12 +216,14 @@ public final class Subscriber: Sendable {
       onBound: { () throws(PatchbayError) in
         try handle.session.connection.checkAlive()
       }, look)
-    guard let found else {
-      throw PatchbayError(
-        .timedOut,
-        "Byte \(position) of the blob \(key) was not there before the deadline "
-          + "(state: \(handle.state)).")
-    }
+    guard let found else { throw timedOut(position) }
     return found
+  }
+
+  func timedOut(_ position: Int) -> PatchbayError {
+    PatchbayError(
+      .timedOut,
+      "Byte \(position) of the blob \(key) was not there before the deadline "
+        + "(state: \(handle.state)).")
   }
 }

@@ -34,26 +34,30 @@ extension Subscriber {
   public func position(
     of start: StartPoint, deadline: Deadline = .standard
   ) throws(PatchbayError) -> Int {
+    while true {
+      switch try look(for: start) {
+      case .position(let position): return position
+      case .needsExtent(let index):
+        try handle.attach(index, deadline: deadline, onBound: checkNotClosed)
+      }
+    }
+  }
+
+  /// Where a starting point is now. Asks nobody and never waits.
+  func look(for start: StartPoint) throws(PatchbayError) -> BlobHandle.LiveLook {
     try checkNotClosed()
     switch start {
-    case .start: return 0
+    case .start: return .position(0)
     case .position(let position):
       try checkPosition(position)
-      return position
-    case .live:
-      while true {
-        switch handle.lookLive() {
-        case .position(let position): return position
-        case .needsExtent(let index):
-          try handle.attach(index, deadline: deadline, onBound: checkNotClosed)
-        }
-      }
+      return .position(position)
+    case .live: return handle.lookLive()
     }
   }
 }
 
 extension BlobHandle {
-  /// What a look at the live end has to say.
+  /// What a look at a starting point has to say.
   enum LiveLook {
     case position(Int)
     /// The broker has to be asked for this extent first.
@@ -160,7 +164,7 @@ public struct SubscriberCursor {
     }
   }
 
-  private mutating func move(by count: Int) {
+  mutating func move(by count: Int) {
     position += count
     place?.advance(to: position)
   }

@@ -17,6 +17,8 @@ struct WaitingLine {
     fileprivate let tasks: [Awaited<Void>]
   }
 
+  var count: Int { threadCount + tasks.count }
+
   mutating func addThread() { threadCount += 1 }
   mutating func removeThread() { threadCount -= 1 }
   /// Puts a task in line; `wait` is what it waits on.

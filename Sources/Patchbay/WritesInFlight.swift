@@ -94,6 +94,9 @@ final class WritesInFlight: Sendable {
   /// End of the highest range that was ever covered.
   var highestEnd: Int { state.withLock { $0.highest } }
 
+  /// Threads and tasks that wait until a range leaves.
+  var waiterCount: Int { state.withLock { $0.line.count } }
+
   // MARK: For threads
 
   /// To be taken before the look that says that one must wait.

@@ -123,8 +123,10 @@ extension Ledger {
     blobs[generation]?.extentVersion &+= 1
     blobs[generation]?.modified = now.wall
     record(generation)
-    for waiter in waiters { grantExtent(waiter, extent) }
+    // Posted before it is granted: whoever knows that an extent was granted, and asks the board what
+    // there is, finds that there is more.
     post(generation)
+    for waiter in waiters { grantExtent(waiter, extent) }
     ring(generation)
   }
 

@@ -101,6 +101,9 @@ package final class ClientTable: Sendable {
     freePositions.withLock { $0.append(entry) }
   }
 
+  /// How many entries are taken by readers in sequence.
+  package var positionCount: Int { Self.positionCount - freePositions.withLock { $0.count } }
+
   static func offset(ofPosition entry: Int) -> Int {
     precondition((0..<positionCount).contains(entry))
     return Int(PB_TABLE_POSITIONS_AT) + entry * Int(PB_POSITION_BYTES)

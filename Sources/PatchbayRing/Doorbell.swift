@@ -86,14 +86,8 @@ import Synchronization
   ) throws(PatchbayError) -> Found? {
     if let found = try patience.spin(look) { return found }
     while true {
-      // acquiring: bits cleared before this value of seq. Pairs with BELL-SEQ.
-      let before = unsafe seq.pointee.load(ordering: .acquiring)
-      // sequentially consistent: the bit is visible before the look below reads the truth.
-      // BELL-ARM, pairs with BELL-RING. If this process dies here, one ring wakes nobody.
-      unsafe waiting.pointee.bitwiseOr(bits, ordering: .sequentiallyConsistent)
-      // sequentially consistent (fence): a read-modify-write alone does not keep the plain loads of
-      // the look behind it on arm64. BELL-ARM, pairs with BELL-RING.
-      atomicMemoryFence(ordering: .sequentiallyConsistent)
+      let before = sequence
+      arm(bits)
       if let found = try look() { return found }
       let now = MonotonicTime.now
       guard now < until else { return nil }
@@ -106,7 +100,42 @@ import Synchronization
     }
   }
 
-  private func note(_ outcome: Futex.Outcome, found: Bool) {
+  // MARK: Steps of a wait
+
+  /// Which bell this is: the same for all that have it from one set.
+  struct ID: Hashable {
+    private let mapping: ObjectIdentifier
+    private let offset: Int
+
+    init(_ bell: Doorbell) {
+      mapping = ObjectIdentifier(bell.words.mapping)
+      offset = bell.offset
+    }
+  }
+
+  var id: ID { ID(self) }
+
+  /// What `seq` holds: to be read before the bell is armed, and slept on.
+  @inline(__always) var sequence: UInt32 {
+    // acquiring: bits cleared before this value of seq. Pairs with BELL-SEQ.
+    unsafe seq.pointee.load(ordering: .acquiring)
+  }
+
+  /// The word that holds it.
+  @unsafe var sequenceWord: UnsafePointer<Atomic<UInt32>> { unsafe UnsafePointer(seq) }
+
+  /// Announces a wait for some classes; the truth is looked at afterwards.
+  @inline(__always) func arm(_ bits: UInt32) {
+    // sequentially consistent: the bit is visible before the look that follows reads the truth.
+    // BELL-ARM, pairs with BELL-RING. If this process dies here, one ring wakes nobody.
+    unsafe waiting.pointee.bitwiseOr(bits, ordering: .sequentiallyConsistent)
+    // sequentially consistent (fence): a read-modify-write alone does not keep the plain loads of
+    // the look behind it on arm64. BELL-ARM, pairs with BELL-RING.
+    atomicMemoryFence(ordering: .sequentiallyConsistent)
+  }
+
+  /// Counts what a sleep came to.
+  func note(_ outcome: Futex.Outcome, found: Bool) {
     switch outcome {
     case .woken where !found: count(Int(PB_BELL_NEEDLESS_WAKES_AT), 1)
     case .timedOut where found: count(Int(PB_BELL_RESCUED_WAITS_AT), 1)

@@ -138,6 +138,19 @@ import Testing
     #expect(rig.descriptors(second, number) == [.ring(ring, isWritable: true)])
   }
 
+  @Test func `an extent is on the board before whoever asked for it is told`() throws {
+    var rig = Rig()
+    let writer = rig.connect()
+    let blob = try need(rig.create(writer, "k"))
+    let before = rig.trace.count
+    let number = rig.post(writer, .grow(GrowRequest(blob: blob.blob, index: 1)))
+    let actions = Array(rig.trace[before...])
+    let posted = try need(actions.place { if case .post = $0 { true } else { false } })
+    let told = try need(
+      actions.place { if case .reply(_, number, .extent, _) = $0 { true } else { false } })
+    #expect(posted < told)
+  }
+
   @Test func `an ownerless blob's first joiner begins the ring's use`() throws {
     var rig = Rig()
     let first = rig.connect()
