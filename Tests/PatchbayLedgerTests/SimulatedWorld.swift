@@ -253,7 +253,7 @@ struct SimulatedWorld {
 
   private mutating func randomRequest(_ client: Int) -> Request {
     if chance(1, in: 8) { return randomSubscription(client) }
-    return switch Int.random(in: 0..<130, using: &generator) {
+    return switch Int.random(in: 0..<160, using: &generator) {
     case 0..<18: .create(randomCreate())
     case 18..<28:
       .grow(GrowRequest(blob: randomReference(client), index: smallIndex()))
@@ -280,7 +280,7 @@ struct SimulatedWorld {
       .remove(
         RemoveRequest(key: randomKey(), generation: chance(1, in: 4) ? randomGeneration() : nil))
     case 96..<97: .statistics
-    case 100..<130: randomSharing(client)
+    case 100..<160: randomSharing(client)
     default: chance(1, in: 20) ? .hello(Rig.hello()) : .ping
     }
   }
@@ -311,7 +311,7 @@ struct SimulatedWorld {
     case 0..<5: .createWith(randomShared(), randomTerms())
     case 5..<10:
       .join(
-        JoinRequest(key: randomKey(), generation: chance(1, in: 8) ? randomGeneration() : nil))
+        JoinRequest(key: sharedKey(), generation: chance(1, in: 8) ? randomGeneration() : nil))
     case 10..<15: .claim(ClaimRequest(blob: randomReference(client), range: randomRange()))
     case 15..<18:
       .release(
@@ -325,10 +325,15 @@ struct SimulatedWorld {
   /// Few lengths and plans, so that the same creation comes again and failed blobs can be resumed.
   private mutating func randomShared() -> CreateRequest {
     guard chance(5, in: 6) else { return randomCreate() }
-    var create = CreateRequest(key: randomKey())
+    var create = CreateRequest(key: sharedKey())
     create.byteCount = chance(1, in: 2) ? 60_000 : nil
     create.replaces = chance(1, in: 8)
     return create
+  }
+
+  /// Mostly one of two, so that publishers meet.
+  private mutating func sharedKey() -> BlobKey {
+    chance(1, in: 8) ? randomKey() : chance(1, in: 2) ? "a" : "z"
   }
 
   private mutating func randomTerms() -> CreateTerms {

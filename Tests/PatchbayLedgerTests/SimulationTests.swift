@@ -41,7 +41,8 @@ import Testing
     var second = SimulatedWorld(seed: seed)
     first.run(steps: Self.steps)
     second.run(steps: Self.steps)
-    #expect(first.trace.count > Self.steps)
+    // It went on to its end, and most of its steps led to something.
+    #expect(first.violation == nil && first.trace.count > Self.steps / 2)
     #expect(first.trace == second.trace, "PATCHBAY_SEED=\(seed)")
   }
 
