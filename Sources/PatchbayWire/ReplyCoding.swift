@@ -18,6 +18,8 @@ extension Reply {
     case .pong: .pong
     case .subscriptions: .subscriptions
     case .table: .table
+    case .joined: .joined
+    case .claimed: .claimed
     }
   }
 
@@ -31,7 +33,11 @@ extension Reply {
       writer.put(welcome.token.low)
       writer.put(welcome.instance)
       writer.put(welcome.brokerProcess)
-    case .created(let grant), .opened(let grant): writer.put(grant)
+    case .created(let grant), .opened(let grant), .joined(let grant): writer.put(grant)
+    case .claimed(let claim):
+      writer.put(claim.blob)
+      writer.put(claim.claim)
+      writer.put(claim.range)
     case .extent(let extent): writer.put(extent)
     case .board(let board):
       writer.put(board.board)
@@ -84,6 +90,12 @@ extension Reply {
             atMost: WireLimit.subscriptions, "the sequential subscribers"
           ) { (reader) throws(PatchbayError) -> Subscription in try reader.takeSubscription() }))
     case .table: self = .table
+    case .joined: self = .joined(try reader.takeGrant())
+    case .claimed:
+      self = .claimed(
+        ClaimGrant(
+          blob: try reader.takeReference(), claim: try reader.take(),
+          range: try reader.takeRange("a claim")))
     }
   }
 }

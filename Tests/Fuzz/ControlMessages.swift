@@ -14,9 +14,9 @@ public func fuzzControlMessage(_ start: UnsafePointer<UInt8>, _ count: Int) -> C
   }
   // A raw body under a good header reaches the decoders more often than chance would.
   guard let kind = packet.first else { return 0 }
-  let request = wrapped(packet.dropFirst(), type: UInt16(kind % 18))
+  let request = wrapped(packet.dropFirst(), type: UInt16(kind % 28))
   if let frame = try? Frame(parsing: request) { tryRequest(frame, request) }
-  let reply = wrapped(packet.dropFirst(), type: 256 + UInt16(kind % 13))
+  let reply = wrapped(packet.dropFirst(), type: 256 + UInt16(kind % 17))
   if let frame = try? Frame(parsing: reply) { tryReply(frame, reply) }
   return 0
 }
