@@ -36,6 +36,14 @@ extension Ledger {
     return hasEntry ? 0 : boardByteCount
   }
 
+  /// Boards are never taken down, and a client chooses modes as it likes: so there is a bound.
+  func checkAccessClass(_ access: Access) throws(PatchbayError) {
+    guard accessClasses[access] == nil, accessClasses.count >= limits.accessClassCount else {
+      return
+    }
+    throw .tooManyAccessClasses(access, limit: limits.accessClassCount)
+  }
+
   /// Gives a blob an entry, at once or when a board has come. The caller has made room.
   mutating func seekSlot(_ generation: Generation) {
     guard let blob = blobs[generation], blob.slot == nil, !blob.waitsForSlot else { return }

@@ -95,6 +95,7 @@ extension Ledger {
     let geometry = try firstGeometry(request, plan)
     guard let peer = sessions[session]?.peer else { return }
     let access = Access(uid: peer.uid, gid: peer.gid, mode: request.mode)
+    try checkAccessClass(access)
     let what = "the blob \(request.key)"
     try checkRoom((geometry?.objectByteCount ?? 0) + boardNeed(access), for: what)
     try makeRoomInCatalog()

@@ -123,8 +123,10 @@ extension Ledger {
     guard let blob = blobs[ring.generation], blob.pendingExtents[ring.index] == id else { return }
     blobs[ring.generation]?.pendingExtents[ring.index] = nil
     blobs[ring.generation]?.residentByteCount -= ring.byteCount
-    let error = PatchbayError.systemRefused(
-      "\(ring.byteCount) bytes of shared memory for the blob \(blob.key)", errno: errno)
+    let what = "\(ring.byteCount) bytes of shared memory for the blob \(blob.key)"
+    let error: PatchbayError =
+      errno == EAGAIN
+      ? .tooManyJobs(limit: limits.jobCount, for: what) : .systemRefused(what, errno: errno)
     guard blob.isBorn else {
       discardUnborn(ring.generation, error)
       return

@@ -84,8 +84,12 @@ package struct LedgerLimits: Hashable, Sendable {
   package var handlesPerSession = 65536
   package var blobCount = 1 << 20
   package var extentsPerBlob = 16384
+  /// Owners, groups and modes of blobs: each has a board, which stays as long as the broker.
+  package var accessClassCount = 64
   /// Entries of one board; the layout's number except in tests.
   package var entriesPerBoard = Int(PB_BOARD_ENTRY_COUNT)
+  /// Jobs on large rings that may wait for a thread of the loop.
+  package var jobCount = 1024
   package var handshake: Duration = .seconds(5)
   /// Sizes of extents where the publisher leaves them to the broker.
   package var firstExtent = 64 * 1024

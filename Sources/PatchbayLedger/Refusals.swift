@@ -1,5 +1,6 @@
 // What the ledger says when it refuses: what was tried, on what, with which numbers, and what to do.
 
+import Glibc
 import PatchbayTypes
 import PatchbayWire
 
@@ -30,6 +31,13 @@ extension PatchbayError {
       .versionMismatch,
       "The client speaks protocol versions \(hello.oldestVersion) to \(hello.newestVersion), the "
         + "broker \(own) to \(own). Use the client and the broker of one release.")
+  }
+
+  static func lateHello(limit: Duration) -> PatchbayError {
+    PatchbayError(
+      .timedOut,
+      "The connection was ended because it did not say hello within \(limit). Connect again and "
+        + "say hello at once.")
   }
 
   static func outOfOrder(_ kind: Request.Kind) -> PatchbayError {
@@ -155,6 +163,21 @@ extension PatchbayError {
     PatchbayError(
       .limitReached,
       "The blob \(blob.key) has \(limit) extents, the limit. Create it with larger extents.")
+  }
+
+  static func tooManyJobs(limit: Int, for what: String) -> PatchbayError {
+    PatchbayError(
+      .limitReached,
+      "The broker makes large rings one by one; \(limit) jobs wait for that, the most it takes, so "
+        + "there is no place for \(what). Wait for answers to earlier requests, then ask again.",
+      systemErrno: EAGAIN)
+  }
+
+  static func tooManyAccessClasses(_ access: Access, limit: Int) -> PatchbayError {
+    PatchbayError(
+      .limitReached,
+      "The broker has blobs of \(limit) different owners, groups and modes, its limit, and none of "
+        + "\(access.shown). Use a mode that other blobs have.")
   }
 
   // MARK: Publishers

@@ -64,7 +64,9 @@ extension Ledger {
 
   mutating func endLateHandshakes() {
     while let late = handshakes.popLate(at: now.monotonicNanoseconds) {
-      if sessions[late]?.phase == .greeting { disconnect(late) }
+      guard sessions[late]?.phase == .greeting else { continue }
+      refuse(late, 0, .lateHello(limit: limits.handshake))
+      disconnect(late)
     }
     forgetGreeted()
   }

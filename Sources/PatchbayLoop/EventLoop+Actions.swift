@@ -9,9 +9,9 @@ import PatchbayTypes
 import PatchbayWire
 
 extension EventLoop {
-  /// Larger objects are made, looked into and removed by the worker: that takes long.
+  /// Larger objects are made, looked into and removed by workers: that takes long.
   static let inlineRingByteCount = 4 * 1024 * 1024
-  /// More rings than this are looked into by the worker.
+  /// More rings than this are looked into by a worker.
   static let inlineLookCount = 32
 
   func execute(_ action: LedgerAction) {
@@ -123,7 +123,7 @@ extension EventLoop {
     let fill: @Sendable () -> [BlobInfo] = { placed.map { RingLook.fill($0.0, $0.1) } }
     if blobs.reduce(0, { $0 + $1.liveExtents.count }) <= Self.inlineLookCount {
       finish(.report(session, number: number, kind, fill()))
-    } else if !worker.submit({ .report(session, number: number, kind, fill()) }) {
+    } else if !inspector.submit({ .report(session, number: number, kind, fill()) }) {
       finish(.report(session, number: number, kind, blobs.map(\.info)))
     }
   }
@@ -139,20 +139,32 @@ extension EventLoop {
       try journal.reserveRing(ring)
       let order = try rings.order(ring, dataByteCount: dataByteCount, hasMap: hasMap)
       if dataByteCount <= Self.inlineRingByteCount {
-        finish(.ring(ring, order.fill()))
-      } else if !worker.submit({ .ring(ring, order.fill()) }) {
-        finish(.ring(ring, .failure(Self.busy)))
+        let made = order.fill()
+        guard isShortForNow(made), submitOrder(order) else { return finish(.ring(ring, made)) }
+      } else if !submitOrder(order) {
+        finish(.ring(ring, .failure(busy)))
       }
     } catch {
       submit(.ringRefused(ring, errno: error.systemErrno ?? 0))
     }
   }
 
-  private static var busy: PatchbayError {
+  private func submitOrder(_ order: RingOrder) -> Bool {
+    maker.submit { .ring(order.ring, order.fill()) }
+  }
+
+  /// Whether there was no memory for a ring while that of others, which the ledger counts no more,
+  /// is still being given back: made behind them, it may have room.
+  private func isShortForNow(_ made: Result<RingPlace, PatchbayError>) -> Bool {
+    guard rings.hasLeaving, case .failure(let error) = made else { return false }
+    return error.systemErrno == ENOSPC
+  }
+
+  private var busy: PatchbayError {
     PatchbayError(
       .limitReached,
-      "The broker has \(Worker<WorkResult>.jobLimit) jobs waiting, the most it takes. Try again.",
-      systemErrno: EAGAIN)
+      "The broker has \(jobLimit) jobs on large rings waiting, the most it takes. Wait for some of "
+        + "their answers, then try again.", systemErrno: EAGAIN)
   }
 
   private func unlink(_ ring: RingID) {
@@ -162,8 +174,8 @@ extension EventLoop {
       try? SharedObject.unlink(name: place.name)
       return .unlinked(ring)
     }
-    // Giving the pages back takes long, too. Rings asked for later are made after that.
-    if place.geometry.objectByteCount <= Self.inlineRingByteCount || !worker.submit(unlink) {
+    // Giving the pages back takes long, too. Large rings asked for later are made after that.
+    if place.geometry.objectByteCount <= Self.inlineRingByteCount || !maker.submit(unlink) {
       finish(unlink())
     }
   }
@@ -188,12 +200,12 @@ extension EventLoop {
     }
     if extents.reduce(0, { $0 + $1.dataByteCount }) <= Self.inlineRingByteCount {
       finish(look())
-    } else if !worker.submit(look) {
-      finish(.coverage(inspection, .failure(Self.busy)))
+    } else if !inspector.submit(look) {
+      finish(.coverage(inspection, .failure(busy)))
     }
   }
 
-  /// Takes what the worker, or the loop itself, has finished.
+  /// Takes what a worker, or the loop itself, has finished.
   func finish(_ result: WorkResult) {
     switch result {
     case .ring(let ring, let made):

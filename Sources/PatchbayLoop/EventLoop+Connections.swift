@@ -55,8 +55,8 @@ extension EventLoop {
   // MARK: Requests
 
   /// Takes what has arrived, a bounded number of packets; the poller reports the rest again.
-  func serve(_ session: SessionID) {
-    for _ in 0..<Self.packetsPerTurn {
+  func serve(_ session: SessionID, atMost limit: Int = packetsPerTurn) {
+    for _ in 0..<limit {
       guard let connection = connections[session] else { return }
       if connection.isEnding {
         if !connection.discardInput(atMost: Self.packetsPerTurn) { close(connection) }
@@ -148,9 +148,10 @@ extension EventLoop {
 
   // MARK: Endings
 
-  /// The process at the other end is gone. What it has sent before counts.
+  /// The process at the other end is gone. What it has sent before counts, all of it: a socket does
+  /// not hold more packets than the limit, but a child may have the other end and go on sending.
   func processExited(_ session: SessionID) {
-    serve(session)
+    serve(session, atMost: Self.lastPacketLimit)
     submit(.exited(session))
   }
 

@@ -1,7 +1,10 @@
 // Runs the ledger: one thread waits for sockets, deaths, workers and deadlines, turns each into one
 // event, and carries out the actions in their order. Events that arise meanwhile wait in a queue
 // until the actions at hand are done. The thread never blocks but in `Poller.wait`; what may take
-// long goes to the worker.
+// long goes to two workers: one makes and removes rings, in the order of the requests, since one may
+// need the memory of another; one looks into rings, so that a seal does not wait behind gigabytes
+// that are being reserved. A ring that the one removes while the other is about to look is an error
+// of that look; what is open already stays readable.
 //
 // A client can bring nothing here down: what it sends is decoded with checks or refused, its share
 // of a turn and its queue are bounded, and an error that concerns it ends its connection only.
@@ -27,6 +30,9 @@ final class EventLoop {
   /// Packets of one connection, and new connections, per turn: nobody keeps the others waiting.
   static let packetsPerTurn = 16
   static let acceptsPerTurn = 64
+  /// Packets that are taken of a connection whose process is gone. The largest buffer that a user
+  /// may ask for (416 KiB, by the usual limit) holds fewer than 600: each counts some 700 bytes.
+  static let lastPacketLimit = 1024
   /// Ended sessions whose process is watched; the ledger does not wait for more of them either.
   static let watchedEndedLimit = 8192
   static let acceptPause = Duration.milliseconds(100)
@@ -38,7 +44,9 @@ final class EventLoop {
   let poller: Poller
   let ground: SocketGround
   let acceptor: Acceptor
-  let worker: Worker<WorkResult>
+  let jobLimit: Int
+  let maker: Worker<WorkResult>
+  let inspector: Worker<WorkResult>
   let journalStorage: SharedJournalStorage
   let journal: Journal
 
@@ -84,12 +92,14 @@ final class EventLoop {
     idleLimit = configuration.idleLimit
     poller = try Poller()
     acceptor = try Acceptor(listener: ground.listener.rawValue)
-    worker = try Worker()
+    var limits = LedgerLimits(memoryByteCount: memoryLimit)
+    limits.handshake = configuration.handshakeLimit
+    jobLimit = limits.jobCount
+    maker = try Worker("the maker of rings", jobLimit: jobLimit)
+    inspector = try Worker("the inspector of rings", jobLimit: jobLimit)
     rings = RingStore(instance: instance)
     boards = BoardStore(instance: instance)
     refusals = RateLimitedLog(logger)
-    var limits = LedgerLimits(memoryByteCount: memoryLimit)
-    limits.handshake = configuration.handshakeLimit
     ledger = Ledger(
       limits: limits, instance: instance, brokerProcess: getpid(), brokerUser: geteuid(),
       at: Self.now, tokenSource: SystemRandomNumberGenerator())
@@ -98,7 +108,8 @@ final class EventLoop {
       journal = try Journal(instance: instance, storage: journalStorage)
       try poller.add(ground.listener.rawValue, .listener)
       try poller.add(control.alarm.rawValue, .control)
-      try poller.add(worker.finished.rawValue, .worker)
+      try poller.add(maker.finished.rawValue, .maker)
+      try poller.add(inspector.finished.rawValue, .inspector)
     } catch {
       journalStorage.unlinkAll()
       throw error
@@ -112,7 +123,8 @@ final class EventLoop {
   /// Serves until it is told to stop, or has drained; then clears everything up.
   func run() {
     do throws(PatchbayError) {
-      try worker.start()
+      try maker.start()
+      try inspector.start()
       if ground.sweptCount > 0 {
         logger.info("Removed \(ground.sweptCount) objects of a broker that was killed.")
       }
@@ -183,7 +195,8 @@ final class EventLoop {
     switch ready.source {
     case .listener: acceptConnections()
     case .control: control.alarm.lower()
-    case .worker: for result in worker.takeResults() { finish(result) }
+    case .maker: for result in maker.takeResults() { finish(result) }
+    case .inspector: for result in inspector.takeResults() { finish(result) }
     case .connection(let number):
       let session = SessionID(rawValue: number)
       if ready.isWritable { flush(session) }
@@ -221,6 +234,7 @@ final class EventLoop {
   /// Tells the ledger, when they have changed, how much the loop itself holds and whether the
   /// journal still has room for whatever may come.
   func reportRoom() {
+    journal.giveBackChunks()
     let isFull = !journal.ensureReserve()
     if isFull != reportedJournalFull {
       reportedJournalFull = isFull
@@ -252,8 +266,9 @@ final class EventLoop {
       poller.remove(connection.rawDescriptor)
     }
     connections = [:]
-    worker.stop()
-    for case .ring(let ring, let result) in worker.takeResults() { rings.settle(ring, result) }
+    inspector.stop()
+    maker.stop()
+    for case .ring(let ring, let result) in maker.takeResults() { rings.settle(ring, result) }
     rings.unlinkAll()
     journalStorage.unlinkAll()
     ground.leave()

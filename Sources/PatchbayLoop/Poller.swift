@@ -9,7 +9,8 @@ import PatchbayTypes
 enum PollSource: Hashable {
   case listener
   case control
-  case worker
+  case maker
+  case inspector
   case connection(SessionNumber)
   case process(UInt64)
 
@@ -21,7 +22,8 @@ enum PollSource: Hashable {
     switch self {
     case .listener: 0
     case .control: 1
-    case .worker: 2
+    case .maker: 2
+    case .inspector: 5
     case .connection(let number): number << Self.kindBits | 3
     case .process(let number): number << Self.kindBits | 4
     }
@@ -31,7 +33,8 @@ enum PollSource: Hashable {
     switch tag & (1 << Self.kindBits - 1) {
     case 0: self = .listener
     case 1: self = .control
-    case 2: self = .worker
+    case 2: self = .maker
+    case 5: self = .inspector
     case 3: self = .connection(tag >> Self.kindBits)
     case 4: self = .process(tag >> Self.kindBits)
     default: return nil

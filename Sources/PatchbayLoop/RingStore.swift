@@ -95,6 +95,9 @@ struct RingStore {
     return place
   }
 
+  /// Whether memory of rings is still to be given back.
+  var hasLeaving: Bool { !leaving.isEmpty }
+
   mutating func endUnlink(_ ring: RingID) { leaving[ring] = nil }
 
   /// Takes all names away, at the end.

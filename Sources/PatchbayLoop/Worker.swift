@@ -6,8 +6,8 @@ import PatchbayTypes
 import Synchronization
 
 /// Runs jobs in order, elsewhere.
-final class Worker<Result: Sendable>: Sendable {
-  typealias Job = @Sendable () -> Result
+package final class Worker<Result: Sendable>: Sendable {
+  package typealias Job = @Sendable () -> Result
 
   private struct State {
     var jobs: [Job] = []
@@ -21,23 +21,27 @@ final class Worker<Result: Sendable>: Sendable {
   /// Raised for the loop when there is a result.
   let finished: Alarm
   private let thread = Mutex<LoopThread?>(nil)
-  /// More jobs than this are refused: each stands for memory and for somebody who waits.
-  static var jobLimit: Int { 1024 }
+  private let name: String
+  private let jobLimit: Int
 
-  init() throws(PatchbayError) {
+  /// - Parameter jobLimit: More waiting jobs are refused: each stands for memory and for somebody
+  ///   who waits.
+  package init(_ name: String, jobLimit: Int) throws(PatchbayError) {
+    self.name = name
+    self.jobLimit = jobLimit
     wanted = try Alarm()
     finished = try Alarm()
   }
 
-  func start() throws(PatchbayError) {
-    let started = try LoopThread("the worker") { [self] in run() }
+  package func start() throws(PatchbayError) {
+    let started = try LoopThread(name) { [self] in run() }
     thread.withLock { $0 = started }
   }
 
   /// False: the queue is full, the job will not run.
-  func submit(_ job: @escaping Job) -> Bool {
+  package func submit(_ job: @escaping Job) -> Bool {
     let isTaken = state.withLock { state in
-      guard state.jobs.count < Self.jobLimit else { return false }
+      guard state.jobs.count < jobLimit else { return false }
       state.jobs.append(job)
       return true
     }
@@ -46,7 +50,7 @@ final class Worker<Result: Sendable>: Sendable {
   }
 
   /// What has finished since the last call, in order.
-  func takeResults() -> [Result] {
+  package func takeResults() -> [Result] {
     finished.lower()
     return state.withLock { state in
       defer { state.results = [] }
@@ -55,7 +59,7 @@ final class Worker<Result: Sendable>: Sendable {
   }
 
   /// Ends the thread after the job it is in; jobs behind that one never run.
-  func stop() {
+  package func stop() {
     state.withLock {
       $0.isEnding = true
       $0.jobs = []

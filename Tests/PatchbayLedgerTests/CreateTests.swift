@@ -154,7 +154,7 @@ import Testing
 
   @Test(arguments: [
     (28 as Int32, PatchbayError.Code.noSpaceMemory), (12, .noSpaceMemory), (24, .limitReached),
-    (23, .limitReached), (5, .inputOutput),
+    (23, .limitReached), (5, .inputOutput), (11, .limitReached),
   ])
   func `a refused ring means that the blob never existed`(
     errno: Int32, code: PatchbayError.Code
@@ -174,6 +174,37 @@ import Testing
     rig.holdsRings = false
     #expect(rig.create(writer, "k") != nil)
     #expect(rig.reply(reader, parked)?.grant != nil)
+  }
+
+  @Test func `a ring that there is no place for is refused with the bound and what to do`() throws {
+    var rig = Rig()
+    let writer = rig.connect()
+    rig.holdsRings = true
+    let creating = rig.post(writer, .create(with("k") { $0.byteCount = 10 }))
+    rig.send(.ringRefused(RingID(rawValue: 1), errno: 11))
+    let error = try need(rig.reply(writer, creating)?.error)
+    let shown = error.message
+    #expect(shown.contains("1024 jobs") && shown.contains("bytes of shared memory for the blob k"))
+    #expect(shown.contains("Wait for answers") && shown.contains("ask again"))
+  }
+
+  @Test func `a client cannot make boards without end by choosing modes`() throws {
+    var rig = Rig { $0.accessClassCount = 3 }
+    let writer = rig.connect()
+    for mode: UInt16 in [0o600, 0o640, 0o644] {
+      #expect(rig.create(writer, try BlobKey("\(mode)")) { $0.mode = mode } != nil)
+    }
+    var request = with("more") { $0.mode = 0o666 }
+    let error = try need(rig.ask(writer, .create(request))?.error)
+    #expect(error.code == .limitReached)
+    #expect(error.message.contains("3 different") && error.message.contains("mode 0666"))
+    request.mode = 0o640
+    #expect(rig.ask(writer, .create(request))?.grant != nil)
+    // A blob without a ring needs no board.
+    request.key = "small"
+    request.mode = 0o666
+    request.inlineBytes = [1]
+    #expect(rig.ask(writer, .create(request))?.grant != nil)
   }
 
   @Test func `a creator that goes before its ring comes leaves nothing`() {

@@ -42,7 +42,7 @@ import Testing
     #expect(rig.reply(fourth, 0) == nil)
   }
 
-  @Test func `whoever does not greet in time is disconnected`() {
+  @Test func `whoever does not greet in time is told so and disconnected`() {
     var rig = Rig()
     let late = rig.connectOnly()
     let greeted = rig.connect()
@@ -52,7 +52,9 @@ import Testing
     #expect(!rig.trace.contains(.disconnect(late)))
     rig.pass(.seconds(1))
     rig.send(.tick)
-    #expect(rig.trace.contains(.disconnect(late)))
+    #expect(rig.trace.last == .disconnect(late))
+    #expect(rig.reply(late, 0)?.code == .timedOut)
+    #expect(rig.reply(late, 0)?.error?.message.contains("5.0 seconds") == true)
     #expect(!rig.trace.contains(.disconnect(greeted)))
     #expect(rig.ledger.nextDeadline == nil)
   }

@@ -48,6 +48,32 @@ import Testing
     #expect(ContinuousClock.now - started < .seconds(Inheritance.seconds))
   }
 
+  @Test func `all that a process has sent before its death counts`() async throws {
+    let broker = try TestBroker()
+    let client = try broker.client()
+    // Enough that a page of the listing takes the broker a while.
+    for index in 0..<300 {
+      var request = CreateRequest(key: try BlobKey("\(String(repeating: "k", count: 80))\(index)"))
+      request.inlineBytes = [1]
+      _ = try client.create(request)
+    }
+    let path = broker.scratch.socket
+    await #expect(processExitsWith: .exitCode(7)) { [path = path as String] in
+      let client = try RawClient(path)
+      try client.hello()
+      // The connection outlives the process: it is its death that ends the session.
+      try Inheritance.sleepHolding(client.rawDescriptor)
+      for _ in 0..<100 { try client.send(.list(ListRequest(prefix: [], after: [], limit: 512))) }
+      var last = CreateRequest(key: "last words")
+      last.inlineBytes = [1]
+      try client.send(.create(last))
+      _exit(7)
+    }
+    let isCounted = try eventually { try client.clientCount() == 1 }
+    #expect(isCounted)
+    #expect(try client.info("last words").state == .sealed)
+  }
+
   @Test func `a grant that never arrived holds no memory once the process is gone`() async throws {
     let broker = try TestBroker()
     let publisher = try broker.client()
@@ -94,7 +120,7 @@ import Testing
         unsafe Glibc.open("/dev/shm/\(name)", O_RDONLY | O_CLOEXEC), "Opening the journal"))
     var chunk = [UInt8](repeating: 0, count: Int(PB_CHUNK_BYTES))
     try SharedObject.read(file, at: 0, into: &chunk)
-    let contents = try JournalReader.scan([chunk])
+    let contents = try JournalReader.scan([0: chunk])
     #expect(contents.instance == broker.loop.instance)
     #expect(contents.clients.count == 1)
     #expect(contents.clients.first?.record.peer.process == getpid())

@@ -8,38 +8,66 @@ import PatchbayTypes
 import PatchbayWire
 
 final class RecordingStorage: JournalStorage {
-  struct Write {
-    var bytes: [UInt8]
-    var chunk: Int
-    var offset: Int
+  enum Step {
+    case write([UInt8], chunk: Int, offset: Int)
+    case add(Int, byteCount: Int)
+    case remove(Int)
   }
 
-  private(set) var chunks: [[UInt8]] = []
-  private(set) var writes: [Write] = []
+  private(set) var chunks: [Int: [UInt8]] = [:]
+  private(set) var steps: [Step] = []
   private let chunkLimit: Int
 
   init(chunkLimit: Int = .max) { self.chunkLimit = chunkLimit }
 
-  func addChunk(header: [UInt8], byteCount: Int) throws(PatchbayError) {
+  func addChunk(_ chunk: Int, header: [UInt8], byteCount: Int) throws(PatchbayError) {
     guard chunks.count < chunkLimit else {
       throw PatchbayError(.noSpaceMemory, "No more chunks.")
     }
-    chunks.append([UInt8](repeating: 0, count: byteCount))
-    write(header, chunk: chunks.count - 1, at: 0)
+    perform(.add(chunk, byteCount: byteCount))
+    write(header, chunk: chunk, at: 0)
   }
+
+  func removeChunk(_ chunk: Int) throws(PatchbayError) { perform(.remove(chunk)) }
 
   func write(_ bytes: [UInt8], chunk: Int, at offset: Int) {
-    writes.append(Write(bytes: bytes, chunk: chunk, offset: offset))
-    chunks[chunk].replaceSubrange(offset..<offset + bytes.count, with: bytes)
+    perform(.write(bytes, chunk: chunk, offset: offset))
   }
 
-  func forgetWrites() { writes = [] }
+  private func perform(_ step: Step) {
+    steps.append(step)
+    chunks.apply(step)
+  }
+
+  func forgetSteps() { steps = [] }
+
+  /// How often chunks were made or given back.
+  var chunkChangeCount: Int {
+    steps.count { if case .write = $0 { false } else { true } }
+  }
+}
+
+extension [Int: [UInt8]] {
+  mutating func apply(_ step: RecordingStorage.Step) {
+    switch step {
+    case .write(let bytes, let chunk, let offset):
+      self[chunk]?.replaceSubrange(offset..<offset + bytes.count, with: bytes)
+    case .add(let chunk, let byteCount):
+      precondition(self[chunk] == nil, "chunk \(chunk) is there already")
+      self[chunk] = [UInt8](repeating: 0, count: byteCount)
+    case .remove(let chunk):
+      precondition(self[chunk] != nil, "chunk \(chunk) is not there")
+      self[chunk] = nil
+    }
+  }
 }
 
 enum Sample {
   static let instance: UInt64 = 0x1234_5678_9abc_def0
   /// Small enough that every bit of it can be tried.
   static let shape = JournalShape(chunkByteCount: 64 * 1024, recordCount: 8)
+  /// Few records, but room for the longest bodies there can be: such chunks come and go quickly.
+  static let roomyShape = JournalShape(chunkByteCount: 2 * 1024 * 1024, recordCount: 48)
 
   /// A blob with no field at its default.
   static func blob(

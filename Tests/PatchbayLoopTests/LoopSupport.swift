@@ -232,13 +232,16 @@ final class RawClient {
     return info
   }
 
-  /// Shared memory that the broker counts.
-  func memoryByteCount() throws -> Int {
+  func statistics() throws -> BrokerStatistics {
     guard case .statistics(let statistics) = try call(.statistics).reply else {
       throw PatchbayError(.protocolViolation, "No statistics.")
     }
-    return Int(statistics.memoryByteCount)
+    return statistics
   }
+
+  /// Shared memory that the broker counts.
+  func memoryByteCount() throws -> Int { Int(try statistics().memoryByteCount) }
+  func clientCount() throws -> Int { Int(try statistics().clientCount) }
 
   /// Waits for the broker to hang up, whatever it still says; the failures it said.
   func failuresUntilHangUp() throws -> [PatchbayError] {

@@ -157,6 +157,20 @@ import Testing
     #expect(Listing.sharedObjects(of: broker.loop.instance).count == 1)
   }
 
+  @Test func `the memory that many small blobs took comes back when they are gone`() throws {
+    let broker = try TestBroker()
+    let client = try broker.client()
+    let before = try client.memoryByteCount()
+    for index in 0..<5000 { _ = try client.create(inlineBlob(BlobKey("\(index)"), [1])) }
+    #expect(Listing.sharedObjects(of: broker.loop.instance).count == 3)
+    #expect(try client.memoryByteCount() >= before + 2 * 4 << 20)
+    for index in 0..<5000 {
+      _ = try client.call(.remove(RemoveRequest(key: BlobKey("\(index)"), generation: nil)))
+    }
+    #expect(try client.memoryByteCount() == before)
+    #expect(Listing.sharedObjects(of: broker.loop.instance).count == 1)
+  }
+
   @Test func `pages of a listing fit their packets and lose no blob`() throws {
     let broker = try TestBroker()
     let client = try broker.client()
@@ -257,10 +271,18 @@ import Testing
     #expect(try client.call(.ping).reply == .pong)
   }
 
-  @Test func `a client that never says hello is let go`() throws {
+  @Test func `a client that never says hello is told why it is let go`() throws {
     let broker = try TestBroker(handshake: .milliseconds(50))
     let client = try RawClient(broker.scratch.socket)
-    _ = try client.failuresUntilHangUp()
+    let answer = try #require(try client.receive())
+    #expect(answer.number == 0)
+    guard case .failure(let error) = answer.reply else {
+      Issue.record("no reason: \(answer.reply)")
+      return
+    }
+    #expect(error.code == .timedOut)
+    #expect(error.message.contains("hello within 0.05 seconds"))
+    #expect(try client.receive() == nil)
     #expect(try broker.client().call(.ping).reply == .pong)
   }
 

@@ -256,7 +256,9 @@ enum {
 };
 
 // ------------------------------------------------------------------------------------------------
-// Journal. Named shared memory, the broker's alone, in chunks of one size that are added as needed.
+// Journal. Named shared memory, the broker's alone, in chunks of one size that come as they are
+// needed and go when nothing stands in them. A chunk keeps its number, so there may be gaps; chunk
+// 0 is always there.
 //
 //   0         4096                 PB_CHUNK_BODIES_AT                       PB_CHUNK_BYTES
 //   | header  | records (2 x 256)  | bodies: 64-byte granules               |
@@ -268,7 +270,8 @@ enum {
 #define PB_JOURNAL_MAGIC 0x4c4e524a59414250ull  // "PBAYJRNL"
 enum {
   PB_CHUNK_BYTES = 4 * 1024 * 1024,
-  PB_CHUNK_RECORD_COUNT = 1024,
+  // A record's share of bodies is 1.5 KiB then; 1024 records would leave most of 3.5 KiB unused.
+  PB_CHUNK_RECORD_COUNT = 2048,
   PB_GRANULE = 64,
   PB_RECORD_EMPTY = 0,
   PB_RECORD_BROKER = 1,

@@ -1,18 +1,18 @@
 // Which granules of one chunk are taken: a bit each. Bodies go to the lowest free run that holds
 // them, so a long free run stays at the end, where the reserve for the largest body is looked for.
 
-struct GranuleMap {
+package struct GranuleMap {
   private var taken: [UInt64]
-  let count: Int
-  private(set) var freeCount: Int
+  package let count: Int
+  package private(set) var freeCount: Int
   /// Nothing below is free.
   private var lowestFree = 0
   /// Everything from here on is free.
   private var tail = 0
-  /// No free run is longer, as far as searches have shown since the last release.
+  /// No free run is longer.
   private var longestRun: Int
 
-  init(count: Int) {
+  package init(count: Int) {
     self.count = count
     freeCount = count
     longestRun = count
@@ -20,9 +20,7 @@ struct GranuleMap {
   }
 
   /// Length of the free run at the end.
-  var tailCount: Int { count - tail }
-
-  private func isTaken(_ index: Int) -> Bool { taken[index / 64] & (1 << UInt64(index % 64)) != 0 }
+  package var tailCount: Int { count - tail }
 
   private mutating func mark(_ range: Range<Int>, taken isTaken: Bool) {
     for index in range {
@@ -32,7 +30,7 @@ struct GranuleMap {
   }
 
   /// Takes the lowest free run of this length; nil when there is none.
-  mutating func take(_ length: Int) -> Range<Int>? {
+  package mutating func take(_ length: Int) -> Range<Int>? {
     guard length > 0, length <= freeCount, length <= longestRun else { return nil }
     guard let start = search(length) else {
       longestRun = length - 1
@@ -46,31 +44,51 @@ struct GranuleMap {
     return range
   }
 
+  /// Goes from free run to free run.
   private func search(_ length: Int) -> Int? {
-    var start = lowestFree
-    var at = lowestFree
-    while at < tail {
-      if at % 64 == 0 && taken[at / 64] == .max {
-        at += 64
-        start = at
-      } else {
-        if isTaken(at) { start = at + 1 }
-        at += 1
-      }
-      if at - start >= length { return start }
+    var start = first(from: lowestFree, isTaken: false)
+    while start < tail {
+      let end = first(from: start, isTaken: true)
+      if end - start >= length { return start }
+      start = first(from: end, isTaken: false)
     }
-    start = min(start, tail)
     return count - start >= length ? start : nil
   }
 
-  mutating func release(_ range: Range<Int>) {
+  package mutating func release(_ range: Range<Int>) {
     mark(range, taken: false)
     freeCount += range.count
     lowestFree = min(lowestFree, range.lowerBound)
-    if range.upperBound == tail {
-      tail = range.lowerBound
-      while tail > 0 && !isTaken(tail - 1) { tail -= 1 }
+    let start = endOfTaken(before: range.lowerBound)
+    if range.upperBound == tail { tail = start }
+    longestRun = max(longestRun, first(from: range.upperBound, isTaken: true) - start)
+  }
+
+  // MARK: Words of 64
+
+  /// The first granule from here on that is taken, or that is free; `count` if there is none.
+  private func first(from start: Int, isTaken: Bool) -> Int {
+    guard start < count else { return count }
+    let flip: UInt64 = isTaken ? 0 : .max
+    var word = start / 64
+    var bits = (taken[word] ^ flip) & (.max << UInt64(start % 64))
+    while bits == 0 {
+      word += 1
+      guard word < taken.count else { return count }
+      bits = taken[word] ^ flip
     }
-    longestRun = count
+    return min(count, word * 64 + bits.trailingZeroBitCount)
+  }
+
+  /// One behind the last taken granule below this one; 0 if there is none.
+  private func endOfTaken(before end: Int) -> Int {
+    var word = end / 64
+    var bits = word < taken.count ? taken[word] & ~(.max << UInt64(end % 64)) : 0
+    while bits == 0 {
+      guard word > 0 else { return 0 }
+      word -= 1
+      bits = taken[word]
+    }
+    return word * 64 + 64 - bits.leadingZeroBitCount
   }
 }

@@ -6,6 +6,21 @@
 // An erased record is overwritten in both copies, the older one first: a copy damaged later must
 // not bring back what was removed. Nothing here reads the shared bytes; `JournalReader` does, and
 // trusts nothing.
+//
+// Chunks come and go; a chunk keeps its number while it is there, since records name bodies by it,
+// and a number is given again once its chunk is gone. Only a chunk goes in which no record stands
+// and no granule is taken, and nothing can come back by that:
+// - Its own records are fresh or erased in both copies. A record has one place for life and leaves
+//   it only erased, so no copy of it is anywhere else either.
+// - The newest copy of a record that stands elsewhere names no body in it, or the body's granules
+//   would be taken; and they are released only after that copy is whole. So the copy that counts
+//   while the next one is being written always has its body, too.
+// - An older copy may name a body in it still. That copy is overruled by the newest, which is whole.
+//   Should the newest be damaged later, the older one names a chunk that is missing, or other bytes
+//   under its checksum in a new chunk of that number: it is damaged, too, exactly as when granules
+//   within a chunk are used again.
+// The name goes in one step, so the next broker finds the chunk whole or not at all. One that was
+// being made has no head yet or an empty rest, and is nothing.
 
 import CPatchbayLayout
 import PatchbayLedger
@@ -18,18 +33,10 @@ package final class Journal {
     case client(UInt64)
     case blob(Generation)
   }
-  private struct Place {
-    var chunk: Int
-    var slot: Int
-  }
-  private struct Body {
-    var chunk: Int
-    var granules: Range<Int>
-  }
   private struct Standing {
-    var place: Place
+    var place: JournalRoom.Place
     var newestCopy: Int
-    var body: Body?
+    var body: JournalRoom.Body?
   }
 
   /// Free records below which the journal grows.
@@ -41,10 +48,7 @@ package final class Journal {
   private let shape: JournalShape
   private let instance: UInt64
   private var standing: [Name: Standing] = [:]
-  private var freePlaces: [Place] = []
-  private var granules: [GranuleMap] = []
-  /// Where the last body found room: the next one probably does, too.
-  private var lastChunk = 0
+  private var room: JournalRoom
   private var sequence: UInt64 = 0
   private var numbers = JournalNumbers()
 
@@ -55,28 +59,24 @@ package final class Journal {
     self.instance = instance
     self.storage = storage
     self.shape = shape
+    room = JournalRoom(shape)
     try grow()
     try put(.broker, JournalCoding.record(numbers, instance: instance), body: [])
   }
 
   /// Bytes of memory that the chunks take.
-  package var byteCount: Int { granules.count * shape.chunkByteCount }
+  package var byteCount: Int { room.chunkCount * shape.chunkByteCount }
 
   private func grow() throws(PatchbayError) {
-    let chunk = granules.count
+    let chunk = room.nextChunk
     try storage.addChunk(
-      header: JournalShape.header(chunk: chunk, instance: instance),
+      chunk, header: JournalShape.header(chunk: chunk, instance: instance),
       byteCount: shape.chunkByteCount)
-    granules.append(GranuleMap(count: shape.granuleCount))
-    freePlaces += (0..<shape.recordCount).reversed().map { Place(chunk: chunk, slot: $0) }
+    room.add(chunk)
   }
 
   /// Whether there is room for several changes of any size.
-  package var hasReserve: Bool {
-    let longest = min(JournalShape.granules(for: JournalCoding.bodyLimit), shape.granuleCount)
-    return freePlaces.count >= Self.recordReserve
-      && granules.contains { $0.tailCount >= longest }
-  }
+  package var hasReserve: Bool { room.hasReserve }
 
   /// Grows by a chunk when the reserve is used up. False: there is none, and no memory for more.
   package func ensureReserve() -> Bool {
@@ -86,6 +86,15 @@ package final class Journal {
       return hasReserve
     } catch {
       return false
+    }
+  }
+
+  /// Gives back chunks in which nothing stands and without which there is room to spare.
+  package func giveBackChunks() {
+    while let chunk = room.superfluousChunk {
+      // One whose name does not go away stays, and is asked for again.
+      guard (try? storage.removeChunk(chunk)) != nil else { return }
+      room.remove(chunk)
     }
   }
 
@@ -137,8 +146,8 @@ package final class Journal {
     _ name: Name, _ draft: pb_journal_record, body bytes: [UInt8]
   ) throws(PatchbayError) {
     let body = bytes.isEmpty ? nil : try takeGranules(for: bytes.count)
-    guard let place = standing[name]?.place ?? freePlaces.popLast() else {
-      if let body { granules[body.chunk].release(body.granules) }
+    guard let place = standing[name]?.place ?? room.takeRecord() else {
+      if let body { room.release(body) }
       throw PatchbayError(.noSpaceMemory, "The journal has no free record; remove blobs.")
     }
     let previous = standing[name]
@@ -157,11 +166,11 @@ package final class Journal {
     // releasing (fence): the record stands before the granules it no longer needs are reused. Pairs
     // with JOURNAL-SCAN.
     atomicMemoryFence(ordering: .releasing)
-    if let old = previous?.body { granules[old.chunk].release(old.granules) }
+    if let old = previous?.body { room.release(old) }
     standing[name] = Standing(place: place, newestCopy: copy, body: body)
   }
 
-  private func write(_ draft: pb_journal_record, _ place: Place, copy: Int) {
+  private func write(_ draft: pb_journal_record, _ place: JournalRoom.Place, copy: Int) {
     sequence += 1
     var record = draft
     record.sequence = sequence
@@ -184,21 +193,16 @@ package final class Journal {
     // releasing (fence): no copy names the granules any more before they are reused. Pairs with
     // JOURNAL-SCAN.
     atomicMemoryFence(ordering: .releasing)
-    if let body = old.body { granules[body.chunk].release(body.granules) }
-    freePlaces.append(old.place)
+    if let body = old.body { room.release(body) }
+    room.release(old.place)
   }
 
-  private func takeGranules(for byteCount: Int) throws(PatchbayError) -> Body {
-    let length = JournalShape.granules(for: byteCount)
-    for step in granules.indices {
-      let chunk = (lastChunk + step) % granules.count
-      if let range = granules[chunk].take(length) {
-        lastChunk = chunk
-        return Body(chunk: chunk, granules: range)
-      }
+  private func takeGranules(for byteCount: Int) throws(PatchbayError) -> JournalRoom.Body {
+    guard let body = room.takeGranules(JournalShape.granules(for: byteCount)) else {
+      throw PatchbayError(
+        .noSpaceMemory,
+        "The journal has no room for a description of \(byteCount) bytes; remove blobs.")
     }
-    throw PatchbayError(
-      .noSpaceMemory,
-      "The journal has no room for a description of \(byteCount) bytes; remove blobs.")
+    return body
   }
 }

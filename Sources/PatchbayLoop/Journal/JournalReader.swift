@@ -1,6 +1,7 @@
 // Reads a journal that another process, perhaps a dead one, has written. The bytes are a private
 // copy and they are input: each length and index is checked, nothing is taken on trust, nothing
-// traps. A record counts in the newest copy whose own checksum, body and fields are all right.
+// traps. A record counts in the newest copy whose own checksum, body and fields are all right. The
+// chunks may have gaps in their numbers; the first is always there.
 
 import CPatchbayLayout
 import PatchbayLedger
@@ -27,25 +28,31 @@ package enum JournalReader {
     case blob(JournaledBlob)
   }
 
-  /// - Throws: `corrupt` when a chunk is not a chunk of one and the same journal, in its place.
+  /// Reads the chunks that are there, by number.
+  /// - Throws: `corrupt` when the first is missing, or one is not a chunk of the same journal, in its
+  ///   place.
   package static func scan(
-    _ chunks: [[UInt8]], shape: JournalShape = .standard
+    _ chunks: [Int: [UInt8]], shape: JournalShape = .standard
   ) throws(PatchbayError) -> JournalContents {
     // acquiring (fence): whatever a record names was written before the record. Pairs with
     // JOURNAL-SCAN.
     atomicMemoryFence(ordering: .acquiring)
-    var contents = JournalContents(instance: 0)
-    for (index, chunk) in chunks.enumerated() {
-      let instance = try checkHeader(chunk, index: index, shape)
-      guard index == 0 || instance == contents.instance else {
+    guard let first = chunks[0] else {
+      throw PatchbayError(.corrupt, "The first chunk of the journal is missing.")
+    }
+    var contents = JournalContents(instance: try checkHeader(first, index: 0, shape))
+    var whole: [Int: [UInt8]] = [:]
+    for (index, chunk) in chunks {
+      if index != 0, isUnborn(chunk, index: index, shape, contents.instance) { continue }
+      guard try checkHeader(chunk, index: index, shape) == contents.instance else {
         throw PatchbayError(.corrupt, "Chunk \(index) belongs to the journal of another broker.")
       }
-      contents.instance = instance
+      whole[index] = chunk
     }
-    for chunk in chunks.indices {
+    for chunk in whole.values {
       for slot in 0..<shape.recordCount {
         let entry = self.entry(
-          chunks, chunk: chunk, slot: slot, shape, contents.instance, &contents.damagedCopyCount)
+          whole, chunk, slot: slot, shape, contents.instance, &contents.damagedCopyCount)
         switch entry {
         case .empty: break
         case .broker(let numbers): contents.numbers = numbers
@@ -57,6 +64,17 @@ package enum JournalReader {
     contents.blobs.sort { $0.record.info.generation < $1.record.info.generation }
     contents.clients.sort { $0.record.clientID < $1.record.clientID }
     return contents
+  }
+
+  /// Whether its maker died before its head stood; nothing was recorded in it then. The first chunk
+  /// is made before anything else, so without its head there is no journal.
+  private static func isUnborn(
+    _ chunk: [UInt8], index: Int, _ shape: JournalShape, _ instance: UInt64
+  ) -> Bool {
+    if chunk.isEmpty { return true }
+    return (try? checkHeader(chunk, index: index, shape)) != instance
+      && chunk.count == shape.chunkByteCount
+      && chunk[Int(PB_CHUNK_RECORDS_AT)...].allSatisfy { $0 == 0 }
   }
 
   private static func checkHeader(
@@ -91,13 +109,13 @@ package enum JournalReader {
   }
 
   private static func entry(
-    _ chunks: [[UInt8]], chunk: Int, slot: Int, _ shape: JournalShape, _ instance: UInt64,
-    _ damagedCopyCount: inout Int
+    _ chunks: [Int: [UInt8]], _ chunk: [UInt8], slot: Int, _ shape: JournalShape,
+    _ instance: UInt64, _ damagedCopyCount: inout Int
   ) -> Entry {
     var valid: [pb_journal_record] = []
     for number in 0..<JournalShape.copyCount {
       let at = shape.recordAt(slot: slot, copy: number)
-      let bytes = chunks[chunk][at..<at + JournalShape.recordByteCount]
+      let bytes = chunk[at..<at + JournalShape.recordByteCount]
       if let record = copy(bytes) {
         valid.append(record)
       } else if bytes.contains(where: { $0 != 0 }) {
@@ -113,7 +131,8 @@ package enum JournalReader {
   }
 
   private static func decode(
-    _ record: pb_journal_record, _ chunks: [[UInt8]], _ shape: JournalShape, _ instance: UInt64
+    _ record: pb_journal_record, _ chunks: [Int: [UInt8]], _ shape: JournalShape,
+    _ instance: UInt64
   ) throws(PatchbayError) -> Entry {
     let body = try body(of: record, chunks, shape)
     switch Int(record.kind) {
@@ -127,18 +146,18 @@ package enum JournalReader {
   }
 
   private static func body(
-    of record: pb_journal_record, _ chunks: [[UInt8]], _ shape: JournalShape
+    of record: pb_journal_record, _ chunks: [Int: [UInt8]], _ shape: JournalShape
   ) throws(PatchbayError) -> ArraySlice<UInt8> {
     guard record.body_byte_count > 0 else { return [] }
     let granule = Int(record.body_granule)
     let byteCount = Int(record.body_byte_count)
-    guard Int(record.body_chunk) < chunks.count,
+    guard let chunk = chunks[Int(record.body_chunk)],
       granule + JournalShape.granules(for: byteCount) <= shape.granuleCount
     else {
       throw PatchbayError(.corrupt, "A journal record names a body outside of the journal.")
     }
     let at = shape.granuleAt(granule)
-    let body = chunks[Int(record.body_chunk)][at..<at + byteCount]
+    let body = chunk[at..<at + byteCount]
     guard JournalChecksum.of(body) == record.body_checksum else {
       throw PatchbayError(.corrupt, "The body of a journal record is damaged.")
     }

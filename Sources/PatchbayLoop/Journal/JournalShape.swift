@@ -53,8 +53,10 @@ package struct JournalShape: Sendable, Hashable {
 
 /// Where the bytes of a journal's chunks are kept.
 package protocol JournalStorage: AnyObject {
-  /// Adds a zeroed chunk, the next in number, and writes its head.
-  func addChunk(header: [UInt8], byteCount: Int) throws(PatchbayError)
+  /// Adds a zeroed chunk under a number that has none, and writes its head.
+  func addChunk(_ chunk: Int, header: [UInt8], byteCount: Int) throws(PatchbayError)
+  /// Takes a chunk away, in one step for whoever reads the journal later.
+  func removeChunk(_ chunk: Int) throws(PatchbayError)
   /// Stores bytes; the caller keeps them within the chunk.
   func write(_ bytes: [UInt8], chunk: Int, at offset: Int)
 }
