@@ -182,6 +182,7 @@ extension Ledger {
     guard let blob = blobs[generation] else { return }
     let origin = blob.origin
     catalog.insert(blob.key)
+    changed(generation)
     post(generation)
     record(generation)
     let grant = blob.grant(epoch: blob.epoch, beginsUse: true)

@@ -61,6 +61,8 @@ package struct Ledger: Sendable {
   var lastBoard: UInt32 = 0
   var lastInspection: UInt64 = 0
 
+  var watching: Watching
+
   var isJournalFull = false
   var isDraining = false
 
@@ -70,6 +72,7 @@ package struct Ledger: Sendable {
     at moment: Moment, tokenSource: any RandomNumberGenerator & Sendable
   ) {
     self.limits = limits
+    watching = Watching(log: ChangeLog(removalLimit: limits.removalCount))
     self.instance = instance
     self.brokerProcess = brokerProcess
     self.brokerUser = brokerUser
@@ -82,6 +85,7 @@ package struct Ledger: Sendable {
   package mutating func handle(_ event: LedgerEvent, at moment: Moment) -> [LedgerAction] {
     now = moment
     take(event)
+    tellWatchers()
     var decided: [LedgerAction] = []
     swap(&decided, &actions)
     return decided
@@ -101,13 +105,21 @@ package struct Ledger: Sendable {
     case .undelivered(let session, let number): undelivered(session, number)
     case .overheadChanged(let byteCount): overheadByteCount = max(0, byteCount)
     case .journalFull(let isFull): isJournalFull = isFull
-    case .tick: endLateHandshakes()
+    case .tick:
+      endLateHandshakes()
+      sampleIfDue()
+    case .congested(let session): congested(session)
+    case .relieved(let session): relieved(session)
+    case .sampled(let samples): sampled(samples)
     case .drainBegan: drain()
     }
   }
 
   /// When a `tick` is next needed, on the monotonic clock; nil while nothing is due.
-  package var nextDeadline: Int64? { handshakes.nextDeadline }
+  package var nextDeadline: Int64? {
+    if watching.hasMore { return now.monotonicNanoseconds }
+    return [handshakes.nextDeadline, nextSample].compactMap(\.self).min()
+  }
 
   /// Whether a broker that drains may end: no publisher has a blob open and no answer is owed.
   /// Subscribers do not hold it up; they keep what they have mapped.
@@ -155,6 +167,7 @@ package struct Ledger: Sendable {
     case .remove(let remove): try self.remove(session, number, remove)
     case .statistics: actions.append(.reportStatistics(session, number: number, statistics))
     case .ping: reply(session, number, .pong)
+    case .watch(let watch): try self.watch(session, number, watch)
     }
   }
 

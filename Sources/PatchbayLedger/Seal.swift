@@ -117,6 +117,7 @@ extension Ledger {
     blobs[generation]?.sealer = publisher
     blobs[generation]?.modified = now.wall
     guard let blob = blobs[generation] else { return }
+    changed(generation)
     record(generation)
     post(generation)
     ring(generation)

@@ -88,6 +88,8 @@ final class Connection {
   /// Whether the client can still touch a ring after the connection.
   var holdsRing = false
   var holdsTable = false
+  /// Events were queued, and the queue has not been empty since.
+  var isCongested = false
 
   init(
     _ session: SessionID, _ peer: Peer, _ socket: consuming ControlSocket,

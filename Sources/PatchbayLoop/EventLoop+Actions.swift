@@ -34,6 +34,7 @@ extension EventLoop {
     case .ring(let slot): boards.ring(slot)
     case .inspect(let inspection, let extents, _, let plan, let byteCount):
       inspect(inspection, extents, plan, byteCount: byteCount)
+    case .sample(let blobs): sample(blobs)
     case .recordBlob(let record): self.record(record)
     case .eraseBlob(let generation): journal.erase(generation)
     case .recordClient(let record): self.record(record)
@@ -50,11 +51,14 @@ extension EventLoop {
   ) {
     guard let connection = connections[session] else { return }
     do throws(PatchbayError) {
-      if let lostRecord, reply.kind != .failure { throw lostRecord }
+      // A watch promises no record, and goes on.
+      if let lostRecord, reply.kind != .failure, reply.kind != .events { throw lostRecord }
       let packet = try Self.packet(reply, number: number)
       noteGrant(sources, connection)
       let outgoing = Outgoing(packet: packet, sources, number: number)
-      note(try connection.send(outgoing, opener(connection)), connection)
+      let outcome = try connection.send(outgoing, opener(connection))
+      note(outcome, connection)
+      if case .events = reply, outcome == .queued { congest(connection) }
     } catch {
       send(.failure(error.inBrokerWords), to: connection, number: number)
       submit(.undelivered(session, number: number))
@@ -130,6 +134,24 @@ extension EventLoop {
 
   private func place(_ extents: [ExtentRecord]) -> [PlacedExtent] {
     extents.map { PlacedExtent(extent: $0, place: rings[$0.ring]) }
+  }
+
+  /// How far blobs are, as their rings say; found out here or elsewhere.
+  private func sample(_ blobs: [BlobReport]) {
+    let placed = blobs.map { ($0, place($0.liveExtents)) }
+    let look: @Sendable () -> [BlobSample] = {
+      placed.map { report, extents in
+        let info = RingLook.fill(report, extents)
+        return BlobSample(
+          generation: info.generation, frontier: info.frontier,
+          coveredByteCount: info.coveredByteCount)
+      }
+    }
+    if blobs.reduce(0, { $0 + $1.liveExtents.count }) <= Self.inlineLookCount {
+      submit(.sampled(look()))
+    } else if !inspector.submit({ .samples(look()) }) {
+      submit(.sampled([]))
+    }
   }
 
   // MARK: Rings and boards
@@ -215,6 +237,7 @@ extension EventLoop {
       case .failure(let error): submit(.ringRefused(ring, errno: error.systemErrno ?? 0))
       }
     case .unlinked(let ring): rings.endUnlink(ring)
+    case .samples(let samples): submit(.sampled(samples))
     case .coverage(let inspection, let coverage): submit(.inspected(inspection, coverage))
     case .report(let session, let number, .info, let infos):
       if let info = infos.first { deliver(.info(info), [], to: session, number: number) }

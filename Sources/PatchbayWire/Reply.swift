@@ -1,4 +1,5 @@
-// What the broker answers. Every request gets exactly one reply, with its request number.
+// What the broker answers. Every request gets exactly one reply, with its request number; only a
+// watch gets many.
 
 import PatchbayTypes
 
@@ -20,10 +21,12 @@ package enum Reply: Sendable, Hashable {
   case list(ListPage)
   case statistics(BrokerStatistics)
   case pong
+  case events(EventPage)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case failure = 256
     case welcome, created, extent, done, opened, board, info, list, statistics, pong
+    case events = 288
   }
 }
 

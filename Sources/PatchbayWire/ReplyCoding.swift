@@ -16,6 +16,7 @@ extension Reply {
     case .list: .list
     case .statistics: .statistics
     case .pong: .pong
+    case .events: .events
     }
   }
 
@@ -39,6 +40,7 @@ extension Reply {
       writer.put(page.hasMore)
       writer.put(list: page.blobs) { writer, blob in writer.put(blob) }
     case .statistics(let statistics): writer.put(statistics)
+    case .events(let page): page.encode(&writer)
     case .done, .pong: break
     }
   }
@@ -71,6 +73,7 @@ extension Reply {
       self = .list(ListPage(blobs: blobs, hasMore: hasMore))
     case .statistics: self = .statistics(try reader.takeStatistics())
     case .pong: self = .pong
+    case .events: self = .events(try EventPage(from: &reader))
     }
   }
 }

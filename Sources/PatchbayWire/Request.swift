@@ -23,11 +23,14 @@ package enum Request: Sendable, Hashable {
   case remove(RemoveRequest)
   case statistics
   case ping
+  /// Answered by `events` again and again, until it is cancelled.
+  case watch(WatchRequest)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case hello = 1
     case create, grow, seal, fail, abandon, open, cancel
     case attachExtent, attachBoard, close, info, list, remove, statistics, ping
+    case watch = 32
   }
 }
 

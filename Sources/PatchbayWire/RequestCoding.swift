@@ -21,6 +21,7 @@ extension Request {
     case .remove: .remove
     case .statistics: .statistics
     case .ping: .ping
+    case .watch: .watch
     }
   }
 
@@ -60,6 +61,7 @@ extension Request {
     case .remove(let remove):
       writer.put(remove.key)
       writer.put(remove.generation?.rawValue ?? 0)
+    case .watch(let watch): watch.encode(&writer)
     case .statistics, .ping: break
     }
   }
@@ -114,6 +116,7 @@ extension Request {
           key: key, generation: generation == 0 ? nil : Generation(rawValue: generation)))
     case .statistics: self = .statistics
     case .ping: self = .ping
+    case .watch: self = .watch(try WatchRequest(from: &reader))
     }
   }
 }

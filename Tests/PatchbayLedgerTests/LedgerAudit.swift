@@ -29,6 +29,11 @@ extension Ledger {
       ("parked opens", parkedCount, parked),
       ("open blobs", openBlobCount, blobs.values.count { $0.state == .open }),
       ("names", catalog.count, blobs.values.count { $0.isBorn && $0.isNamed }),
+      ("standings", watching.log.standings.count, catalog.count),
+      (
+        "open standings", watching.log.open.count,
+        blobs.values.count { $0.isBorn && $0.isNamed && $0.state == .open }
+      ),
       ("owners", owners.count, blobs.values.count { $0.isNamed }),
     ]
     return figures.first { $0.1 != $0.2 }.map { "\($0.0): kept \($0.1), counted \($0.2)" }
@@ -50,12 +55,16 @@ extension Ledger {
       return "ghosts"
     }
     if (blob.state == .open) != (blob.publisher != nil) { return "open without a publisher" }
+    if blob.isBorn, blob.isNamed, watching.log.standings[generation]?.blobState != blob.state {
+      return "watchers were not told that it is \(blob.state)"
+    }
     return blob.isIdle && !blob.isQueued ? "idle but not queued" : nil
   }
 
   /// Whether nothing is left of any blob or client but the last.
   var isBare: Bool {
     blobs.isEmpty && owners.isEmpty && rings.isEmpty && inspections.isEmpty
+      && watching.watchers.isEmpty && watching.congested.isEmpty && watching.log.open.isEmpty
       && parkedOpens.isEmpty && sessions.count == 1 && ghosts.isEmpty && connectionCount == 1
       && accessClasses.values.allSatisfy { $0.waiting.isEmpty && $0.pendingBoard == nil }
   }

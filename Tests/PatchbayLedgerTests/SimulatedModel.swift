@@ -35,6 +35,7 @@ struct SimulatedModel {
   private var seenGenerations: Set<Generation> = []
   private var lastGenerations: [BlobKey: Generation] = [:]
   private(set) var overhead = 0
+  private(set) var watches = SimulatedWatches()
   private(set) var violation: String?
 
   private mutating func demand(_ holds: Bool, _ claim: @autoclosure () -> String) {
@@ -49,19 +50,25 @@ struct SimulatedModel {
     case .request(let session, let number, let request):
       guard live.contains(session) else { return }
       owed[RequestID(session: session, number: number)] = request
+      if case .watch(let watch) = request {
+        watches.begin(RequestID(session: session, number: number), watch, known: known)
+      }
       if case .close(let blob) = request, blob.epoch == 0 { close(session, blob.generation) }
     case .hungUp(let session), .exited(let session): end(session)
     case .undelivered(let session, let number): takeBack(session, number)
     case .ringRefused(let ring, _): rings[ring] = nil
     case .boardCreated(let board), .boardRefused(let board, _): pendingBoards.remove(board)
     case .overheadChanged(let byteCount): overhead = byteCount
-    case .ringCreated, .inspected, .journalFull, .tick, .drainBegan: break
+    case .congested(let session): watches.congested.insert(session)
+    case .relieved(let session): watches.congested.remove(session)
+    case .ringCreated, .inspected, .sampled, .journalFull, .tick, .drainBegan: break
     }
   }
 
   private mutating func end(_ session: SessionID) {
     live.remove(session)
     owed = owed.filter { $0.key.session != session }
+    watches.end(session)
     for generation in readers.keys { readers[generation]?[session] = nil }
     for (generation, publisher) in publishers where publisher == session {
       publishers[generation] = nil
@@ -82,6 +89,8 @@ struct SimulatedModel {
 
   mutating func check(_ actions: [LedgerAction], after event: LedgerEvent) {
     for action in actions { check(action, after: event) }
+    watches.compare(with: known)
+    if let wrong = watches.violation { demand(false, wrong) }
     let silent = unrung
     demand(silent.isEmpty, "a final state was posted and its bell not rung: \(silent)")
   }
@@ -108,6 +117,9 @@ struct SimulatedModel {
       demand(extents.allSatisfy { rings[$0.ring]?.isUnlinked == false }, "inspects a gone ring")
     case .recordBlob(let record): recorded(record)
     case .eraseBlob(let generation): erased(generation, after: event)
+    case .sample(let reports):
+      demand(!reports.isEmpty, "nothing is to be sampled")
+      demand(reports.allSatisfy { $0.info.state == .open }, "a blob that has ended is sampled")
     case .recordClient, .eraseClient: break
     }
   }
@@ -122,6 +134,11 @@ struct SimulatedModel {
   private mutating func answered(
     _ session: SessionID, _ number: UInt64, _ reply: Reply, _ descriptors: [DescriptorSource]
   ) {
+    if case .events(let page) = reply {
+      watches.told(RequestID(session: session, number: number), page)
+      return
+    }
+    watches.end(RequestID(session: session, number: number))
     let request = settleDebt(session, number)
     for case .ring(let ring, _) in descriptors {
       demand(rings[ring]?.isUnlinked == false, "ring \(ring) was handed out after its end")
@@ -222,6 +239,14 @@ struct SimulatedModel {
       demand(!isHeld(generation), "\(generation) was evicted while it is open")
       demand(record.info.state != .open, "\(generation) was evicted while it is written")
     }
+  }
+
+  /// What exists, as every watcher that has been told all must know it.
+  private var known: SimulatedWatches.View {
+    SimulatedWatches.View(
+      uniqueKeysWithValues: records.values.map {
+        ($0.info.key, SimulatedWatches.Known(generation: $0.info.generation, state: $0.info.state))
+      })
   }
 
   // MARK: Sums

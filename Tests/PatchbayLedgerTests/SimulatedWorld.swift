@@ -47,6 +47,8 @@ struct SimulatedWorld {
     limits.blobCount = 20
     limits.firstExtent = 8192
     limits.extentLimit = 32768
+    limits.removalCount = 6
+    limits.watchesPerSession = 2
     ledger = Ledger(
       limits: limits, instance: 1, brokerProcess: 1, brokerUser: 1000, at: now,
       tokenSource: SeededGenerator(seed: seed ^ 0xabcd))
@@ -91,7 +93,7 @@ struct SimulatedWorld {
   private mutating func follow(_ actions: [LedgerAction]) {
     for action in actions {
       switch action {
-      case .createRing, .createBoard, .inspect: answers.append(action)
+      case .createRing, .createBoard, .inspect, .sample: answers.append(action)
       case .disconnect(let session):
         if let place = place(of: session) { clients[place].isConnected = false }
       case .reply(let session, _, .created(let grant), _):
@@ -120,6 +122,7 @@ struct SimulatedWorld {
     case 32..<34: pass()
     case 34: feed(.journalFull(chance(1, in: 4)))
     case 35..<37: loseReply()
+    case 37..<39: congest()
     default: request()
     }
   }
@@ -166,6 +169,14 @@ struct SimulatedWorld {
     feed(.tick)
   }
 
+  /// A client stops reading, or takes everything that waited for it.
+  private mutating func congest() {
+    guard let client = pick({ $0.isConnected && $0.hasGreeted }) else { return }
+    let session = clients[client].session
+    let isStuck = ledger.watching.congested.contains(session)
+    feed(isStuck ? .relieved(session) : .congested(session))
+  }
+
   private mutating func loseReply() {
     guard let last = trace.last(where: { if case .reply = $0 { true } else { false } }),
       case .reply(let session, let number, _, let descriptors) = last, !descriptors.isEmpty
@@ -195,6 +206,14 @@ struct SimulatedWorld {
         .inspected(
           inspection,
           isRefused ? .failure(error) : .success(chance(2, in: 3) ? covered : holes)))
+    case .sample(let reports):
+      feed(
+        .sampled(
+          reports.map {
+            let covered = Int.random(in: 0..<1000, using: &generator)
+            return BlobSample(
+              generation: $0.info.generation, frontier: covered / 2, coveredByteCount: covered)
+          }))
     default: break
     }
   }
@@ -270,8 +289,25 @@ struct SimulatedWorld {
       .remove(
         RemoveRequest(key: randomKey(), generation: chance(1, in: 4) ? randomGeneration() : nil))
     case 96..<97: .statistics
+    case 97..<99: .watch(randomWatch())
     default: chance(1, in: 20) ? .hello(Rig.hello()) : .ping
     }
+  }
+
+  private mutating func randomWatch() -> WatchRequest {
+    let left = model.watches.left.randomElement(using: &generator)
+    let prefix = [[], [], Array("a".utf8), Array("zz".utf8)].randomElement(using: &generator)
+    var after: EventPosition?
+    switch Int.random(in: 0..<8, using: &generator) {
+    case 0..<2: after = .start
+    case 2..<6: after = left?.position
+    case 6:
+      after = EventPosition(instance: 1, number: UInt64.random(in: 0..<500, using: &generator))
+    default: break
+    }
+    return WatchRequest(
+      prefix: after == left?.position ? left?.prefix ?? [] : prefix ?? [], after: after,
+      wantsProgress: chance(1, in: 2))
   }
 
   private mutating func smallIndex() -> Int {

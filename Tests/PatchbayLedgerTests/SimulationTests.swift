@@ -56,11 +56,13 @@ import Testing
       var world = SimulatedWorld(seed: seed)
       world.run(steps: Self.steps)
       for action in world.trace { seen.insert(Self.kind(of: action)) }
+      if world.model.watches.resumedCount > 0 { seen.insert("resumed") }
     }
     for kind in [
       "noSpaceMemory", "holesAtSeal", "lengthMismatch", "fenced", "closed", "keyExists",
       "noSuchKey", "abandoned", "blobFailed", "timedOut", "limitReached", "rangeOutOfBounds",
       "protocolViolation", "notPermitted", "opened", "created", "extent", "board", "eviction",
+      "events", "gap", "resumed", "sample",
     ] {
       #expect(seen.contains(kind), "\(kind) never happened")
     }
@@ -69,6 +71,8 @@ import Testing
   private static func kind(of action: LedgerAction) -> String {
     switch action {
     case .reply(_, _, .failure(let error), _): "\(error.code)"
+    case .reply(_, _, .events(let page), _) where page.hasGap: "gap"
+    case .sample: "sample"
     case .reply(_, _, let reply, _): "\(reply.kind)"
     case .reportStatistics(_, _, let statistics) where statistics.evictionCount > 0: "eviction"
     default: "other"
