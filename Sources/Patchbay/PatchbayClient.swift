@@ -33,7 +33,7 @@ public final class PatchbayClient: Sendable {
       deadline: deadline)
   }
 
-  private static var programName: String {
+  static var programName: String {
     CommandLine.arguments.first?.split(separator: "/").last.map(String.init) ?? "client"
   }
 

@@ -25,7 +25,8 @@ import Patchbay
       """,
     version: Version.patchbay,
     subcommands: [
-      ServeVerb.self, PutVerb.self, CatVerb.self, GetVerb.self, WaitVerb.self, InfoVerb.self,
+      ServeVerb.self, PutVerb.self, CatVerb.self, GetVerb.self, WaitVerb.self, WatchVerb.self,
+      InfoVerb.self,
       ListVerb.self, RemoveVerb.self, PingVerb.self, StatsVerb.self, CompletionVerb.self,
       VersionVerb.self,
     ])

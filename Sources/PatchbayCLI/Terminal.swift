@@ -21,6 +21,21 @@ enum StandardOutput {
   }
 
   static func line(_ text: String) throws(PatchbayError) { try write(text + "\n") }
+
+  /// Ends the process, as SIGPIPE would, when nobody can read what it writes any more, also while it
+  /// has nothing to write. For verbs that wait without an end.
+  static func endWithReader() {
+    var thread = pthread_t()
+    let started = unsafe pthread_create(&thread, nil, { _ in StandardOutput.watchReader() }, nil)
+    if started == 0 { pthread_detach(thread) }
+  }
+
+  private static func watchReader() -> Never {
+    // Nothing is asked for: what is told besides is that the other end has gone.
+    var waiting = pollfd(fd: STDOUT_FILENO, events: 0, revents: 0)
+    while unsafe poll(&waiting, 1, -1) < 1 {}
+    _exit(128 + SIGPIPE)
+  }
 }
 
 /// Messages. That nobody reads them any more is no reason to stop.

@@ -66,7 +66,10 @@ struct ChangeLog: Sendable {
   // MARK: Changes
 
   /// Notes that a blob was born or has changed its state.
-  mutating func note(_ generation: Generation, _ state: BlobState, at time: WallTime) {
+  /// - Parameter byteCount: the length of a blob that is complete.
+  mutating func note(
+    _ generation: Generation, _ state: BlobState, byteCount: Int?, at time: WallTime
+  ) {
     last += 1
     var standing =
       standings[generation]
@@ -75,6 +78,10 @@ struct ChangeLog: Sendable {
     standing.latest = last
     standing.blobState = state
     standing.time = time
+    if let byteCount {
+      standing.frontier = byteCount
+      standing.coveredByteCount = byteCount
+    }
     standings[generation] = standing
     setOpen(generation, state == .open)
     append(generation)

@@ -49,7 +49,8 @@ extension Ledger {
   /// Called after a blob was born, and after each change of its state.
   mutating func changed(_ generation: Generation) {
     guard let blob = blobs[generation], blob.isBorn, blob.isNamed else { return }
-    watching.log.note(generation, blob.state, at: now.wall)
+    let byteCount = blob.state == .sealed ? blob.byteCount : nil
+    watching.log.note(generation, blob.state, byteCount: byteCount, at: now.wall)
   }
 
   /// Called when a blob's key has been taken away.
@@ -206,12 +207,11 @@ extension Ledger {
       case .failed: .failed
       case .gone: .removed
       }
-    let whole = blob.state == .sealed ? blob.byteCount : nil
     return BlobChange(
       kind: kind, key: blob.key, generation: blob.origin.generation,
       position: EventPosition(instance: instance, number: number), time: standing.time,
-      byteCount: blob.byteCount, frontier: whole ?? standing.frontier,
-      coveredByteCount: whole ?? standing.coveredByteCount, causeCode: blob.causeCode,
+      byteCount: blob.byteCount, frontier: standing.frontier,
+      coveredByteCount: standing.coveredByteCount, causeCode: blob.causeCode,
       cause: blob.cause)
   }
 

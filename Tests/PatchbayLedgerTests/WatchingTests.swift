@@ -79,6 +79,7 @@ extension Rig {
     #expect(changes[1].byteCount == 10 && changes[1].coveredByteCount == 10)
     #expect(changes[3].causeCode == .blobFailed && changes[3].cause == "no paper")
     #expect(changes[4].byteCount == 3 && changes[5].generation == changes[0].generation)
+    #expect(changes[5].coveredByteCount == 10)
     #expect(changes.allSatisfy { $0.time == rig.now.wall })
   }
 

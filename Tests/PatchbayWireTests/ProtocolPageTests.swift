@@ -126,6 +126,7 @@ private struct TableWalker {
       page.rows(under: "Numbers of the terms") == [
         ["state", shown(BlobState.self)], ["order", shown(WriteOrder.self)],
         ["policy", shown(FlowPolicy.self)], ["acknowledgement", shown(Acknowledgement.self)],
+        ["change", shown(BlobChange.Kind.self)],
       ])
   }
 
@@ -140,6 +141,7 @@ private struct TableWalker {
       ("bytes of an error's message", WireLimit.message),
       ("missing ranges in a failure", WireLimit.missing),
       ("entries of a page", WireLimit.pageEntries),
+      ("changes in a message", WireLimit.pageChanges),
       ("highest position", ExtentPlan.positionLimit),
     ]
     #expect(page.rows(under: "Limits") == limits.map { [$0.0, "\($0.1)"] })

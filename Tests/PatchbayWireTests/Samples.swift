@@ -72,6 +72,12 @@ enum Golden {
       .remove(RemoveRequest(key: key, generation: Generation(rawValue: 9)))),
     Sample("statistics", 18, .statistics),
     Sample("ping", 19, .ping),
+    Sample(
+      "watch", 20,
+      .watch(WatchRequest(prefix: Array("demo/".utf8), after: nil, wantsProgress: true))),
+    Sample(
+      "watch, going on", 21,
+      .watch(WatchRequest(prefix: [], after: place(42), wantsProgress: false))),
   ]
 
   static let replies: [Sample<Reply>] = [
@@ -102,7 +108,25 @@ enum Golden {
     Sample("list, empty", 15, .list(ListPage(blobs: [], hasMore: false))),
     Sample("statistics", 18, .statistics(statistics)),
     Sample("pong", 19, .pong),
+    Sample(
+      "events", 20,
+      .events(EventPage(hasGap: false, position: place(45), changes: [created, failed]))),
+    Sample("events, gap", 21, .events(EventPage(hasGap: true, position: place(7), changes: []))),
   ]
+
+  static func place(_ number: UInt64) -> EventPosition {
+    EventPosition(instance: 0x3132_3334_3536_3738, number: number)
+  }
+
+  private static let created = BlobChange(
+    kind: .created, key: key, generation: Generation(rawValue: 7), position: place(43),
+    time: WallTime(rawValue: 1_700_000_000_000_000_001), byteCount: 10000, frontier: 4096,
+    coveredByteCount: 8192)
+
+  private static let failed = BlobChange(
+    kind: .failed, key: "b", generation: Generation(rawValue: 8), position: place(44),
+    time: WallTime(rawValue: 1_700_000_000_000_000_002), byteCount: nil, frontier: 1,
+    coveredByteCount: 2, causeCode: .blobFailed, cause: "no input")
 
   private static var inlineCreate: CreateRequest {
     var create = CreateRequest(key: key)
@@ -248,6 +272,12 @@ enum Extreme {
     Sample("remove", .max, .remove(RemoveRequest(key: longKey, generation: highest.generation))),
     Sample("statistics", .max, .statistics),
     Sample("ping", .max, .ping),
+    Sample(
+      "watch", .max,
+      .watch(
+        WatchRequest(
+          prefix: longKey.bytes, after: EventPosition(instance: .max, number: .max),
+          wantsProgress: true))),
   ]
 
   private static var create: CreateRequest {
@@ -292,7 +322,30 @@ enum Extreme {
           hasMore: false))),
     Sample("statistics", .max, .statistics(statistics)),
     Sample("pong", .max, .pong),
+    Sample("events", .max, .events(page(of: 30, change))),
+    Sample("events of most", 1, .events(page(of: WireLimit.pageChanges, smallChange))),
   ]
+
+  private static func page(of count: Int, _ change: BlobChange) -> EventPage {
+    EventPage(
+      hasGap: true, position: EventPosition(instance: .max, number: .max),
+      changes: [BlobChange](repeating: change, count: count))
+  }
+
+  private static var change: BlobChange {
+    BlobChange(
+      kind: .evicted, key: longKey, generation: highest.generation,
+      position: EventPosition(instance: .max, number: .max), time: WallTime(rawValue: .min),
+      byteCount: top, frontier: top, coveredByteCount: top,
+      causeCode: PatchbayError.Code(rawValue: .max), cause: text(WireLimit.cause))
+  }
+
+  private static var smallChange: BlobChange {
+    BlobChange(
+      kind: .created, key: "k", generation: highest.generation,
+      position: EventPosition(instance: .max, number: 0), time: WallTime(rawValue: .max),
+      byteCount: nil, frontier: 0, coveredByteCount: 0)
+  }
 
   private static var grant: BlobGrant {
     BlobGrant(
