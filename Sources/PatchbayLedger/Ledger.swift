@@ -62,6 +62,8 @@ package struct Ledger: Sendable {
   var lastInspection: UInt64 = 0
 
   var watching: Watching
+  /// Requests without an answer, by their numbers.
+  var unanswered: [SessionID: [UInt64: Unanswered]] = [:]
 
   var isJournalFull = false
   var isDraining = false
@@ -139,6 +141,7 @@ package struct Ledger: Sendable {
       refuse(session, number, .outOfOrder(request.kind))
       disconnect(session)
     case (.talking, _):
+      noteRequest(session, number, request)
       do throws(PatchbayError) {
         try serve(session, number, request)
       } catch {
@@ -168,6 +171,7 @@ package struct Ledger: Sendable {
     case .statistics: actions.append(.reportStatistics(session, number: number, statistics))
     case .ping: reply(session, number, .pong)
     case .watch(let watch): try self.watch(session, number, watch)
+    case .why(let why): self.why(session, number, why)
     }
   }
 
@@ -176,6 +180,7 @@ package struct Ledger: Sendable {
     _ session: SessionID, _ number: UInt64, _ reply: Reply, _ descriptors: [DescriptorSource] = []
   ) {
     guard let phase = sessions[session]?.phase, phase != .ghost else { return }
+    noteReply(session, number, reply)
     actions.append(.reply(session, number: number, reply, descriptors))
   }
 

@@ -29,6 +29,8 @@ package enum LedgerAction: Sendable, Hashable {
   /// Reads how much of [0, byteCount) is covered, from private copies of the rings' maps or
   /// frontiers; answered by `inspected`.
   case inspect(InspectionID, [ExtentRecord], WriteOrder, ExtentPlan, byteCount: Int)
+  /// Sends `why`, after the live figures of the blob and what its bell says have been filled in.
+  case explain(SessionID, number: UInt64, BlobSituation, BlobReport?, BoardSlot?)
   /// Reads how far open blobs are, from the headers of their rings: hints. Answered by `sampled`.
   case sample([BlobReport])
   /// Writes or replaces a blob's journal record.

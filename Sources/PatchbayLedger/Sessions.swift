@@ -104,6 +104,7 @@ extension Ledger {
     sessions[session]?.phase = .ghost
     countOut(ended)
     forgetWatches(of: session)
+    unanswered[session] = nil
     unpark(session, ended.parked)
     takeBackAsked(session, ended.asked)
     let opened = ended.handles.keys.sorted()

@@ -35,6 +35,8 @@ extension EventLoop {
     case .inspect(let inspection, let extents, _, let plan, let byteCount):
       inspect(inspection, extents, plan, byteCount: byteCount)
     case .sample(let blobs): sample(blobs)
+    case .explain(let session, let number, let situation, let report, let slot):
+      explain(session, number: number, situation, report, slot)
     case .recordBlob(let record): self.record(record)
     case .eraseBlob(let generation): journal.erase(generation)
     case .recordClient(let record): self.record(record)
@@ -134,6 +136,27 @@ extension EventLoop {
 
   private func place(_ extents: [ExtentRecord]) -> [PlacedExtent] {
     extents.map { PlacedExtent(extent: $0, place: rings[$0.ring]) }
+  }
+
+  private func explain(
+    _ session: SessionID, number: UInt64, _ situation: BlobSituation, _ report: BlobReport?,
+    _ slot: BoardSlot?
+  ) {
+    var situation = situation
+    situation.sleepingClasses = slot.map(boards.sleepingClasses) ?? 0
+    guard let report else { return finish(.situation(session, number: number, situation)) }
+    let extents = place(report.liveExtents)
+    let fill: @Sendable () -> BlobSituation = { [situation] in
+      var filled = situation
+      filled.info = RingLook.fill(report, extents)
+      return filled
+    }
+    if extents.count <= Self.inlineLookCount {
+      finish(.situation(session, number: number, fill()))
+    } else if !inspector.submit({ .situation(session, number: number, fill()) }) {
+      situation.info = report.info
+      finish(.situation(session, number: number, situation))
+    }
   }
 
   /// How far blobs are, as their rings say; found out here or elsewhere.
@@ -238,6 +261,8 @@ extension EventLoop {
       }
     case .unlinked(let ring): rings.endUnlink(ring)
     case .samples(let samples): submit(.sampled(samples))
+    case .situation(let session, let number, let situation):
+      deliver(.why(situation), [], to: session, number: number)
     case .coverage(let inspection, let coverage): submit(.inspected(inspection, coverage))
     case .report(let session, let number, .info, let infos):
       if let info = infos.first { deliver(.info(info), [], to: session, number: number) }

@@ -25,6 +25,7 @@ enum WorkResult: Sendable {
   case report(SessionID, number: UInt64, ReportKind, [BlobInfo])
   case unlinked(RingID)
   case samples([BlobSample])
+  case situation(SessionID, number: UInt64, BlobSituation)
 }
 
 final class EventLoop {

@@ -22,11 +22,13 @@ package enum Reply: Sendable, Hashable {
   case statistics(BrokerStatistics)
   case pong
   case events(EventPage)
+  case why(BlobSituation)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case failure = 256
     case welcome, created, extent, done, opened, board, info, list, statistics, pong
     case events = 288
+    case why
   }
 }
 

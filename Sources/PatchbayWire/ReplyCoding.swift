@@ -17,6 +17,7 @@ extension Reply {
     case .statistics: .statistics
     case .pong: .pong
     case .events: .events
+    case .why: .why
     }
   }
 
@@ -41,6 +42,7 @@ extension Reply {
       writer.put(list: page.blobs) { writer, blob in writer.put(blob) }
     case .statistics(let statistics): writer.put(statistics)
     case .events(let page): page.encode(&writer)
+    case .why(let situation): situation.encode(&writer)
     case .done, .pong: break
     }
   }
@@ -74,6 +76,7 @@ extension Reply {
     case .statistics: self = .statistics(try reader.takeStatistics())
     case .pong: self = .pong
     case .events: self = .events(try EventPage(from: &reader))
+    case .why: self = .why(try BlobSituation(from: &reader))
     }
   }
 }

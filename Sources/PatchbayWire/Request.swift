@@ -25,12 +25,14 @@ package enum Request: Sendable, Hashable {
   case ping
   /// Answered by `events` again and again, until it is cancelled.
   case watch(WatchRequest)
+  case why(WhyRequest)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case hello = 1
     case create, grow, seal, fail, abandon, open, cancel
     case attachExtent, attachBoard, close, info, list, remove, statistics, ping
     case watch = 32
+    case why
   }
 }
 

@@ -22,6 +22,7 @@ extension Request {
     case .statistics: .statistics
     case .ping: .ping
     case .watch: .watch
+    case .why: .why
     }
   }
 
@@ -62,6 +63,7 @@ extension Request {
       writer.put(remove.key)
       writer.put(remove.generation?.rawValue ?? 0)
     case .watch(let watch): watch.encode(&writer)
+    case .why(let why): writer.put(why.key)
     case .statistics, .ping: break
     }
   }
@@ -117,6 +119,7 @@ extension Request {
     case .statistics: self = .statistics
     case .ping: self = .ping
     case .watch: self = .watch(try WatchRequest(from: &reader))
+    case .why: self = .why(WhyRequest(key: try reader.takeKey()))
     }
   }
 }

@@ -10,6 +10,10 @@ extension Ledger {
     for (generation, blob) in blobs {
       if let wrong = inconsistency(of: blob) { return "blob \(generation): \(wrong)" }
     }
+    for (session, requests) in unanswered {
+      if sessions[session]?.phase != .talking { return "\(session) is owed and has ended" }
+      if requests.isEmpty { return "\(session) is owed nothing" }
+    }
     for (session, kept) in sessions {
       let handles = kept.handles.values.reduce(0) {
         $0 + ($1.publishes ? 1 : 0) + $1.readers.count + $1.observers.count

@@ -99,7 +99,8 @@ struct SimulatedModel {
     switch action {
     case .reply(let session, let number, let reply, let descriptors):
       answered(session, number, reply, descriptors)
-    case .report(let session, let number, _, _), .reportStatistics(let session, let number, _):
+    case .report(let session, let number, _, _), .reportStatistics(let session, let number, _),
+      .explain(let session, let number, _, _, _):
       _ = settleDebt(session, number)
     case .disconnect(let session): end(session)
     case .createRing(let ring, let dataByteCount, let hasMap, _):

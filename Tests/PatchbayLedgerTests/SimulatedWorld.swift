@@ -73,7 +73,17 @@ struct SimulatedWorld {
     trace += actions
     model.check(actions, after: event)
     follow(actions)
-    violation = model.violation ?? sumViolation ?? ledger.inconsistency
+    violation = model.violation ?? debtViolation ?? sumViolation ?? ledger.inconsistency
+  }
+
+  /// What the ledger says is waited for must be what the model knows to be owed.
+  private var debtViolation: String? {
+    let kinds: [Request.Kind] = [.open, .create, .grow, .seal]
+    let owed = Set(model.owed.filter { kinds.contains($0.value.kind) }.keys)
+    let noted = ledger.unanswered.flatMap { session, requests in
+      requests.keys.map { SimulatedModel.RequestID(session: session, number: $0) }
+    }
+    return owed == Set(noted) ? nil : "waiting requests: owed \(owed), noted \(noted)"
   }
 
   private var sumViolation: String? {
@@ -283,7 +293,8 @@ struct SimulatedWorld {
     case 70..<71: .attachBoard(BoardRequest(board: UInt32.random(in: 0..<6, using: &generator)))
     case 71..<85: .close(BlobReference(generation: randomOpened(client), epoch: 0))
     case 85..<86: .close(randomReference(client))
-    case 86..<88: .info(InfoRequest(key: randomKey()))
+    case 86..<87: .info(InfoRequest(key: randomKey()))
+    case 87..<88: .why(WhyRequest(key: randomKey()))
     case 88..<90: .list(ListRequest(prefix: [], after: [], limit: smallIndex()))
     case 90..<96:
       .remove(

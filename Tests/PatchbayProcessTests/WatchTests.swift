@@ -212,3 +212,41 @@ import Testing
     #expect(try readFile(file).contains(#""code":"noBroker""#))
   }
 }
+
+@Suite(.serialized) struct WhyTests {
+  @Test func `a stuck user is told who waits for what, on whom`() throws {
+    let broker = try BrokerProcess()
+    let publisher = try broker.peer()
+    try publisher.ask("publish k 1048576 append")
+    try publisher.ask("append k 1000")
+    let reader = try broker.peer()
+    try reader.ask("open k")
+    try reader.tell("full k 40000 40001 60000")
+    let waiter = try broker.start(["wait", "never"], errorPath: "/dev/null")
+    func why(_ key: String) throws -> String {
+      let outcome = try broker.run(["why", key, "--json"])
+      return outcome.exitCode == 0 ? outcome.output : outcome.error
+    }
+    try eventually("the reader sleeps") {
+      try why("k").contains(#""sleepingFor":[[32768,65536]]"#)
+    }
+    publisher.process.kill(SIGSTOP)
+    let stuck = try why("k")
+    #expect(stuck.contains(#""publishers":[{"process":\#(publisher.process.pid),"#))
+    #expect(stuck.contains(#""processState":"stopped""#) && stuck.contains("kill -CONT"))
+    #expect(stuck.contains(#""subscribers":[{"process":\#(reader.process.pid),"#))
+    #expect(stuck.contains(#""bytesPerSecond":0"#))
+    publisher.process.kill(SIGCONT)
+    try eventually("the one that waits is seen") {
+      try why("never").contains(#""waits":[{"for":"key","process":\#(waiter.pid),"#)
+    }
+    #expect(try broker.run(["why", "never"]).output.contains("1 request waits"))
+    #expect(try broker.run(["why", "nobody"]).exitCode == 66)
+    try publisher.ask("append k 1047576")
+    #expect(try reader.answer() == "1")
+    try publisher.ask("seal k")
+    #expect(try why("k").contains("It is complete"))
+    waiter.kill(SIGKILL)
+    try broker.stop()
+  }
+}

@@ -126,7 +126,7 @@ private struct TableWalker {
       page.rows(under: "Numbers of the terms") == [
         ["state", shown(BlobState.self)], ["order", shown(WriteOrder.self)],
         ["policy", shown(FlowPolicy.self)], ["acknowledgement", shown(Acknowledgement.self)],
-        ["change", shown(BlobChange.Kind.self)],
+        ["change", shown(BlobChange.Kind.self)], ["want", shown(BlobSituation.Want.self)],
       ])
   }
 
@@ -142,6 +142,7 @@ private struct TableWalker {
       ("missing ranges in a failure", WireLimit.missing),
       ("entries of a page", WireLimit.pageEntries),
       ("changes in a message", WireLimit.pageChanges),
+      ("parties in an answer to why", WireLimit.parties),
       ("highest position", ExtentPlan.positionLimit),
     ]
     #expect(page.rows(under: "Limits") == limits.map { [$0.0, "\($0.1)"] })

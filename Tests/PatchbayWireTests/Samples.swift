@@ -78,6 +78,7 @@ enum Golden {
     Sample(
       "watch, going on", 21,
       .watch(WatchRequest(prefix: [], after: place(42), wantsProgress: false))),
+    Sample("why", 22, .why(WhyRequest(key: key))),
   ]
 
   static let replies: [Sample<Reply>] = [
@@ -112,7 +113,28 @@ enum Golden {
       "events", 20,
       .events(EventPage(hasGap: false, position: place(45), changes: [created, failed]))),
     Sample("events, gap", 21, .events(EventPage(hasGap: true, position: place(7), changes: []))),
+    Sample("why", 22, .why(situation)),
+    Sample("why, nobody", 23, .why(BlobSituation())),
   ]
+
+  private static var situation: BlobSituation {
+    var situation = BlobSituation()
+    situation.info = failedInfo
+    situation.publishers = [
+      BlobSituation.Party(
+        process: 4242, name: "maker", handleCount: 1, since: WallTime(rawValue: 5))
+    ]
+    situation.subscribers = [
+      BlobSituation.Party(process: 4343, name: "", handleCount: 2, since: WallTime(rawValue: 6))
+    ]
+    situation.waits = [
+      BlobSituation.Wait(want: .memory, process: 4242, name: "maker", since: WallTime(rawValue: 7))
+    ]
+    situation.waitCount = 3
+    situation.wakeClassShift = 12
+    situation.sleepingClasses = 0x8000_0001
+    return situation
+  }
 
   static func place(_ number: UInt64) -> EventPosition {
     EventPosition(instance: 0x3132_3334_3536_3738, number: number)
@@ -278,6 +300,7 @@ enum Extreme {
         WatchRequest(
           prefix: longKey.bytes, after: EventPosition(instance: .max, number: .max),
           wantsProgress: true))),
+    Sample("why", .max, .why(WhyRequest(key: longKey))),
   ]
 
   private static var create: CreateRequest {
@@ -324,7 +347,25 @@ enum Extreme {
     Sample("pong", .max, .pong),
     Sample("events", .max, .events(page(of: 30, change))),
     Sample("events of most", 1, .events(page(of: WireLimit.pageChanges, smallChange))),
+    Sample("why", .max, .why(situation)),
   ]
+
+  private static var situation: BlobSituation {
+    var situation = BlobSituation()
+    situation.info = info
+    let party = BlobSituation.Party(
+      process: .min, name: text(WireLimit.name), handleCount: Int(UInt32.max),
+      since: WallTime(rawValue: .max))
+    situation.publishers = [BlobSituation.Party](repeating: party, count: WireLimit.parties)
+    situation.subscribers = situation.publishers
+    let wait = BlobSituation.Wait(
+      want: .turn, process: .max, name: text(WireLimit.name), since: WallTime(rawValue: .min))
+    situation.waits = [BlobSituation.Wait](repeating: wait, count: WireLimit.parties)
+    situation.waitCount = Int(UInt32.max)
+    situation.wakeClassShift = .max
+    situation.sleepingClasses = .max
+    return situation
+  }
 
   private static func page(of count: Int, _ change: BlobChange) -> EventPage {
     EventPage(
