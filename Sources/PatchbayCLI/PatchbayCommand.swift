@@ -26,7 +26,7 @@ import Patchbay
     version: Version.patchbay,
     subcommands: [
       ServeVerb.self, PutVerb.self, CatVerb.self, GetVerb.self, WaitVerb.self, WatchVerb.self,
-      InfoVerb.self, WhyVerb.self,
+      InfoVerb.self, WhyVerb.self, TopVerb.self,
       ListVerb.self, RemoveVerb.self, PingVerb.self, StatsVerb.self, CompletionVerb.self,
       VersionVerb.self,
     ])

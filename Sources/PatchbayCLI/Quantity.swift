@@ -103,6 +103,16 @@ enum Shown {
     return "\(bytes(Int(min(Double(byteCount) / seconds, 1e15))))/s"
   }
 
+  /// Somebody else's words on one line, with nothing in them that a terminal would obey.
+  static func plain(_ text: String) -> String {
+    var plain = ""
+    for scalar in text.unicodeScalars {
+      let isControl = scalar.properties.generalCategory == .control
+      plain.unicodeScalars.append(isControl ? "\u{fffd}" : scalar)
+    }
+    return plain
+  }
+
   /// How long ago, in nanoseconds: `850 ms`, `12 s`, `3 min`, `2 h 5 min`, `4 d`.
   static func age(_ nanoseconds: Int64) -> String {
     let milliseconds = max(0, nanoseconds) / 1_000_000

@@ -76,10 +76,14 @@ struct Terminal {
     isTerminal && !Self.isSet("NO_COLOR") && Self.environment("TERM") != "dumb"
   }
 
-  var columnCount: Int {
+  var columnCount: Int { size.columns }
+
+  /// What the terminal says of itself; 80 by 24 when it says nothing.
+  var size: (columns: Int, rows: Int) {
     var size = winsize()
-    guard unsafe ioctl(descriptor, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0 else { return 80 }
-    return Int(size.ws_col)
+    guard unsafe ioctl(descriptor, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0, size.ws_row > 0
+    else { return (80, 24) }
+    return (Int(size.ws_col), Int(size.ws_row))
   }
 
   func inRed(_ text: String) -> String { hasColors ? "\u{1b}[31m\(text)\u{1b}[0m" : text }

@@ -113,7 +113,11 @@ struct WhyLook {
   private func party(_ process: Int32, _ name: String) -> String {
     let state = processes[process] ?? .running
     let remark = state == .running ? "" : ", \(state.rawValue)"
-    return "process \(process)\(name.isEmpty ? "" : " (\(name))")\(remark)"
+    return Self.named(process, name) + remark
+  }
+
+  private static func named(_ process: Int32, _ name: String) -> String {
+    "process \(process)\(name.isEmpty ? "" : " (\(Shown.plain(name)))")"
   }
 
   private func since(_ time: WallTime) -> String {
@@ -143,7 +147,7 @@ struct WhyLook {
     switch info.state {
     case .sealed: return "It is complete; nobody has to wait for its bytes."
     case .failed:
-      let cause = info.cause.map { $0.isEmpty ? "" : ": \($0)" } ?? ""
+      let cause = info.cause.map { $0.isEmpty ? "" : ": \(Shown.plain($0))" } ?? ""
       return "It has failed\(cause). Nobody waits for it; create the key again."
     case .suspended:
       return "Nobody writes it. \(readers) until a publisher joins, or its time is up."
@@ -163,9 +167,8 @@ struct WhyLook {
     if situation.waits.contains(where: { $0.want == .memory }) {
       return "Its publisher waits for memory, which the broker is reserving."
     }
-    let writers = situation.publishers.map {
-      "process \($0.process)\($0.name.isEmpty ? "" : " (\($0.name))")"
-    }.joined(separator: " and ")
+    let writers = situation.publishers.map { Self.named($0.process, $0.name) }
+      .joined(separator: " and ")
     let stopped = situation.publishers.filter { processes[$0.process] == .stopped }
     let waiting =
       sleepingFor.isEmpty

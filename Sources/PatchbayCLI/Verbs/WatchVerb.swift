@@ -134,7 +134,7 @@ extension BlobChange {
           " of \(Shown.bytes($0))  \(Shown.percent(coveredByteCount, of: $0))"
         } ?? "")
     case .sealed: Shown.bytes(byteCount ?? coveredByteCount)
-    case .failed: cause ?? ""
+    case .failed: Shown.plain(cause ?? "")
     case .removed, .evicted: ""
     }
   }
