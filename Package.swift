@@ -5,8 +5,11 @@
 
 import PackageDescription
 
-/// Every Swift room is compiled the same way.
-let strict: [SwiftSetting] = [.strictMemorySafety(), .treatAllWarnings(as: .error)]
+/// Every Swift room is compiled the same way. Asynchronous functions run where their caller runs.
+let strict: [SwiftSetting] = [
+  .strictMemorySafety(), .treatAllWarnings(as: .error),
+  .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+]
 /// Tests play with raw memory and system calls on purpose.
 let checked: [SwiftSetting] = [.treatAllWarnings(as: .error)]
 
@@ -107,7 +110,11 @@ let package = Package(
       logging),
     tests("PatchbayCLITests", "PatchbayCLI", "PatchbayTypes"),
     tests("PatchbayLoadTests", "PatchbayLoad", "CFloor", "PatchbayText"),
-    tests("PatchbayClientTests", "Patchbay", "PatchbayBroker", "PatchbayTestSupport"),
+    tests(
+      "PatchbayClientTests", "Patchbay", "PatchbayRing", "PatchbayBroker", "PatchbayTestSupport"),
+    .testTarget(
+      name: "PatchbayExampleTests",
+      dependencies: ["Patchbay", "PatchbayBroker", "PatchbayTestSupport"], swiftSettings: strict),
     tests("PatchbayHouseTests", "PatchbayTestSupport"),
     tests(
       "PatchbayProcessTests", "PatchbayTestSupport", "Patchbay", "PatchbaySystem", "PatchbayWire",

@@ -174,10 +174,22 @@ static uint8_t *data_of(struct ring *ring) { return (uint8_t *)ring + HEADER; }
 
 static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
+static int has_room(const struct ring *ring, uint64_t end) {
+  if (end <= ring->capacity) return 1;
+  for (uint32_t i = 0; i < ring->reader_count; i++)
+    if (load(&ring->readers[i].position) < end - ring->capacity) return 0;
+  return 1;
+}
+
 static void wait_for_room(struct ring *ring, uint64_t end, int spins) {
   if (end <= ring->capacity) return;
   for (uint32_t i = 0; i < ring->reader_count; i++)
     wait_for(&ring->readers[i].position, end - ring->capacity, &ring->room, spins);
+}
+
+static void publish(struct ring *ring, uint64_t position) {
+  store(&ring->published.position, position);
+  ring_bell(&ring->data);
 }
 
 void pf_ring_write(
@@ -185,16 +197,21 @@ void pf_ring_write(
     struct pf_outcome *outcome) {
   struct ring *ring = region;
   outcome->first_ns = pf_now_ns();
-  uint64_t at = 0;
+  uint64_t at = 0, published = 0, written = 0;
   while (at < work->total) {
     uint64_t place = at % ring->capacity;
     uint64_t count = least(least(work->piece, work->total - at), ring->capacity - place);
-    wait_for_room(ring, at + count, work->spins);
+    int is_full = !has_room(ring, at + count);
+    if (published < at && (is_full || written >= work->batch)) {
+      publish(ring, published = at);
+      written = 0;
+    }
+    if (is_full) wait_for_room(ring, at + count, work->spins);
     memcpy(data_of(ring) + place, content->source + at % content->period, count);
     at += count;
-    store(&ring->published.position, at);
-    ring_bell(&ring->data);
+    written++;
   }
+  publish(ring, at);
   outcome->last_ns = pf_now_ns();
 }
 

@@ -43,6 +43,31 @@ int pb_futex_wake(uint32_t *word, uint32_t mask) {
   return result < 0 ? -errno : (int)result;
 }
 
+#ifndef SYS_futex_waitv
+#define SYS_futex_waitv 449
+#endif
+#define FUTEX_WORD_OF_32_BITS 2
+
+// The kernel's record of a word to wait on, which older headers do not have.
+struct kernel_word {
+  uint64_t expected;
+  uint64_t address;
+  uint32_t flags;
+  uint32_t reserved;
+};
+_Static_assert(sizeof(struct kernel_word) == 24, "the kernel reads records of 24 bytes");
+
+int pb_futex_wait_any(const struct pb_futex_word *words, int count, int64_t deadline_ns) {
+  if (count < 0 || count > PB_FUTEX_WORD_LIMIT) return -EINVAL;
+  struct kernel_word list[PB_FUTEX_WORD_LIMIT];
+  for (int i = 0; i < count; i++)
+    list[i] = (struct kernel_word){
+        words[i].expected, (uint64_t)(uintptr_t)words[i].word, FUTEX_WORD_OF_32_BITS, 0};
+  struct timespec until = {deadline_ns / 1000000000, deadline_ns % 1000000000};
+  long result = syscall(SYS_futex_waitv, list, (unsigned)count, 0, &until, CLOCK_MONOTONIC);
+  return result < 0 ? -errno : (int)result;
+}
+
 static int64_t clock_ns(clockid_t clock) {
   struct timespec now;
   clock_gettime(clock, &now);
@@ -136,6 +161,17 @@ int pb_connect(const char *path, int64_t deadline_ns) {
   if (result < 0 || fcntl(connection, F_SETFL, O_NONBLOCK) < 0)
     return closed_with(connection, errno);
   return connection;
+}
+
+int pb_connect_now(const char *path) {
+  struct sockaddr_un address;
+  int result = address_of(path, &address);
+  if (result < 0) return result;
+  int connection = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (connection < 0) return -errno;
+  do result = connect(connection, (struct sockaddr *)&address, sizeof address);
+  while (result < 0 && errno == EINTR);
+  return result < 0 ? closed_with(connection, errno) : connection;
 }
 
 static int option(int socket, int name) {
@@ -286,17 +322,25 @@ int pb_pidfd(int32_t pid) {
   return result < 0 ? -errno : (int)result;
 }
 
-static int poll_for(int descriptor, short events, int64_t deadline_ns) {
+_Static_assert(sizeof(struct pb_poll_entry) == sizeof(struct pollfd), "laid out as struct pollfd");
+_Static_assert(offsetof(struct pb_poll_entry, wanted) == offsetof(struct pollfd, events), "");
+_Static_assert(offsetof(struct pb_poll_entry, ready) == offsetof(struct pollfd, revents), "");
+_Static_assert(PB_POLL_READABLE == POLLIN && PB_POLL_WRITABLE == POLLOUT, "the same bits");
+
+int pb_poll(struct pb_poll_entry *entries, int count, int64_t deadline_ns) {
   for (;;) {
-    struct pollfd one = {descriptor, events, 0};
     int64_t left = deadline_ns - pb_monotonic_ns();
     if (left < 0) left = 0;
     struct timespec timeout = {left / 1000000000, left % 1000000000};
-    int result = ppoll(&one, 1, &timeout, NULL);
+    int result = ppoll((struct pollfd *)entries, (nfds_t)count, &timeout, NULL);
     if (result < 0 && errno == EINTR) continue;
-    if (result < 0) return -errno;
-    return result > 0;
+    return result < 0 ? -errno : result;
   }
+}
+
+static int poll_for(int descriptor, short events, int64_t deadline_ns) {
+  struct pb_poll_entry one = {descriptor, events, 0};
+  return pb_poll(&one, 1, deadline_ns);
 }
 
 int pb_poll_readable(int descriptor, int64_t deadline_ns) {

@@ -15,10 +15,14 @@ final class BlobHandle: Sendable {
   /// Nil for a blob that came whole in a message.
   let entry: BoardEntry?
   let bell: Doorbell?
+  /// On which a publisher that waits for its subscribers is woken.
+  let spaceBell: Doorbell?
+  /// The one ring of a blob that keeps its last bytes only; nil for the policy `keep`.
+  let window: Window?
   private let isWritable: Bool
   private let extents: Mutex<Extents>
-  /// Extents that are being asked for, to write into: one question each, whatever the number of
-  /// threads that need it.
+  /// Extents that are being asked for, to write into: one question each, however many
+  /// callers need it.
   private let growths = WritesInFlight()
 
   private struct Extents {
@@ -31,21 +35,23 @@ final class BlobHandle: Sendable {
   }
 
   /// Takes over what a `created` or `opened` reply granted.
+  /// - Parameter board: the board that the grant names; nil for a blob that came whole.
   init(
-    _ session: Session, key: BlobKey, grant: BlobGrant, delivery: Delivery, isWritable: Bool,
-    deadline: Deadline
+    _ session: Session, key: BlobKey, grant: BlobGrant, _ board: Board?, _ delivery: Delivery,
+    isWritable: Bool
   ) throws(PatchbayError) {
     self.session = session
     self.key = key
     self.grant = grant
     self.isWritable = isWritable
     extents = Mutex(Extents())
-    guard grant.inlineBytes == nil else {
+    guard let board else {
       entry = nil
       bell = nil
+      spaceBell = nil
+      window = nil
       return
     }
-    let board = try session.board(grant.board, deadline: deadline)
     guard Int(grant.entry) < board.entryCount else {
       throw PatchbayError(
         .protocolViolation,
@@ -53,7 +59,49 @@ final class BlobHandle: Sendable {
     }
     entry = board.entry(Int(grant.entry))
     bell = board.bells.bell(Int(grant.entry))
+    spaceBell = board.bells.spaceBell(Int(grant.entry))
+    guard grant.policy == .keep else {
+      window = try Self.mapWindow(grant, delivery, isWritable: isWritable)
+      return
+    }
+    window = nil
     if let first = grant.extent { _ = try map(first, delivery.takeDescriptor()) }
+  }
+
+  private static func mapWindow(
+    _ grant: BlobGrant, _ delivery: Delivery, isWritable: Bool
+  ) throws(PatchbayError) -> Window {
+    guard let ring = grant.extent, ring.index == 0, ring.dataByteCount == grant.plan.first else {
+      throw PatchbayError(.protocolViolation, "The broker granted a window without its ring.")
+    }
+    let shape = try WindowShape(
+      ringByteCount: ring.dataByteCount, segmentByteCount: grant.segment)
+    let window = try Window(
+      delivery.takeDescriptor(), ringID: ring.ringID, useNumber: ring.useNumber, shape: shape,
+      isWritable: isWritable)
+    if isWritable { window.beginUse(isFresh: ring.useNumber == 1) }
+    return window
+  }
+
+  /// As `init`, with the board looked up; blocks when it is not mapped yet.
+  convenience init(
+    _ session: Session, key: BlobKey, grant: BlobGrant, _ delivery: Delivery, isWritable: Bool,
+    deadline: Deadline
+  ) throws(PatchbayError) {
+    let board =
+      grant.inlineBytes == nil ? try session.board(grant.board, deadline: deadline) : nil
+    try self.init(session, key: key, grant: grant, board, delivery, isWritable: isWritable)
+  }
+
+  /// As the blocking `init`.
+  static func made(
+    _ session: Session, key: BlobKey, grant: BlobGrant, _ delivery: Delivery, isWritable: Bool,
+    deadline: Deadline
+  ) async throws(PatchbayError) -> BlobHandle {
+    let board =
+      grant.inlineBytes == nil ? try await session.board(grant.board, deadline: deadline) : nil
+    return try BlobHandle(
+      session, key: key, grant: grant, board, delivery, isWritable: isWritable)
   }
 
   var generation: Generation { grant.blob.generation }
@@ -77,7 +125,7 @@ final class BlobHandle: Sendable {
   private func mappedExtent(_ index: Int) -> Extent? { extents.withLock { $0.mapped[index] } }
 
   /// The extent that holds a position, if this handle has mapped it.
-  private func mappedExtent(at position: Int) -> Extent? {
+  func mappedExtent(at position: Int) -> Extent? {
     extents.withLock { extents in
       if let latest = extents.latest, latest.range.contains(position) { return latest }
       guard let extent = extents.mapped[plan.index(of: position)] else { return nil }
@@ -95,6 +143,18 @@ final class BlobHandle: Sendable {
     }
   }
 
+  /// The first extent that the range touches and this handle has not mapped; nil: all are mapped.
+  func firstUnmapped(in range: Range<Int>) -> Int? {
+    guard !range.isEmpty else { return nil }
+    return extents.withLock { extents in
+      if let latest = extents.latest, latest.range.clamped(to: range) == range { return nil }
+      let touched = plan.index(of: range.lowerBound)...plan.index(of: range.upperBound - 1)
+      return touched.first { extents.mapped[$0] == nil }
+    }
+  }
+
+  // MARK: Extents to read
+
   /// What stands behind an extent's number.
   enum Attachment {
     case extent(Extent)
@@ -102,56 +162,124 @@ final class BlobHandle: Sendable {
     case missing(next: Int?)
   }
 
-  /// How long the broker may take to tell where an extent is, even if the caller's deadline is
-  /// sooner: the bytes may be there, and one look costs one question.
-  private static let questionTime = Duration.seconds(1)
-
-  /// The extent that holds a position, for reading; nil while the publisher has not begun it.
-  func attachedExtent(
-    at position: Int, deadline: Deadline, onBound: () throws(PatchbayError) -> Void
-  ) throws(PatchbayError) -> Extent? {
-    if let extent = mappedExtent(at: position) { return extent }
-    let index = plan.index(of: position)
-    guard case .extent(let extent) = try attach(index, deadline: deadline, onBound: onBound) else {
-      return nil
-    }
-    return extent
+  /// What this handle knows of an extent.
+  enum Knowledge {
+    case known(Attachment)
+    /// The broker has to be asked.
+    case unknown(ExtentQuestion)
   }
 
-  /// Finds the extent with this index, for reading.
+  /// A question to the broker, where an extent is.
+  struct ExtentQuestion {
+    let index: Int
+    /// Read before the question is sent, so a grant in between changes it and is asked for.
+    let version: UInt32
+    let request: Request
+
+    /// How long the broker may take to tell where an extent is, even if the caller's deadline is
+    /// sooner: the bytes may be there, and one look costs one question.
+    static let leastTime = Duration.seconds(1)
+  }
+
+  /// What this handle knows of the extent with this index, for reading.
+  func knowledge(of index: Int) -> Knowledge {
+    if let extent = mappedExtent(index) { return .known(.extent(extent)) }
+    let version = entry?.extentVersion ?? 0
+    guard index < Int(UInt32.max) else { return .known(.missing(next: nil)) }
+    let known = extents.withLock { $0.missing[index] }
+    if let known, known.version == version { return .known(.missing(next: known.next)) }
+    return .unknown(
+      ExtentQuestion(
+        index: index, version: version,
+        request: .attachExtent(ExtentRequest(generation: generation, index: index))))
+  }
+
+  /// Takes over the broker's answer.
+  func take(
+    _ answer: Result<Delivery, PatchbayError>, to question: ExtentQuestion
+  ) throws(PatchbayError) -> Attachment {
+    switch answer {
+    case .success(let delivery): return .extent(try adopt(delivery, index: question.index))
+    case .failure(let error) where error.code == .rangeOutOfBounds:
+      extents.withLock { $0.missing[question.index] = (question.version, error.resumePosition) }
+      return .missing(next: error.resumePosition)
+    case .failure(let error): throw error
+    }
+  }
+
+  /// Finds the extent with this index, for reading. Blocks for the broker's answer.
   /// - Parameter onBound: called now and then while the broker does not answer; may throw.
+  @discardableResult
   func attach(
     _ index: Int, deadline: Deadline, onBound: () throws(PatchbayError) -> Void = {}
   ) throws(PatchbayError) -> Attachment {
-    if let extent = mappedExtent(index) { return .extent(extent) }
-    // The version is read before the question, so a grant in between changes it and is asked for.
-    let version = entry?.extentVersion ?? 0
-    guard index < Int(UInt32.max) else { return .missing(next: nil) }
-    let known = extents.withLock { $0.missing[index] }
-    if let known, known.version == version { return .missing(next: known.next) }
-    do throws(PatchbayError) {
-      let delivery = try session.connection.call(
-        .attachExtent(ExtentRequest(generation: generation, index: index)),
-        deadline: deadline.atLeast(Self.questionTime), onBound: onBound)
-      return .extent(try adopt(delivery, index: index))
-    } catch  where error.code == .rangeOutOfBounds {
-      extents.withLock { $0.missing[index] = (version, error.resumePosition) }
-      return .missing(next: error.resumePosition)
+    switch knowledge(of: index) {
+    case .known(let attachment): return attachment
+    case .unknown(let question):
+      let answer = Result { () throws(PatchbayError) in
+        try session.connection.call(
+          question.request, deadline: deadline.atLeast(ExtentQuestion.leastTime),
+          onBound: onBound)
+      }
+      return try take(answer, to: question)
     }
   }
 
-  /// The extent that holds a position, for writing; the broker makes it if it is not there.
-  func grownExtent(at position: Int) throws(PatchbayError) -> Extent {
-    if let extent = mappedExtent(at: position) { return extent }
-    let index = plan.index(of: position)
-    try checkIndex(index)
-    let question = index..<index + 1
-    try growths.enter(question, until: MonotonicTime(Deadline.standard)) {}
-    defer { growths.leave(question, coveredTo: index) }
-    if let extent = mappedExtent(index) { return extent }
-    let delivery = try session.connection.call(
-      .grow(GrowRequest(blob: grant.blob, index: index)), deadline: .standard)
-    return try adopt(delivery, index: index)
+  /// As the blocking `attach`.
+  /// - Parameter check: asked now and then while the broker does not answer; may throw.
+  @discardableResult
+  func attach(
+    _ index: Int, deadline: Deadline,
+    check: @escaping @Sendable () throws(PatchbayError) -> Void = {}
+  ) async throws(PatchbayError) -> Attachment {
+    switch knowledge(of: index) {
+    case .known(let attachment): return attachment
+    case .unknown(let question):
+      let answer: Result<Delivery, PatchbayError>
+      do throws(PatchbayError) {
+        answer = .success(
+          try await session.connection.call(
+            question.request, deadline: deadline.atLeast(ExtentQuestion.leastTime), check: check))
+      } catch {
+        answer = .failure(error)
+      }
+      return try take(answer, to: question)
+    }
+  }
+
+  // MARK: Extents to write
+
+  /// Maps all extents that the range touches, for writing; the broker makes those that are not
+  /// there. Blocks for its answers.
+  func grow(_ range: Range<Int>) throws(PatchbayError) {
+    while let index = firstUnmapped(in: range) {
+      try checkIndex(index)
+      let question = index..<index + 1
+      try growths.enter(question, until: MonotonicTime(Deadline.standard)) {}
+      defer { growths.leave(question, coveredTo: index) }
+      // Another caller may have asked meanwhile.
+      guard mappedExtent(index) == nil else { continue }
+      _ = try adopt(
+        try session.connection.call(growRequest(index), deadline: .standard), index: index)
+    }
+  }
+
+  /// As the blocking `grow`.
+  func grow(_ range: Range<Int>) async throws(PatchbayError) {
+    while let index = firstUnmapped(in: range) {
+      try checkIndex(index)
+      let question = index..<index + 1
+      try await growths.enter(question, deadline: .standard) {}
+      defer { growths.leave(question, coveredTo: index) }
+      // Another caller may have asked meanwhile.
+      guard mappedExtent(index) == nil else { continue }
+      let delivery = try await session.connection.call(growRequest(index), deadline: .standard)
+      _ = try adopt(delivery, index: index)
+    }
+  }
+
+  private func growRequest(_ index: Int) -> Request {
+    .grow(GrowRequest(blob: grant.blob, index: index))
   }
 
   /// Extents are numbered by 32 bits on the wire.

@@ -6,7 +6,7 @@ import PatchbayTypes
 
 /// Sees which ranges of a blob are written, as they are written.
 public final class BlobObserver: Sendable {
-  private let handle: BlobHandle
+  let handle: BlobHandle
 
   init(_ handle: BlobHandle) { self.handle = handle }
 
@@ -44,45 +44,76 @@ extension Subscriber {
 
 extension BlobHandle {
   func writtenRanges(limit: Int) throws(PatchbayError) -> [Range<Int>] {
-    if let inline = grant.inlineBytes { return inline.isEmpty ? [] : [0..<inline.count] }
-    var ranges: [Range<Int>] = []
-    var index = 0
-    while let positions = positions(ofExtent: index), ranges.count <= limit {
-      switch try attach(index, deadline: .standard) {
-      case .extent(let extent):
-        Self.collect(extent, positions, &ranges)
-        index += 1
-      case .missing(let next):
-        // Extents come in any order: the broker knows whether there is one farther on.
-        guard let next, next >= positions.upperBound else { return Array(ranges.prefix(limit)) }
-        index = plan.index(of: next)
-      }
+    var walk = WrittenWalk(self, limit: limit)
+    while let index = walk.next { walk.take(try attach(index, deadline: .standard)) }
+    return walk.ranges
+  }
+}
+
+/// The written ranges of a blob, collected extent by extent.
+struct WrittenWalk {
+  private let handle: BlobHandle
+  private let limit: Int
+  private var found: [Range<Int>] = []
+  private var index = 0
+  private var isOver = false
+
+  init(_ handle: BlobHandle, limit: Int) {
+    self.handle = handle
+    self.limit = limit
+    if let window = handle.window {
+      let (base, frontier) = (window.base, window.frontier)
+      found = base < frontier ? [base..<frontier] : []
+      isOver = true
     }
-    // One more than asked for was looked for, so that the last one given is whole.
-    return Array(ranges.prefix(limit))
+    guard let inline = handle.grant.inlineBytes else { return }
+    found = inline.isEmpty ? [] : [0..<inline.count]
+    isOver = true
   }
 
-  /// The positions of an extent below the blob's end; nil behind it.
-  private func positions(ofExtent index: Int) -> Range<Int>? {
-    let planned = plan.range(of: index)
-    let end = min(planned.upperBound, byteCount ?? ExtentPlan.positionLimit)
-    return planned.lowerBound < end ? planned.lowerBound..<end : nil
+  /// The extent that is to be looked at next; nil: all are done.
+  var next: Int? {
+    isOver || found.count > limit || handle.positions(ofExtent: index) == nil ? nil : index
   }
 
-  private static func collect(
-    _ extent: Extent, _ positions: Range<Int>, _ ranges: inout [Range<Int>]
-  ) {
+  /// Looks at the extent that was to be next.
+  mutating func take(_ attachment: BlobHandle.Attachment) {
+    guard let positions = handle.positions(ofExtent: index) else { return isOver = true }
+    switch attachment {
+    case .extent(let extent):
+      collect(extent, positions)
+      index += 1
+    case .missing(let next):
+      // Extents come in any order: the broker knows whether there is one farther on.
+      guard let next, next >= positions.upperBound else { return isOver = true }
+      index = handle.plan.index(of: next)
+    }
+  }
+
+  /// What was collected. One range more than asked for was looked for, so that the last is whole.
+  var ranges: [Range<Int>] { Array(found.prefix(limit)) }
+
+  private mutating func collect(_ extent: Extent, _ positions: Range<Int>) {
     var at = positions.lowerBound
     while at < positions.upperBound {
       let start = extent.uncoveredEnd(from: at, limit: positions.upperBound)
       let end = extent.coveredEnd(from: start, limit: positions.upperBound)
       guard start < end else { return }
-      if let last = ranges.last, last.upperBound == start {
-        ranges[ranges.count - 1] = last.lowerBound..<end
+      if let last = found.last, last.upperBound == start {
+        found[found.count - 1] = last.lowerBound..<end
       } else {
-        ranges.append(start..<end)
+        found.append(start..<end)
       }
       at = end
     }
+  }
+}
+
+extension BlobHandle {
+  /// The positions of an extent below the blob's end; nil behind it.
+  fileprivate func positions(ofExtent index: Int) -> Range<Int>? {
+    let planned = plan.range(of: index)
+    let end = min(planned.upperBound, byteCount ?? ExtentPlan.positionLimit)
+    return planned.lowerBound < end ? planned.lowerBound..<end : nil
   }
 }

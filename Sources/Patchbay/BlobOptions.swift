@@ -20,6 +20,18 @@ public struct BlobOptions: Sendable, Hashable {
   public var firstExtentByteCount: Int?
   /// The largest extent's bytes, nil for the broker's choice.
   public var extentByteLimit: Int?
+  /// What becomes of bytes when readers are slow. `backpressure` and `dropOldest` keep only the last
+  /// bytes of the stream, in one ring that is used again and again; such a blob is only appended to,
+  /// whatever `order` says.
+  public var policy: FlowPolicy
+  /// With the policies that keep the last bytes only: how many, nil for the broker's choice (1 MiB).
+  public var ringByteCount: Int?
+  /// How many of these are given up at once: a power of two from 4 KiB to 1 GiB, at most half of the
+  /// ring; nil: an eighth.
+  public var segmentByteCount: Int?
+  /// With `backpressure`: how long a subscriber may hold the publisher; then it is let go, and its next
+  /// call throws `overrun`.
+  public var slowestLimit: Duration
   /// Media type, for people and gateways; at most 255 bytes.
   public var type: String
   /// Labels that travel with the blob; at most 32.
@@ -27,14 +39,25 @@ public struct BlobOptions: Sendable, Hashable {
 
   /// Options with what matters most; the rest are properties.
   public init(
-    byteCount: Int? = nil, order: WriteOrder = .any, mode: UInt16 = 0o600,
-    replaces: Bool = false, type: String = "", labels: [BlobInfo.Label] = []
+    byteCount: Int? = nil, order: WriteOrder = .any, policy: FlowPolicy = .keep,
+    mode: UInt16 = 0o600, replaces: Bool = false, type: String = "",
+    labels: [BlobInfo.Label] = []
   ) {
+    self.policy = policy
+    slowestLimit = .seconds(10)
     self.byteCount = byteCount
     self.order = order
     self.mode = mode
     self.replaces = replaces
     self.type = type
     self.labels = labels
+  }
+
+  /// The same for bytes that come in order.
+  func appended(byteCount: Int?) -> BlobOptions {
+    var options = self
+    options.byteCount = byteCount
+    options.order = .appendOnly
+    return options
   }
 }

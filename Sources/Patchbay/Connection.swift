@@ -1,213 +1,157 @@
-// One control connection, shared by all threads of a client. Every call sends one packet and waits
-// for the reply with its number. There is no thread behind it: of the threads that wait, one holds
-// the reader's role, takes packets off the socket and hands each to whom it belongs; when its own
-// reply has come, or its deadline, it passes the role on.
+// One control connection, shared by all threads and tasks of a client. Every call sends one packet
+// and waits for the reply with its number. There is no thread behind it while only threads call: of
+// those that wait, one holds the reader's role, takes packets off the socket and hands each to whom
+// it belongs; when its own reply has come, or its deadline, it passes the role on. While tasks wait
+// the courier, one thread for all connections of the process, takes the role when it is free.
 //
 // A reply that comes too late for its caller may have granted something; it is given back at once.
+//
+// This file has what both kinds of calls share: sending, receiving, handing out. Nothing in it waits,
+// and nobody is woken while a lock is held.
 
-import Glibc
 import PatchbayRing
 import PatchbaySystem
 import PatchbayTypes
 import PatchbayWire
 import Synchronization
 
-/// A reply with the descriptors that came along, owned until taken.
-final class Delivery: Sendable {
-  let reply: Reply
-  fileprivate let descriptors: Mutex<[Int32]>
-
-  init(_ reply: Reply, _ descriptors: [Int32]) {
-    self.reply = reply
-    self.descriptors = Mutex(descriptors)
-  }
-
-  /// The next descriptor in message order.
-  /// - Throws: `limitReached` when fewer came than the reply promises.
-  func takeDescriptor() throws(PatchbayError) -> Descriptor {
-    let next: Int32? = descriptors.withLock { $0.isEmpty ? nil : $0.removeFirst() }
-    guard let next else {
-      throw PatchbayError(
-        .limitReached,
-        "A reply of the broker came without its descriptors: this process has none left. Close "
-          + "some, or raise its limit of open files (ulimit -n).", systemErrno: EMFILE)
-    }
-    return Descriptor(owning: next)
-  }
-
-  deinit { descriptors.withLock { for descriptor in $0 { _ = Glibc.close(descriptor) } } }
-}
-
-/// A call that waits for its reply.
-private final class PendingCall: Sendable {
-  /// Changes whenever there is something to look at: the reply, the reader's role, the end.
-  let signal = Atomic<UInt32>(0)
-  let outcome = Mutex<Result<Delivery, PatchbayError>?>(nil)
-
-  func wake() {
-    // releasing: the outcome or the freed role, both under locks; the word only ends the sleep.
-    // CALL-SIGNAL.
-    signal.wrappingAdd(1, ordering: .releasing)
-    _ = unsafe signal.withWord { unsafe Futex.wake($0, mask: .max) }
-  }
-}
-
-extension Atomic where Value == UInt32 {
-  /// The word's address, for the futex calls. It stays put: its owner is a class.
-  @unsafe borrowing func withWord<Result>(
-    _ body: (UnsafeMutablePointer<Atomic<UInt32>>) -> Result
-  ) -> Result {
-    unsafe withUnsafePointer(to: self) { unsafe body(UnsafeMutablePointer(mutating: $0)) }
-  }
-}
-
 final class Connection: Sendable {
-  private struct State {
+  /// Who waits for a reply.
+  enum Recipient {
+    case thread(PendingCall)
+    /// - look: when its deadline comes, or its check is due.
+    case task(TaskCall, look: MonotonicTime)
+    /// A task has given up; what is granted is given back. Forgotten at the moment: what comes
+    /// later still is given back when somebody reads.
+    case nobody(until: MonotonicTime)
+  }
+
+  struct State {
     var nextNumber: UInt64 = 1
-    var calls: [UInt64: PendingCall] = [:]
+    var calls: [UInt64: Recipient] = [:]
+    /// How many of the calls are for the courier to read: all but those of threads.
+    var taskCount = 0
     var hasReader = false
     var failure: PatchbayError?
-    /// What the broker is still to be told and nobody waits for: ends of handles, and grants that
-    /// came too late for their callers. Sent before anything else.
-    var owed: [Request] = []
+    /// What the broker is still to be told: what nobody waits for, as ends of handles and grants
+    /// that came too late, and requests of tasks. Sent before anything else.
+    var outbox = Outbox()
+    var attendance = Attendance()
+
+    mutating func takeNumber() -> UInt64 {
+      defer { nextNumber += 1 }
+      return nextNumber
+    }
   }
 
-  private let patience = SpinPatience()
+  let patience = SpinPatience()
   let path: String
-  private let socket: ControlSocket
-  private let state = Mutex(State())
+  let socket: ControlSocket
+  let state = Mutex(State())
+  /// Held while packets are put on the socket, so that they go in order.
+  private let sending = Mutex(())
 
-  /// Connects; the caller says hello.
-  init(_ path: SocketPath, deadline: Deadline) throws(PatchbayError) {
-    try path.checkDirectory()
-    self.path = path.path
-    socket = try ControlSocket.connect(to: path.path, until: MonotonicTime(deadline))
+  init(_ socket: consuming ControlSocket, path: String) {
+    self.socket = socket
+    self.path = path
   }
 
-  /// Sends a request and waits for its reply.
-  /// - Parameter onBound: called at least every `Doorbell.bound` while there is none; may throw.
-  /// - Throws: what the broker answered; `timedOut`; `noBroker` when the connection has ended.
-  func call(
-    _ request: Request, deadline: Deadline,
-    onBound: () throws(PatchbayError) -> Void = {}
-  ) throws(PatchbayError) -> Delivery {
-    let until = MonotonicTime(deadline)
-    try sendOwed(until: until)
-    let call = PendingCall()
-    let number = try register(call)
-    do throws(PatchbayError) {
-      try send(Frame.encode(request, request: number), until: until)
-      let delivery = try awaitOutcome(of: call, until: until, onBound)
-      if case .failure(let error) = delivery.reply { throw error }
-      return delivery
-    } catch {
-      if forget(number) {
-        if case .open(let open) = request, open.waits {
-          owe(.cancel(CancelRequest(request: number)))
-        }
-        // A caller whose deadlines are short would otherwise never read.
-        _ = try? takeArrived()
-        try? sendOwed(until: .now)
-      } else if case .success(let delivery) = call.outcome.withLock({ $0 }),
-        delivery.reply.kind != .failure
-      {
-        // The answer and the deadline met. What it grants has no other owner, so it is taken.
-        return delivery
-      }
-      throw error
-    }
-  }
+  /// Calls without a reply, those that were given up and may yet be answered included.
+  var pendingCount: Int { state.withLock { $0.calls.count } }
 
-  /// Sends a request whose reply nobody waits for. Never throws: a broken connection has given
-  /// back everything already. A broker that takes nothing for a second is told later, together
-  /// with whatever follows.
+  // MARK: Sending
+
+  /// Sends a request whose reply nobody waits for. Never blocks and never throws: a broken
+  /// connection has given back everything already. What a broker does not take now is sent by the
+  /// courier, or with whatever follows.
   func post(_ request: Request) {
-    let patience: Duration = owe(request) ? .zero : .seconds(1)
-    try? sendOwed(until: MonotonicTime.now.advanced(by: patience))
+    owe(request)
+    trySendOwed()
+    attendIfOwing()
   }
 
-  /// Returns whether something was owed already.
-  @discardableResult
-  private func owe(_ request: Request) -> Bool {
+  func owe(_ request: Request) {
     state.withLock { state in
-      guard state.failure == nil else { return false }
-      defer { state.owed.append(request) }
-      return !state.owed.isEmpty
+      guard state.failure == nil else { return }
+      let number = state.takeNumber()
+      state.outbox.add(Frame.encode(request, request: number))
     }
   }
 
-  /// Tells the broker what it is still to be told, first things first.
-  /// - Throws: `timedOut` with the rest still owed; `noBroker`.
-  private func sendOwed(until: MonotonicTime) throws(PatchbayError) {
-    while let (number, request) = takeOwed() {
-      do throws(PatchbayError) {
-        try send(Frame.encode(request, request: number), until: until)
+  /// Sends what is owed as far as the broker takes it.
+  func trySendOwed() {
+    guard state.withLock({ !$0.outbox.isEmpty }) else { return }
+    // What goes wrong ends the connection for all; who calls next hears of it.
+    _ = try? trySend(nil)
+  }
+
+  /// Sends what is owed, then a packet, as far as that goes without waiting.
+  /// - Returns: whether everything has been sent.
+  /// - Throws: why the connection has ended.
+  func trySend(_ packet: [UInt8]?) throws(PatchbayError) -> Bool {
+    while true {
+      switch try putOnSocket(packet) {
+      case .all: return true
+      case .some:
         // Replies that nobody waits for are taken off the socket here, or a client that only posts
         // would look to the broker like one that never reads.
         _ = try takeArrived()
-      } catch {
-        state.withLock { if $0.failure == nil { $0.owed.insert(request, at: 0) } }
-        throw error
+      case .full:
+        _ = try takeArrived()
+        return false
+      case .hungUp:
+        // Whoever reads finds out why, and tells all that wait.
+        guard try takeArrived() else { return true }
+        throw fail(with: hungUp)
       }
     }
   }
 
-  private func takeOwed() -> (number: UInt64, Request)? {
-    state.withLock { state in
-      guard !state.owed.isEmpty else { return nil }
-      defer { state.nextNumber += 1 }
-      return (state.nextNumber, state.owed.removeFirst())
+  private enum Sent { case all, some, full, hungUp }
+  /// After so many packets replies are looked for.
+  private static let packetsAtOnce = 32
+
+  private func putOnSocket(_ packet: [UInt8]?) throws(PatchbayError) -> Sent {
+    try sending.withLock { (_) throws(PatchbayError) in
+      var count = 0
+      while let next = state.withLock({ $0.outbox.next }) {
+        guard count < Self.packetsAtOnce else { return .some }
+        switch try socket.send(next) {
+        case .wouldBlock: return .full
+        case .hungUp: return .hungUp
+        case .sent: state.withLock { if !$0.outbox.isEmpty { $0.outbox.removeFirst() } }
+        }
+        count += 1
+      }
+      guard let packet else { return .all }
+      return switch try socket.send(packet) {
+      case .sent: .all
+      case .wouldBlock: .full
+      case .hungUp: .hungUp
+      }
     }
   }
 
-  /// Whether the broker has hung up. Does not block; takes what has arrived if nobody else does.
-  func checkAlive() throws(PatchbayError) {
-    try state.withLock { (state) throws(PatchbayError) in
-      if let failure = state.failure { throw failure }
-    }
-    _ = try takeArrived()
-    try? sendOwed(until: .now)
-  }
-
-  private func register(_ call: PendingCall) throws(PatchbayError) -> UInt64 {
-    try state.withLock { (state) throws(PatchbayError) in
-      if let failure = state.failure { throw failure }
-      let number = state.nextNumber
-      state.nextNumber += 1
-      state.calls[number] = call
-      return number
-    }
-  }
-
-  /// Gives a call up; false when it had ended already. It may have been chosen for the reader's
-  /// role a moment ago, so the role is offered on.
-  private func forget(_ number: UInt64) -> Bool {
-    let (wasPending, next) = state.withLock { state in
-      let wasPending = state.calls.removeValue(forKey: number) != nil
-      return (wasPending, state.hasReader ? nil : state.calls.values.first)
-    }
-    next?.wake()
-    return wasPending
-  }
-
-  private func send(_ packet: [UInt8], until: MonotonicTime) throws(PatchbayError) {
+  static func checkSize(_ packet: [UInt8]) throws(PatchbayError) {
     guard packet.count <= Frame.byteLimit else {
       throw PatchbayError(
         .limitReached,
         "A request has \(packet.count) bytes; a control message takes \(Frame.byteLimit).")
     }
-    while true {
-      switch try socket.send(packet) {
-      case .sent: return
-      case .hungUp:
-        // Whoever reads finds out why, and tells all that wait.
-        guard try takeArrived() else { return }
-        throw fail(with: hungUp)
-      case .wouldBlock:
-        guard try socket.waitWritable(until: until) else {
-          throw PatchbayError(.timedOut, "The broker on \(path) takes no requests at the moment.")
-        }
-      }
+  }
+
+  // MARK: Receiving
+
+  /// Whether the broker has hung up. Does not block; takes what has arrived if nobody else does.
+  func checkAlive() throws(PatchbayError) {
+    try checkNotFailed()
+    _ = try takeArrived()
+    trySendOwed()
+  }
+
+  func checkNotFailed() throws(PatchbayError) {
+    try state.withLock { (state) throws(PatchbayError) in
+      if let failure = state.failure { throw failure }
     }
   }
 
@@ -215,48 +159,14 @@ final class Connection: Sendable {
   /// among it.
   /// - Returns: false when another thread reads.
   /// - Throws: what the broker said.
-  private func takeArrived() throws(PatchbayError) -> Bool {
+  func takeArrived() throws(PatchbayError) -> Bool {
     guard takeReaderRole() else { return false }
     defer { passReaderRole() }
     while try receiveOne() {}
     return true
   }
 
-  private var hungUp: PatchbayError {
-    PatchbayError(.noBroker, "The broker on \(path) has ended the connection.")
-  }
-
-  private func awaitOutcome(
-    of call: PendingCall, until end: MonotonicTime, _ onBound: () throws(PatchbayError) -> Void
-  ) throws(PatchbayError) -> Delivery {
-    while true {
-      // acquiring: pairs with CALL-SIGNAL; the outcome itself is read under its lock.
-      let before = call.signal.load(ordering: .acquiring)
-      if let outcome = call.outcome.withLock({ $0 }) { return try outcome.get() }
-      let now = MonotonicTime.now
-      guard now < end else { throw timedOut }
-      try onBound()
-      let until = min(end, now.advanced(by: Doorbell.bound))
-      if takeReaderRole() {
-        do {
-          defer { passReaderRole() }
-          try readUntilAnswered(call, until: until)
-        }
-        // What cannot be sent at once stays owed: there may be an answer to return with.
-        try? sendOwed(until: .now)
-      } else {
-        _ = unsafe call.signal.withWord {
-          unsafe Futex.wait(on: $0, expected: before, mask: .max, until: until)
-        }
-      }
-    }
-  }
-
-  private var timedOut: PatchbayError {
-    PatchbayError(.timedOut, "The broker on \(path) did not answer before the deadline.")
-  }
-
-  private func takeReaderRole() -> Bool {
+  func takeReaderRole() -> Bool {
     state.withLock { state in
       guard !state.hasReader else { return false }
       state.hasReader = true
@@ -264,34 +174,30 @@ final class Connection: Sendable {
     }
   }
 
-  private func passReaderRole() {
+  func passReaderRole() {
     let next = state.withLock { state in
       state.hasReader = false
-      return state.calls.values.first
+      return state.nextReader
     }
-    next?.wake()
+    wake(next)
   }
 
-  private func readUntilAnswered(
-    _ call: PendingCall, until: MonotonicTime
-  ) throws(PatchbayError) {
-    while call.outcome.withLock({ $0 == nil }) {
-      if try receiveOne() { continue }
-      if try looksReadable() { continue }
-      guard try socket.waitReadable(until: until) else { return }
-    }
+  /// Who is to read when nobody does.
+  enum NextReader {
+    case courier
+    case thread(PendingCall)
   }
 
-  /// Looks for a moment before it sleeps: most answers come sooner than a sleep with its wake-up
-  /// takes, above all on a machine whose cores have gone idle.
-  private func looksReadable() throws(PatchbayError) -> Bool {
-    try patience.spin { () throws(PatchbayError) in
-      try socket.waitReadable(until: MonotonicTime(nanoseconds: 0)) ? true : nil
-    } ?? false
+  func wake(_ next: NextReader?) {
+    switch next {
+    case .courier: Courier.shared.raise()
+    case .thread(let call): call.wake()
+    case nil: break
+    }
   }
 
   /// Takes one packet and hands it on; false when there is none.
-  private func receiveOne() throws(PatchbayError) -> Bool {
+  func receiveOne() throws(PatchbayError) -> Bool {
     do throws(PatchbayError) {
       switch try socket.receive(
         byteLimit: Frame.byteLimit, descriptorLimit: Frame.descriptorLimit)
@@ -307,6 +213,10 @@ final class Connection: Sendable {
     }
   }
 
+  private var hungUp: PatchbayError {
+    PatchbayError(.noBroker, "The broker on \(path) has ended the connection.")
+  }
+
   private func deliver(_ packet: [UInt8], _ descriptors: [Int32]) throws(PatchbayError) {
     // From here on the delivery owns the descriptors, whatever is thrown.
     let holder = Delivery(.pong, descriptors)
@@ -318,53 +228,72 @@ final class Connection: Sendable {
       throw error
     }
     let delivery = Delivery(reply, holder.releaseDescriptors())
-    let call = state.withLock { state in
-      let call = state.calls.removeValue(forKey: frame.request)
+    let recipient = state.withLock { state in
+      let recipient = state.takeCall(frame.request)
       // Under the same lock, so a call that is no longer pending has its outcome.
-      call?.outcome.withLock { $0 = .success(delivery) }
-      return call
+      if case .thread(let call) = recipient { call.outcome.withLock { $0 = .success(delivery) } }
+      return recipient
     }
-    guard let call else { return giveBack(reply) }
-    call.wake()
+    switch recipient {
+    case .thread(let call): call.wake()
+    case .task(let call, _): call.awaited.finish(.success(delivery))
+    case .nobody, nil: giveBack(reply)
+    }
   }
 
   /// A grant whose caller has gone. Sent after the reader's role is passed on: a reader that waited
   /// until it can send would read nothing.
   private func giveBack(_ reply: Reply) {
-    let request: Request
     switch reply {
-    case .opened(let grant): request = .close(grant.blob)
-    case .created(let grant): request = .abandon(grant.blob)
-    default: return
+    case .opened(let grant): owe(.close(grant.blob))
+    case .created(let grant): owe(.abandon(grant.blob))
+    default: break
     }
-    owe(request)
   }
 
+  // MARK: The end
+
   /// Ends the connection for everybody, once; the error that now holds.
-  private func fail(with error: PatchbayError) -> PatchbayError {
+  func fail(with error: PatchbayError) -> PatchbayError {
     let (calls, failure) = state.withLock { state in
       let failure = state.failure ?? error
       state.failure = failure
-      state.owed = []
+      state.outbox = Outbox()
+      state.taskCount = 0
       defer { state.calls = [:] }
       return (Array(state.calls.values), failure)
     }
     // The broker must learn it, too: blobs of a client that can say nothing more are abandoned.
     socket.hangUp()
-    for call in calls {
-      call.outcome.withLock { $0 = .failure(failure) }
-      call.wake()
+    for recipient in calls {
+      switch recipient {
+      case .thread(let call):
+        call.outcome.withLock { $0 = .failure(failure) }
+        call.wake()
+      case .task(let call, _): call.awaited.finish(.failure(failure))
+      case .nobody: break
+      }
     }
     return failure
   }
 }
 
-extension Delivery {
-  /// Gives all descriptors away.
-  func releaseDescriptors() -> [Int32] {
-    descriptors.withLock { list in
-      defer { list = [] }
-      return list
+extension Connection.State {
+  /// Takes a call out of those that wait.
+  mutating func takeCall(_ number: UInt64) -> Connection.Recipient? {
+    let recipient = calls.removeValue(forKey: number)
+    switch recipient {
+    case .task, .nobody: taskCount -= 1
+    case .thread, nil: break
     }
+    return recipient
+  }
+
+  /// The courier while tasks wait, else some thread that does; nil when somebody reads.
+  var nextReader: Connection.NextReader? {
+    guard !hasReader else { return nil }
+    if taskCount > 0 { return .courier }
+    guard case .thread(let call) = calls.values.first else { return nil }
+    return .thread(call)
   }
 }

@@ -4,21 +4,25 @@ import Glibc
 import PatchbaySystem
 import PatchbayTypes
 
-struct InputFile: ~Copyable {
+struct InputFile: ~Copyable, Sendable {
   let path: String
   let descriptor: Descriptor
   /// Nil unless it is a regular file.
   let byteCount: Int?
 
-  init(_ path: String) throws(PatchbayError) {
-    let file = try Self.open(path)
+  /// Opens a file.
+  /// - Parameter waits: whether to wait for the other end of a pipe.
+  init(_ path: String, waits: Bool = true) throws(PatchbayError) {
+    let file = try Self.open(path, waits ? 0 : O_NONBLOCK)
     byteCount = try Self.regularByteCount(file, path)
     descriptor = file
     self.path = path
   }
 
-  private static func open(_ path: String) throws(PatchbayError) -> Descriptor {
-    let number = unsafe Glibc.open(path, O_RDONLY | O_CLOEXEC)
+  private static func open(
+    _ path: String, _ flags: Int32
+  ) throws(PatchbayError) -> Descriptor {
+    let number = unsafe Glibc.open(path, O_RDONLY | O_CLOEXEC | flags)
     guard number >= 0 else { throw .system("Opening \(path)", errno: errno) }
     return Descriptor(owning: number)
   }

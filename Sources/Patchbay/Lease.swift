@@ -15,14 +15,17 @@ import PatchbayWire
   private let bytes: Bytes
 
   private enum Bytes: Sendable {
-    case inline([UInt8])
+    /// A copy, whose first byte has this position.
+    case copy([UInt8], start: Int)
     case extent(Extent, view: Int)
   }
 
-  fileprivate init(_ subscriber: Subscriber, _ range: Range<Int>, inline: [UInt8]) {
+  fileprivate init(
+    _ subscriber: Subscriber, _ range: Range<Int>, copy: [UInt8], start: Int = 0
+  ) {
     self.subscriber = subscriber
     self.range = range
-    bytes = .inline(inline)
+    bytes = .copy(copy, start: start)
   }
 
   fileprivate init(_ subscriber: Subscriber, _ range: Range<Int>, _ extent: Extent, view: Int) {
@@ -41,7 +44,8 @@ import PatchbayWire
     _ body: (Span<UInt8>) throws(Failure) -> Result
   ) throws(Failure) -> Result {
     switch bytes {
-    case .inline(let whole): try body(whole.span.extracting(range))
+    case .copy(let copy, let start):
+      try body(copy.span.extracting(range.lowerBound - start..<range.upperBound - start))
     case .extent(let extent, _):
       try body(unsafe extent.bytes(range).bindMemory(to: UInt8.self).span)
     }
@@ -53,7 +57,8 @@ extension Subscriber {
   public static let leaseLimit = 4
 
   /// Waits until a range is covered and gives it in place, without a copy. A range that crosses an
-  /// extent's edge cannot be leased; `readFully` reads it, `withWholeBlob` maps all.
+  /// extent's edge cannot be leased; `readFully` reads it, `withWholeBlob` maps all. Of a blob that
+  /// keeps its last bytes only the lease is a copy.
   /// - Throws: `limitReached` with 4 leases out, `rangeOutOfBounds` for a range across an edge or
   ///   behind the end; else as `read`.
   @available(*, noasync)
@@ -62,8 +67,13 @@ extension Subscriber {
   ) throws(PatchbayError) -> Lease {
     try countLease()
     do throws(PatchbayError) {
+      var at = range.lowerBound
       while true {
-        if let lease = try takeLease(range, deadline: deadline) { return lease }
+        let found = try find(at: at, count: max(range.upperBound - at, 1), deadline: deadline)
+        switch try takeLease(range, at: at, found) {
+        case .lease(let lease): return lease
+        case .goOn(let next): at = next
+        }
       }
     } catch {
       leaseEnded()
@@ -71,25 +81,36 @@ extension Subscriber {
     }
   }
 
-  /// Nil when the ring was taken before the view stood.
-  private func takeLease(
-    _ range: Range<Int>, deadline: Deadline
-  ) throws(PatchbayError) -> Lease? {
-    var at = range.lowerBound
-    while true {
-      switch try find(at: at, count: max(range.upperBound - at, 1), deadline: deadline) {
-      case .endOfBlob:
-        guard range.isEmpty else { throw outOfBounds(range) }
-        return Lease(self, 0..<0, inline: [])
-      case .inline(let bytes):
-        guard range.upperBound <= bytes.count else { throw outOfBounds(range) }
-        return Lease(self, range, inline: bytes)
-      case .bytes(let extent, let end):
-        guard range.upperBound <= extent.range.upperBound else { throw acrossEdge(range, extent) }
-        at = end
-        guard end >= range.upperBound else { continue }
-        return try view(range, extent)
-      }
+  /// What one look brings a lease.
+  enum LeaseStep {
+    case lease(Lease)
+    /// Everything before this position is covered.
+    case goOn(at: Int)
+  }
+
+  /// Makes a lease of what was found at a position, when that is all of the range.
+  func takeLease(
+    _ range: Range<Int>, at position: Int, _ found: Found
+  ) throws(PatchbayError) -> LeaseStep {
+    switch found {
+    case .endOfBlob:
+      guard range.isEmpty else { throw outOfBounds(range) }
+      return .lease(Lease(self, 0..<0, copy: []))
+    case .inline(let bytes):
+      guard range.upperBound <= bytes.count else { throw outOfBounds(range) }
+      return .lease(Lease(self, range, copy: bytes))
+    case .passing(let window, let end):
+      guard range.count <= window.shape.ringByteCount else { throw beyondWindow(range, window) }
+      guard end >= range.upperBound else { return .goOn(at: end) }
+      // No view holds a window up; what cannot be copied any more is found to be gone.
+      return window.copyOut(range).map {
+        .lease(Lease(self, range, copy: $0, start: range.lowerBound))
+      } ?? .goOn(at: range.lowerBound)
+    case .bytes(let extent, let end):
+      guard range.upperBound <= extent.range.upperBound else { throw acrossEdge(range, extent) }
+      guard end >= range.upperBound else { return .goOn(at: end) }
+      // A ring that was taken before the view stood is looked for anew.
+      return try view(range, extent).map { .lease($0) } ?? .goOn(at: range.lowerBound)
     }
   }
 
@@ -101,6 +122,13 @@ extension Subscriber {
       return nil
     }
     return Lease(self, range, extent, view: view)
+  }
+
+  private func beyondWindow(_ range: Range<Int>, _ window: Window) -> PatchbayError {
+    PatchbayError(
+      .rangeOutOfBounds,
+      "The range \(range.lowerBound)..<\(range.upperBound) of the blob \(key) is longer than its "
+        + "window of \(window.shape.ringByteCount) bytes; read it in pieces.")
   }
 
   private func acrossEdge(_ range: Range<Int>, _ extent: Extent) -> PatchbayError {
@@ -118,36 +146,55 @@ extension Subscriber {
     deadline: Deadline = .never, _ body: (Span<UInt8>) throws -> Result
   ) throws -> Result {
     let byteCount = try waitUntilSealed(deadline: deadline)
-    let last = byteCount == 0 ? 0 : handle.plan.index(of: byteCount - 1)
-    guard handle.entry != nil, last > 0 else {
-      let whole = try lease(0..<byteCount, deadline: deadline)
-      return try whole.withBytes(body)
+    guard let last = lastExtent(byteCount) else {
+      return try lease(0..<byteCount, deadline: deadline).withBytes(body)
     }
-    let mapping = try mapContiguously(byteCount, lastExtent: last, deadline: deadline)
-    return try withExtendedLifetime(mapping) {
+    let mapping = try reserve(byteCount)
+    for index in 0...last {
+      try place(
+        index, in: mapping,
+        try handle.session.connection.call(placeRequest(index), deadline: deadline))
+    }
+    return try withBytes(of: mapping, byteCount, body)
+  }
+
+  /// The last of several extents of a sealed blob; nil when one lease gives it all.
+  func lastExtent(_ byteCount: Int) -> Int? {
+    guard byteCount > 0, handle.entry != nil, handle.window == nil else { return nil }
+    let last = handle.plan.index(of: byteCount - 1)
+    return last > 0 ? last : nil
+  }
+
+  func reserve(_ byteCount: Int) throws(PatchbayError) -> ContiguousMapping {
+    try ContiguousMapping(byteCount: RingGeometry.roundedToPage(byteCount))
+  }
+
+  func placeRequest(_ index: Int) -> Request {
+    .attachExtent(ExtentRequest(generation: generation, index: index))
+  }
+
+  /// Maps the extent of an answer at its place.
+  func place(
+    _ index: Int, in mapping: ContiguousMapping, _ delivery: Delivery
+  ) throws(PatchbayError) {
+    guard case .extent(let granted) = delivery.reply else {
+      throw Session.unexpected(delivery.reply)
+    }
+    let geometry = try RingGeometry(
+      dataByteCount: granted.dataByteCount, hasMap: handle.grant.order == .any)
+    let start = handle.plan.range(of: index).lowerBound
+    let piece = ContiguousMapping.Piece(
+      try delivery.takeDescriptor(), offset: geometry.dataOffset,
+      byteCount: min(geometry.dataByteCount, mapping.byteCount - start))
+    try mapping.place(piece, at: start)
+  }
+
+  func withBytes<Result>(
+    of mapping: ContiguousMapping, _ byteCount: Int, _ body: (Span<UInt8>) throws -> Result
+  ) throws -> Result {
+    try withExtendedLifetime(mapping) {
       let all = unsafe UnsafeRawBufferPointer(start: mapping.base, count: byteCount)
       return try body(unsafe all.bindMemory(to: UInt8.self).span)
     }
-  }
-
-  private func mapContiguously(
-    _ byteCount: Int, lastExtent: Int, deadline: Deadline
-  ) throws(PatchbayError) -> ContiguousMapping {
-    let mapping = try ContiguousMapping(byteCount: RingGeometry.roundedToPage(byteCount))
-    for index in 0...lastExtent {
-      let delivery = try handle.session.connection.call(
-        .attachExtent(ExtentRequest(generation: generation, index: index)), deadline: deadline)
-      guard case .extent(let granted) = delivery.reply else {
-        throw Session.unexpected(delivery.reply)
-      }
-      let geometry = try RingGeometry(
-        dataByteCount: granted.dataByteCount, hasMap: handle.grant.order == .any)
-      let start = handle.plan.range(of: index).lowerBound
-      let piece = ContiguousMapping.Piece(
-        try delivery.takeDescriptor(), offset: geometry.dataOffset,
-        byteCount: min(geometry.dataByteCount, mapping.byteCount - start))
-      try mapping.place(piece, at: start)
-    }
-    return mapping
   }
 }

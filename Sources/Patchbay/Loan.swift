@@ -8,17 +8,17 @@ import PatchbayTypes
 /// Dropped without a commit, the loan is abandoned: nothing was appended.
 @safe public struct Loan: ~Copyable {
   private let publisher: Publisher
-  private let extent: Extent
-  private let range: Range<Int>
+  let place: Publisher.LentPlace
   private var committed = 0
 
-  init(_ publisher: Publisher, _ extent: Extent, _ range: Range<Int>) {
+  init(_ publisher: Publisher, _ place: Publisher.LentPlace) {
     self.publisher = publisher
-    self.extent = extent
-    self.range = range
+    self.place = place
   }
 
-  deinit { publisher.endLoan(extent, range, committed: committed) }
+  deinit { publisher.endLoan(place, committed: committed) }
+
+  private var range: Range<Int> { place.range }
 
   /// The position in the blob of the first lent byte.
   public var position: Int { range.lowerBound }
@@ -29,15 +29,9 @@ import PatchbayTypes
   public mutating func withBytes<Result, Failure>(
     _ body: (inout MutableSpan<UInt8>) throws(Failure) -> Result
   ) throws(Failure) -> Result {
-    let place = unsafe extent.writableBytes(range).bindMemory(to: UInt8.self)
+    let place = unsafe place.ring.writableBytes(range).bindMemory(to: UInt8.self)
     var span = unsafe place.mutableSpan
     return try body(&span)
-  }
-
-  borrowing func fill(
-    _ body: (UnsafeMutableRawBufferPointer) throws(PatchbayError) -> Int
-  ) throws(PatchbayError) -> Int {
-    try unsafe body(extent.writableBytes(range))
   }
 
   /// Appends the first bytes of the loan; they are readable on return. The rest go back.

@@ -29,8 +29,20 @@ public final class PatchbayClient: Sendable {
     deadline: Deadline = .standard
   ) throws(PatchbayError) {
     session = try Session(
-      SocketPath(socketPath), name: (name ?? Self.programName).cut(toUTF8Count: 64),
-      deadline: deadline)
+      SocketPath(socketPath), name: Self.clientName(name), deadline: deadline)
+  }
+
+  /// Connects to a broker and shakes hands, as the blocking `init` does.
+  /// - Throws: as the blocking `init`; `cancelled`.
+  public init(
+    socketPath: String? = nil, name: String? = nil, deadline: Deadline = .standard
+  ) async throws(PatchbayError) {
+    session = try await Session.connected(
+      to: SocketPath(socketPath), name: Self.clientName(name), deadline: deadline)
+  }
+
+  private static func clientName(_ name: String?) -> String {
+    (name ?? programName).cut(toUTF8Count: 64)
   }
 
   static var programName: String {
@@ -55,24 +67,24 @@ public final class PatchbayClient: Sendable {
   ) throws(PatchbayError) -> Publisher {
     let delivery = try session.connection.call(
       .create(request(key, options)), deadline: deadline)
-    guard case .created(let grant) = delivery.reply else {
-      throw Session.unexpected(delivery.reply)
-    }
+    let grant = try delivery.created
     do throws(PatchbayError) {
       let handle = try BlobHandle(
-        session, key: key, grant: grant, delivery: delivery, isWritable: true,
-        deadline: deadline)
-      return Publisher(handle)
+        session, key: key, grant: grant, delivery, isWritable: true, deadline: deadline)
+      return Publisher(handle, slowestLimit: options.slowestLimit)
     } catch {
       session.connection.post(.abandon(grant.blob))
       throw error
     }
   }
 
+  // Disfavoured: async code whose body happens not to wait must not resolve to the blocking one.
+
   /// Creates a blob, lets `body` write it, and seals it when `body` returns. When `body` throws,
   /// or the seal is refused, the blob has failed with that as its cause.
   /// - Returns: what `body` returned; the blob is sealed then.
   /// - Throws: what `body` threw, or as `publisher` and `Publisher.seal`.
+  @_disfavoredOverload
   @available(*, noasync)
   public func withPublisher<Result>(
     _ key: BlobKey, _ options: BlobOptions = BlobOptions(),
@@ -97,19 +109,21 @@ public final class PatchbayClient: Sendable {
     _ bytes: [UInt8], as key: BlobKey, _ options: BlobOptions = BlobOptions(),
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> Generation {
-    guard bytes.count <= Frame.inlineByteLimit else {
+    guard bytes.count <= Frame.inlineByteLimit, options.policy == .keep else {
       return try publishWhole(byteCount: bytes.count, key, options, deadline: deadline) {
         (publisher) throws(PatchbayError) in try publisher.append(bytes)
       }
     }
+    return try session.connection.call(inlineRequest(bytes, key, options), deadline: deadline)
+      .created.blob.generation
+  }
+
+  /// A blob whose bytes travel with its creation.
+  func inlineRequest(_ bytes: [UInt8], _ key: BlobKey, _ options: BlobOptions) -> Request {
     var request = request(key, options)
     request.byteCount = bytes.count
     request.inlineBytes = bytes
-    let delivery = try session.connection.call(.create(request), deadline: deadline)
-    guard case .created(let grant) = delivery.reply else {
-      throw Session.unexpected(delivery.reply)
-    }
-    return grant.blob.generation
+    return .create(request)
   }
 
   /// Publishes a file and announces its length. Sealed afterwards. Blocks as the file does; the
@@ -124,7 +138,9 @@ public final class PatchbayClient: Sendable {
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> Generation {
     let file = try InputFile(path)
-    if let byteCount = file.byteCount, byteCount <= Frame.inlineByteLimit {
+    if let byteCount = file.byteCount, byteCount <= Frame.inlineByteLimit,
+      options.policy == .keep
+    {
       return try publish(try file.readAll(byteCount), as: key, options, deadline: deadline)
     }
     return try publishWhole(byteCount: file.byteCount, key, options, deadline: deadline) {
@@ -137,10 +153,8 @@ public final class PatchbayClient: Sendable {
     byteCount: Int?, _ key: BlobKey, _ options: BlobOptions, deadline: Deadline,
     _ write: (Publisher) throws(PatchbayError) -> Void
   ) throws(PatchbayError) -> Generation {
-    var options = options
-    options.byteCount = byteCount
-    options.order = .appendOnly
-    let publisher = try publisher(key, options, deadline: deadline)
+    let publisher = try publisher(
+      key, options.appended(byteCount: byteCount), deadline: deadline)
     do throws(PatchbayError) {
       try write(publisher)
       // The source may have taken its time: the deadline is the creation's, the seal has its own.
@@ -152,13 +166,16 @@ public final class PatchbayClient: Sendable {
     }
   }
 
-  private func request(_ key: BlobKey, _ options: BlobOptions) -> CreateRequest {
+  func request(_ key: BlobKey, _ options: BlobOptions) -> CreateRequest {
     var request = CreateRequest(key: key)
     request.byteCount = options.byteCount
-    request.order = options.order
+    request.order = options.policy == .keep ? options.order : .appendOnly
+    request.policy = options.policy
     request.mode = options.mode
     request.replaces = options.replaces
-    request.firstExtent = options.firstExtentByteCount ?? 0
+    request.firstExtent =
+      (options.policy == .keep ? options.firstExtentByteCount : options.ringByteCount) ?? 0
+    request.segment = options.segmentByteCount ?? 0
     request.extentLimit = options.extentByteLimit ?? 0
     request.type = options.type
     request.labels = options.labels
@@ -184,8 +201,12 @@ public final class PatchbayClient: Sendable {
           OpenRequest(key: key, waits: waitUntil != nil, observes: false),
           deadline: waitUntil ?? .standard))
     } catch  where error.code == .timedOut && waitUntil != nil {
-      throw PatchbayError(.timedOut, "No blob with the key \(key) appeared before the deadline.")
+      throw Self.neverAppeared(key)
     }
+  }
+
+  static func neverAppeared(_ key: BlobKey) -> PatchbayError {
+    PatchbayError(.timedOut, "No blob with the key \(key) appeared before the deadline.")
   }
 
   /// Looks at what is written of a blob without being one of its readers. Failed blobs too.
@@ -203,10 +224,10 @@ public final class PatchbayClient: Sendable {
     _ request: OpenRequest, deadline: Deadline
   ) throws(PatchbayError) -> BlobHandle {
     let delivery = try session.connection.call(.open(request), deadline: deadline)
-    guard case .opened(let grant) = delivery.reply else { throw Session.unexpected(delivery.reply) }
+    let grant = try delivery.opened
     do throws(PatchbayError) {
       return try BlobHandle(
-        session, key: request.key, grant: grant, delivery: delivery, isWritable: false,
+        session, key: request.key, grant: grant, delivery, isWritable: false,
         deadline: .standard)
     } catch {
       session.connection.post(.close(grant.blob))
@@ -222,10 +243,7 @@ public final class PatchbayClient: Sendable {
   public func info(
     _ key: BlobKey, deadline: Deadline = .standard
   ) throws(PatchbayError) -> BlobInfo {
-    let delivery = try session.connection.call(
-      .info(InfoRequest(key: key)), deadline: deadline)
-    guard case .info(let info) = delivery.reply else { throw Session.unexpected(delivery.reply) }
-    return info
+    try session.connection.call(.info(InfoRequest(key: key)), deadline: deadline).info
   }
 
   /// Whether a blob has this key, in any state. Blocks for the broker's answer.
@@ -254,11 +272,12 @@ public final class PatchbayClient: Sendable {
     prefix: [UInt8] = [], after: BlobKey? = nil, limit: Int = 512,
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> BlobPage {
-    let request = ListRequest(
-      prefix: prefix, after: after?.bytes ?? [], limit: min(max(limit, 1), 512))
-    let delivery = try session.connection.call(.list(request), deadline: deadline)
-    guard case .list(let page) = delivery.reply else { throw Session.unexpected(delivery.reply) }
-    return BlobPage(blobs: page.blobs, hasMore: page.hasMore)
+    try session.connection.call(listRequest(prefix, after, limit), deadline: deadline).page
+  }
+
+  func listRequest(_ prefix: [UInt8], _ after: BlobKey?, _ limit: Int) -> Request {
+    .list(
+      ListRequest(prefix: prefix, after: after?.bytes ?? [], limit: min(max(limit, 1), 512)))
   }
 
   /// Takes a blob's key away at once. Whoever has it open finishes with it; its memory goes with
@@ -283,19 +302,14 @@ public final class PatchbayClient: Sendable {
   public func statistics(
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> BrokerStatistics {
-    let delivery = try session.connection.call(.statistics, deadline: deadline)
-    guard case .statistics(let statistics) = delivery.reply else {
-      throw Session.unexpected(delivery.reply)
-    }
-    return statistics
+    try session.connection.call(.statistics, deadline: deadline).statistics
   }
 
   /// Asks the broker for a sign of life. Blocks for it.
   /// - Throws: `noBroker`, `timedOut`.
   @available(*, noasync)
   public func ping(deadline: Deadline = .standard) throws(PatchbayError) {
-    let delivery = try session.connection.call(.ping, deadline: deadline)
-    guard case .pong = delivery.reply else { throw Session.unexpected(delivery.reply) }
+    try session.connection.call(.ping, deadline: deadline).checkPong()
   }
 }
 

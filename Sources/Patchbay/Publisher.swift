@@ -16,13 +16,20 @@ import Synchronization
 public final class Publisher: Sendable {
   let handle: BlobHandle
   let inFlight = WritesInFlight()
+  /// Nil for the policy `keep`.
+  let windowWriter: WindowWriter?
+  let spacePatience = SpinPatience()
+  /// How long a subscriber may hold this publisher.
+  let slowestLimit: Duration
   let appending = Mutex(AppendState())
+  /// Wakes who waits for its turn to append.
+  let turns = LineSignal()
   /// What a batch has copied into a blob with a map and will cover at its end; in flight until then.
   let batchedRange = Mutex<Range<Int>?>(nil)
   private let ending = Mutex(Ending.none)
 
   /// How far this publisher is on its way to its end.
-  private enum Ending {
+  fileprivate enum Ending {
     case none
     case sealing
     /// The broker was asked to seal and did not answer: the blob may be sealed, so nothing may be
@@ -32,7 +39,16 @@ public final class Publisher: Sendable {
     case ended
   }
 
-  init(_ handle: BlobHandle) { self.handle = handle }
+  init(_ handle: BlobHandle, slowestLimit: Duration) {
+    self.handle = handle
+    self.slowestLimit = slowestLimit
+    windowWriter =
+      if let window = handle.window, let entry = handle.entry {
+        WindowWriter(handle, window, entry)
+      } else {
+        nil
+      }
+  }
 
   deinit { if !isEnded { abandon() } }
 
@@ -52,7 +68,7 @@ public final class Publisher: Sendable {
 
   static let closed = PatchbayError(
     .closed, "This publisher has ended: it was sealed, failed or closed.")
-  private static let sealing = PatchbayError(
+  static let sealing = PatchbayError(
     .closed, "This publisher is sealing its blob; nothing can be written any more.")
 
   // MARK: Bounds
@@ -71,13 +87,15 @@ public final class Publisher: Sendable {
     return position..<position + count
   }
 
-  /// Calls `body` with each extent a range touches and the part of the range in it.
+  /// Calls `body` with each extent a range touches and the part of the range in it. All of them are
+  /// mapped: who is about to write has seen to that.
+  /// - Throws: `closed` when this publisher has ended meanwhile and let them go.
   func forEachExtent(
     _ range: Range<Int>, _ body: (Extent, Range<Int>) throws(PatchbayError) -> Void
   ) throws(PatchbayError) {
     var at = range.lowerBound
     while at < range.upperBound {
-      let extent = try handle.grownExtent(at: at)
+      guard let extent = handle.mappedExtent(at: at) else { throw Self.closed }
       let end = min(range.upperBound, extent.range.upperBound)
       try body(extent, at..<end)
       at = end
@@ -101,26 +119,37 @@ public final class Publisher: Sendable {
   public func seal(
     deadline: Deadline = .standard
   ) throws(PatchbayError) {
-    let before = try beginSealing()
-    var isAsked = false
+    let seal = try beginSealing()
     do throws(PatchbayError) {
-      try stopAppending(Self.sealing)
+      try stopAppending(until: MonotonicTime(deadline))
       try inFlight.close(Self.sealing, until: MonotonicTime(deadline))
-      let length = byteCount ?? (handle.grant.order == .any ? inFlight.highestEnd : appendEnd)
-      if handle.grant.order == .appendOnly { try checkAppendedLength(length) }
-      isAsked = true
-      try handle.session.perform(
-        .seal(SealRequest(blob: handle.grant.blob, byteCount: length)), deadline: deadline)
+      try handle.session.perform(try seal.request(of: self), deadline: deadline)
     } catch {
-      let isUnanswered = isAsked && (error.code == .timedOut || error.code == .noBroker)
-      sealRefused(isUnanswered ? .unanswered : isAsked ? .none : before)
+      sealRefused(seal, error)
       throw error
     }
     end()
   }
 
-  /// Enters the seal; what it was before.
-  private func beginSealing() throws(PatchbayError) -> Ending {
+  /// A seal under way.
+  final class Seal {
+    /// How far the publisher was before.
+    fileprivate let before: Ending
+    /// Whether the broker was asked: then only its answer tells what became of the blob.
+    fileprivate var isAsked = false
+
+    fileprivate init(_ before: Ending) { self.before = before }
+
+    /// The message, when all writes have ended.
+    func request(of publisher: Publisher) throws(PatchbayError) -> Request {
+      let length = try publisher.finalLength()
+      isAsked = true
+      return .seal(SealRequest(blob: publisher.handle.grant.blob, byteCount: length))
+    }
+  }
+
+  /// Enters the seal.
+  func beginSealing() throws(PatchbayError) -> Seal {
     try ending.withLock { (ending) throws(PatchbayError) in
       switch ending {
       case .none, .unanswered: break
@@ -128,12 +157,14 @@ public final class Publisher: Sendable {
       case .failing, .ended: throw Self.closed
       }
       defer { ending = .sealing }
-      return ending
+      return Seal(ending)
     }
   }
 
   /// Goes back to writing after a seal that was refused, unless the blob failed meanwhile.
-  private func sealRefused(_ next: Ending) {
+  func sealRefused(_ seal: Seal, _ error: PatchbayError) {
+    let isUnanswered = [.timedOut, .noBroker, .cancelled].contains(error.code)
+    let next = seal.isAsked ? (isUnanswered ? Ending.unanswered : .none) : seal.before
     ending.withLock { ending in
       guard ending == .sealing else { return }
       ending = next
@@ -143,13 +174,14 @@ public final class Publisher: Sendable {
     }
   }
 
-  private func checkAppendedLength(_ length: Int) throws(PatchbayError) {
-    guard appendEnd == length else {
-      throw PatchbayError(
-        .lengthMismatch,
-        "The blob \(key) was announced with \(length) bytes, but only \(appendEnd) were appended. "
-          + "Append the rest, or fail it.")
-    }
+  private func finalLength() throws(PatchbayError) -> Int {
+    guard handle.grant.order == .appendOnly else { return byteCount ?? inFlight.highestEnd }
+    let end = appendEnd
+    guard let byteCount, byteCount != end else { return end }
+    throw PatchbayError(
+      .lengthMismatch,
+      "The blob \(key) was announced with \(byteCount) bytes, but only \(end) were appended. "
+        + "Append the rest, or fail it.")
   }
 
   /// Ends the blob as failed. Readers get what is covered, then `blobFailed` with this cause.
@@ -163,16 +195,51 @@ public final class Publisher: Sendable {
   public func fail(
     _ cause: String, deadline: Deadline = .standard
   ) throws(PatchbayError) {
+    try handle.session.perform(try beginFailing(cause), deadline: deadline)
+    end()
+  }
+
+  /// As `seal`, without holding a thread.
+  /// - Throws: as the blocking `seal`. `cancelled`: as when the broker did not answer.
+  public func seal(deadline: Deadline = .standard) async throws(PatchbayError) {
+    let seal = try beginSealing()
+    do throws(PatchbayError) {
+      try await stopAppending(deadline: deadline)
+      try await inFlight.close(Self.sealing, deadline: deadline)
+      try await handle.session.perform(try seal.request(of: self), deadline: deadline)
+    } catch {
+      sealRefused(seal, error)
+      throw error
+    }
+    end()
+  }
+
+  /// As the blocking `fail`.
+  /// - Throws: as the blocking `fail`; `cancelled`: the blob fails all the same, as soon as the
+  ///   broker hears of it.
+  public func fail(
+    _ cause: String, deadline: Deadline = .standard
+  ) async throws(PatchbayError) {
+    let request = try beginFailing(cause)
+    guard !Task.isCancelled else {
+      handle.session.connection.post(request)
+      end()
+      throw PatchbayError(
+        .cancelled, "The task was cancelled; the broker has been told that the blob \(key) failed.")
+    }
+    try await handle.session.perform(request, deadline: deadline)
+    end()
+  }
+
+  /// Lets nothing new be written; the message that says why.
+  func beginFailing(_ cause: String) throws(PatchbayError) -> Request {
     try ending.withLock { (ending) throws(PatchbayError) in
       guard ending != .ended else { throw Self.closed }
       ending = .failing
     }
     refuseWrites()
-    try handle.session.perform(
-      .fail(
-        FailRequest(blob: handle.grant.blob, cause: cause.cut(toUTF8Count: WireLimit.cause))),
-      deadline: deadline)
-    end()
+    return .fail(
+      FailRequest(blob: handle.grant.blob, cause: cause.cut(toUTF8Count: WireLimit.cause)))
   }
 
   /// Ends this handle. A blob that is not sealed has failed as abandoned. Does nothing the second
@@ -190,14 +257,17 @@ public final class Publisher: Sendable {
   /// Lets nothing new be written. What is in flight is not waited for: it may be a loan of this very
   /// thread, and a byte that is covered after the failure is a right one.
   private func refuseWrites() {
-    appending.withLock { $0.refusal = Self.closed }
+    refuseAppends(Self.closed)
+    // An append that waits for subscribers finds the refusal.
+    handle.spaceBell?.ringAll()
     endBatch()
     inFlight.refuse(Self.closed)
   }
 
-  private func end() {
+  /// After the broker has confirmed the ending.
+  func end() {
     ending.withLock { $0 = .ended }
-    appending.withLock { $0.refusal = Self.closed }
+    refuseAppends(Self.closed)
     handle.dropExtents()
   }
 }

@@ -1,7 +1,8 @@
 // Writing at the end: appends, batches, loans, and descriptors read straight into shared memory.
 //
-// Appends take turns under one lock. A loan takes the turn out of the lock: while it is out the
-// cursor belongs to it and every other append is refused.
+// Appends take turns under one lock, which nobody holds while it waits, or for longer than it takes
+// to copy one step. A longer append takes the turn out of the lock and the others stand in line. A
+// loan takes the cursor itself: while it is out every other append is refused.
 
 import Glibc
 import PatchbayRing
@@ -12,9 +13,14 @@ import Synchronization
 /// Where the next append goes, and what holds the cursor.
 struct AppendState {
   var end = 0
+  /// Of a window: where the segment ends that has been entered.
+  var enteredEnd = 0
   /// Where the bytes begin that a batch has copied and not yet covered; nil outside a batch.
   var batchStart: Int?
   var isLent = false
+  /// A long append copies its bytes; whoever comes meanwhile stands in line.
+  var isTaken = false
+  var line = WaitingLine()
   /// Nothing is appended any more: a seal is under way, or the blob has ended.
   var refusal: PatchbayError?
 }
@@ -25,20 +31,48 @@ extension Publisher {
 
   var appendEnd: Int { appending.withLock { $0.end } }
 
-  /// Refuses appends from now on.
+  /// Refuses appends from now on, for a seal.
+  /// - Returns: false when a long append has the turn; the caller stands in line then.
   /// - Throws: `rangeOverlap` while a loan or a batch is out; nothing has changed then.
-  func stopAppending(_ refusal: PatchbayError) throws(PatchbayError) {
+  func tryStopAppending(
+    _ stand: (inout WaitingLine) -> Void
+  ) throws(PatchbayError) -> Bool {
     try appending.withLock { (state) throws(PatchbayError) in
       guard !state.isLent, state.batchStart == nil else {
         throw PatchbayError(
           .rangeOverlap,
           "A \(state.isLent ? "loan" : "batch") of the blob \(key) is out; end it first.")
       }
-      state.refusal = refusal
+      guard !state.isTaken else {
+        stand(&state.line)
+        return false
+      }
+      state.refusal = Self.sealing
+      return true
     }
   }
 
+  /// Refuses appends from now on, once the one that has the turn is done.
+  func stopAppending(until: MonotonicTime) throws(PatchbayError) {
+    while true {
+      let before = turns.now
+      if try tryStopAppending({ $0.addThread() }) { return }
+      try sleepForTurn(since: before, until: until)
+    }
+  }
+
+  func refuseAppends(_ refusal: PatchbayError) { appending.withLock { $0.refusal = refusal } }
+
   func resumeAppending() { appending.withLock { $0.refusal = nil } }
+
+  static let turnTimedOut = PatchbayError(
+    .timedOut, "Another append to the same blob had not ended when the deadline came.")
+
+  /// Sleeps until the turn is free. The caller stands in line as a thread, and leaves it here.
+  private func sleepForTurn(since before: UInt32, until: MonotonicTime) throws(PatchbayError) {
+    defer { appending.withLock { $0.line.removeThread() } }
+    guard turns.sleep(since: before, until: until) else { throw Self.turnTimedOut }
+  }
 
   /// Adds bytes at the end. They are readable on return, except within a batch.
   /// - Parameters:
@@ -46,22 +80,33 @@ extension Publisher {
   ///   - expected: the position the bytes must land on; nil: wherever the end is.
   /// - Throws: `rangeOverlap` or `rangeOutOfBounds` with `resumePosition`, the true end, when that
   ///   is before or behind `expected`; `rangeOutOfBounds` beyond the announced length (nothing is
-  ///   written then); `noSpaceMemory` (the same), `closed`, `fenced`, `noBroker`.
+  ///   written then); `noSpaceMemory` (the same), `closed`, `fenced`, `noBroker`. Of a blob with the
+  ///   policy `backpressure` this waits for the slowest subscriber, and what was appended when it
+  ///   throws stays: `position` tells.
   @available(*, noasync)
   public func append(
     _ bytes: Span<UInt8>, expecting expected: Int? = nil
   ) throws(PatchbayError) {
-    try appending.withLock { (state) throws(PatchbayError) in
-      try check(state, expected)
-      let range = try checkedRange(at: state.end, bytes.count)
-      guard !range.isEmpty else { return }
-      if handle.grant.order == .any {
-        try appendInto(map: bytes, range, isBatched: state.batchStart != nil)
-        state.end = range.upperBound
-      } else {
-        try appendBelowFrontier(bytes, range, &state)
+    while true {
+      let (turn, departure) = (turns.now, inFlight.now)
+      switch try startAppending(bytes, expected, { $0.addThread() }) {
+      case .begun(let rest): return try appendRest(bytes, rest)
+      case .needsExtents(let range): try handle.grow(range)
+      case .waitsForSpace(let obstacle): try overcome(obstacle)
+      case .waitsForTurn: try sleepForTurn(since: turn, until: MonotonicTime(Deadline.standard))
+      case .waitsForWrite:
+        try inFlight.sleep(since: departure, until: MonotonicTime(Deadline.standard))
       }
     }
+  }
+
+  private func appendRest(
+    _ bytes: Span<UInt8>, _ append: LongAppend?
+  ) throws(PatchbayError) {
+    guard let append else { return }
+    defer { giveTurnBack() }
+    var at = append.range.lowerBound
+    while let obstacle = try goOnAppending(bytes, append, &at) { try overcome(obstacle) }
   }
 
   /// Adds an array at the end; as the other `append`.
@@ -98,24 +143,125 @@ extension Publisher {
       resumePosition: state.end)
   }
 
-  private func appendInto(
-    map bytes: Span<UInt8>, _ range: Range<Int>, isBatched: Bool
-  ) throws(PatchbayError) {
-    guard isBatched else {
-      try write(bytes, at: range.lowerBound)
-      return
+  // MARK: Steps that do not wait
+
+  /// What becomes of an append, or of a loan, that wants to begin.
+  enum AppendStart<Begun> {
+    case begun(Begun)
+    /// These extents have to be mapped first.
+    case needsExtents(Range<Int>)
+    /// The window has no room: subscribers have not read what stands there.
+    case waitsForSpace(WindowWriter.Obstacle)
+    /// A long append has the turn; the caller stands in line.
+    case waitsForTurn
+    /// A write at a position overlaps the place; the caller stands in that line.
+    case waitsForWrite
+  }
+
+  /// A long append that has the turn.
+  struct LongAppend {
+    let range: Range<Int>
+    /// Begun within a batch.
+    let isBatched: Bool
+  }
+
+  /// Appends at once what is short and has its place mapped; for anything else takes the turn.
+  /// - Parameter stand: puts the caller in line when it has to wait.
+  /// - Returns: begun: what is left to do with the turn, nil when all is appended.
+  func startAppending(
+    _ bytes: Span<UInt8>, _ expected: Int?, _ stand: (inout WaitingLine) -> Void
+  ) throws(PatchbayError) -> AppendStart<LongAppend?> {
+    try appending.withLock { (state) throws(PatchbayError) in
+      guard try takesTurn(&state, expected, stand) else { return .waitsForTurn }
+      let range = try checkedRange(at: state.end, bytes.count)
+      guard !range.isEmpty else { return .begun(nil) }
+      if let windowWriter { return startInWindow(windowWriter, bytes, range, &state) }
+      guard handle.firstUnmapped(in: range) == nil else { return .needsExtents(range) }
+      if handle.grant.order == .any {
+        guard try enters(range, stand) else { return .waitsForWrite }
+      } else if range.count <= Self.step {
+        try appendBelowFrontier(bytes, range, &state)
+        return .begun(nil)
+      }
+      state.isTaken = true
+      return .begun(LongAppend(range: range, isBatched: state.batchStart != nil))
     }
-    _ = try enter(range, skippingCovered: false)
+  }
+
+  /// Whether a range whose extents are mapped is now in flight; if not the caller stands in line.
+  private func enters(
+    _ range: Range<Int>, _ stand: (inout WaitingLine) -> Void
+  ) throws(PatchbayError) -> Bool {
+    switch try startWriting(range, skippingCovered: false, stand) {
+    case .pieces: return true
+    case .waits: return false
+    case .needsExtents: throw Self.closed
+    }
+  }
+
+  /// Whether the turn is free; if it is not the caller stands in line.
+  private func takesTurn(
+    _ state: inout AppendState, _ expected: Int?, _ stand: (inout WaitingLine) -> Void
+  ) throws(PatchbayError) -> Bool {
+    if let refusal = state.refusal { throw refusal }
+    if state.isTaken {
+      stand(&state.line)
+      return false
+    }
+    try check(state, expected)
+    return true
+  }
+
+  /// Copies the bytes of an append that has the turn and covers them; into a window as far as that
+  /// goes without waiting. The caller gives the turn back.
+  /// - Parameter at: where it goes on; moved by what was appended to a window.
+  /// - Returns: what stands in the way; nil: all is appended.
+  func goOnAppending(
+    _ bytes: Span<UInt8>, _ append: LongAppend, _ at: inout Int
+  ) throws(PatchbayError) -> WindowWriter.Obstacle? {
+    if let windowWriter {
+      return try appendToWindow(windowWriter, bytes, append.range, &at)
+    } else if handle.grant.order == .appendOnly {
+      try appendInSteps(bytes, append.range)
+    } else if append.isBatched {
+      try appendBatched(bytes, append.range)
+    } else {
+      _ = try finishWriting(bytes, append.range, [append.range])
+      appending.withLock { $0.end = append.range.upperBound }
+    }
+    return nil
+  }
+
+  func giveTurnBack() {
+    let call = appending.withLock { state in
+      state.isTaken = false
+      return state.line.call()
+    }
+    turns.wake(call)
+  }
+
+  /// Into a blob with a map, within a batch: covered at the batch's end.
+  private func appendBatched(
+    _ bytes: Span<UInt8>, _ range: Range<Int>
+  ) throws(PatchbayError) {
     do throws(PatchbayError) {
       try copyOnly(bytes, range)
     } catch {
       inFlight.leave(range, coveredTo: range.lowerBound)
       throw error
     }
-    // Stays in flight, as one range with what the batch has copied before, until it is covered.
-    batchedRange.withLock { batched in
-      batched = batched.map { inFlight.join($0, range) } ?? range
+    let isBatchOver = appending.withLock { state in
+      state.end = range.upperBound
+      guard state.batchStart != nil else { return true }
+      // Stays in flight, as one range with what the batch has copied before, until it is covered.
+      batchedRange.withLock { batched in
+        batched = batched.map { inFlight.join($0, range) } ?? range
+      }
+      return false
     }
+    guard isBatchOver else { return }
+    cover(range)
+    ring(range)
   }
 
   private func copyOnly(_ bytes: Span<UInt8>, _ range: Range<Int>) throws(PatchbayError) {
@@ -126,34 +272,53 @@ extension Publisher {
     }
   }
 
+  /// Into a blob without a map, step by step, so that the lock is never held for long.
+  private func appendInSteps(
+    _ bytes: Span<UInt8>, _ range: Range<Int>
+  ) throws(PatchbayError) {
+    for at in stride(from: range.lowerBound, to: range.upperBound, by: Self.step) {
+      let step = at..<min(range.upperBound, at + Self.step)
+      try appending.withLock { (state) throws(PatchbayError) in
+        if let refusal = state.refusal { throw refusal }
+        try appendBelowFrontier(
+          bytes.extracting(at - range.lowerBound..<step.upperBound - range.lowerBound), step,
+          &state)
+      }
+    }
+  }
+
+  /// At most a step, whose extents are mapped.
   private func appendBelowFrontier(
     _ bytes: Span<UInt8>, _ range: Range<Int>, _ state: inout AppendState
   ) throws(PatchbayError) {
-    // All extents are made before the first byte is covered: when memory is full nothing is appended.
-    try forEachExtent(range) { (_, _) throws(PatchbayError) in }
     try forEachExtent(range) { (extent, part) throws(PatchbayError) in
-      var at = part.lowerBound
-      while at < part.upperBound {
-        let end = min(part.upperBound, at + Self.step)
-        extent.copyIn(
-          bytes.extracting(at - range.lowerBound..<end - range.lowerBound), at: at)
-        state.end = end
-        if state.batchStart == nil {
-          extent.coverPrefix(to: end)
-          ring(at..<end)
-        }
-        at = end
+      extent.copyIn(
+        bytes.extracting(part.lowerBound - range.lowerBound..<part.upperBound - range.lowerBound),
+        at: part.lowerBound)
+      state.end = part.upperBound
+      if state.batchStart == nil {
+        extent.coverPrefix(to: part.upperBound)
+        ring(part)
       }
     }
   }
 
   // MARK: Batches
 
+  // Disfavoured: async code whose body happens not to wait must not resolve to the blocking one.
+
   /// Makes everything appended by `body` readable at once, at its end, with one wake-up: for many
   /// small records. Also when `body` throws: what it appended stays appended.
   /// - Throws: what `body` throws; `rangeOverlap` inside another batch.
+  @_disfavoredOverload
   @available(*, noasync)
   public func withBatch<Result>(_ body: () throws -> Result) throws -> Result {
+    try beginBatch()
+    defer { endBatch() }
+    return try body()
+  }
+
+  func beginBatch() throws(PatchbayError) {
     try appending.withLock { (state) throws(PatchbayError) in
       try check(state, nil)
       guard state.batchStart == nil else {
@@ -161,8 +326,6 @@ extension Publisher {
       }
       state.batchStart = state.end
     }
-    defer { endBatch() }
-    return try body()
   }
 
   /// Covers what a batch has copied; does nothing outside one.
@@ -171,7 +334,13 @@ extension Publisher {
       guard let start = state.batchStart else { return }
       state.batchStart = nil
       guard start < state.end else { return }
-      if handle.grant.order == .any { coverBatchedRange() } else { coverPrefix(start..<state.end) }
+      if let windowWriter {
+        windowWriter.window.publish(to: state.end)
+      } else if handle.grant.order == .any {
+        coverBatchedRange()
+      } else {
+        coverPrefix(start..<state.end)
+      }
       ring(start..<state.end)
     }
   }
@@ -181,9 +350,13 @@ extension Publisher {
       defer { batched = nil }
       return batched
     }
-    guard let batched else { return }
-    forEachMappedExtent(batched) { $0.cover($1) }
-    inFlight.leave(batched, coveredTo: batched.upperBound)
+    if let batched { cover(batched) }
+  }
+
+  /// Covers a range in flight whose bytes have been copied, and takes it out.
+  private func cover(_ range: Range<Int>) {
+    forEachMappedExtent(range) { $0.cover($1) }
+    inFlight.leave(range, coveredTo: range.upperBound)
   }
 
   private func coverPrefix(_ range: Range<Int>) {
@@ -206,33 +379,81 @@ extension Publisher {
   ///   batch is out, `noSpaceMemory`, `closed`, `noBroker`.
   @available(*, noasync)
   public func loan(byteCount: Int) throws(PatchbayError) -> Loan {
+    while true {
+      let (turn, departure) = (turns.now, inFlight.now)
+      switch try startLending(byteCount, { $0.addThread() }) {
+      case .begun(let place): return Loan(self, place)
+      case .needsExtents(let range): try handle.grow(range)
+      case .waitsForSpace(let obstacle): try overcome(obstacle)
+      case .waitsForTurn: try sleepForTurn(since: turn, until: MonotonicTime(Deadline.standard))
+      case .waitsForWrite:
+        try inFlight.sleep(since: departure, until: MonotonicTime(Deadline.standard))
+      }
+    }
+  }
+
+  /// The place that a loan lends.
+  struct LentPlace: Sendable {
+    let ring: LentRing
+    let range: Range<Int>
+
+    /// One read of a descriptor into the place; how many bytes came, 0 at its end.
+    func fill(from descriptor: Int32) throws(PatchbayError) -> Int {
+      try unsafe Publisher.read(descriptor, into: ring.writableBytes(range))
+    }
+  }
+
+  /// The ring that holds a lent place.
+  enum LentRing: Sendable {
+    case extent(Extent)
+    case window(Window)
+
+    @unsafe func writableBytes(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer {
+      switch self {
+      case .extent(let extent): unsafe extent.writableBytes(range)
+      case .window(let window): unsafe window.writableBytes(range)
+      }
+    }
+  }
+
+  /// Lends the place of the next bytes if it is mapped and nobody else's.
+  func startLending(
+    _ byteCount: Int, _ stand: (inout WaitingLine) -> Void
+  ) throws(PatchbayError) -> AppendStart<LentPlace> {
     try appending.withLock { (state) throws(PatchbayError) in
-      try check(state, nil)
+      guard try takesTurn(&state, nil, stand) else { return .waitsForTurn }
       guard state.batchStart == nil else {
         throw PatchbayError(.rangeOverlap, "A batch of the blob \(key) is under way; end it first.")
       }
       let left = (self.byteCount ?? ExtentPlan.positionLimit) - state.end
       let wanted = max(1, min(byteCount, left))
       let range = try checkedRange(at: state.end, wanted)
-      let extent = try handle.grownExtent(at: range.lowerBound)
+      if let windowWriter { return lendInWindow(windowWriter, range, &state) }
+      guard let extent = handle.mappedExtent(at: range.lowerBound) else {
+        return .needsExtents(range.lowerBound..<range.lowerBound + 1)
+      }
       let lent = range.clamped(to: extent.range)
-      if handle.grant.order == .any { _ = try enter(lent, skippingCovered: false) }
+      if handle.grant.order == .any {
+        guard try enters(lent, stand) else { return .waitsForWrite }
+      }
       extent.touch(lent)
       state.isLent = true
-      return Loan(self, extent, lent)
+      return .begun(LentPlace(ring: .extent(extent), range: lent))
     }
   }
 
   /// Ends a loan: its first bytes are appended, the rest stay uncovered.
-  func endLoan(_ extent: Extent, _ lent: Range<Int>, committed count: Int) {
+  func endLoan(_ place: LentPlace, committed count: Int) {
+    let lent = place.range
     appending.withLock { state in
       state.isLent = false
       let filled = lent.lowerBound..<lent.lowerBound + count
-      if handle.grant.order == .any {
+      switch place.ring {
+      case .extent(let extent) where handle.grant.order == .any:
         extent.cover(filled)
         inFlight.leave(lent, coveredTo: filled.upperBound)
-      } else if count > 0 {
-        extent.coverPrefix(to: filled.upperBound)
+      case .extent(let extent): if count > 0 { extent.coverPrefix(to: filled.upperBound) }
+      case .window(let window): if count > 0 { window.publish(to: filled.upperBound) }
       }
       state.end = filled.upperBound
       if count > 0 { ring(filled) }
@@ -255,9 +476,7 @@ extension Publisher {
         return total
       }
       let loan = try loan(byteCount: Self.step)
-      let count = try unsafe loan.fill { (place) throws(PatchbayError) in
-        try unsafe Self.read(descriptor, into: place)
-      }
+      let count = try loan.place.fill(from: descriptor)
       loan.commit(byteCount: count)
       guard count > 0 else { return total }
       total += count
@@ -265,18 +484,25 @@ extension Publisher {
   }
 
   private func expectEnd(of descriptor: Int32, _ byteCount: Int) throws(PatchbayError) {
+    guard try Self.readByte(of: descriptor) == 0 else { throw longerThanAnnounced(byteCount) }
+  }
+
+  func longerThanAnnounced(_ byteCount: Int) -> PatchbayError {
+    PatchbayError(
+      .rangeOutOfBounds,
+      "The source of the blob \(key) has more than the announced \(byteCount) bytes.")
+  }
+
+  /// Tries to read one byte, to see whether there is one.
+  static func readByte(of descriptor: Int32) throws(PatchbayError) -> Int {
     var extra: UInt8 = 0
-    let got = try unsafe withUnsafeMutableBytes(of: &extra) { (place) throws(PatchbayError) in
-      try unsafe Self.read(descriptor, into: place)
-    }
-    guard got == 0 else {
-      throw PatchbayError(
-        .rangeOutOfBounds,
-        "The source of the blob \(key) has more than the announced \(byteCount) bytes.")
+    return try unsafe withUnsafeMutableBytes(of: &extra) { (place) throws(PatchbayError) in
+      try unsafe read(descriptor, into: place)
     }
   }
 
-  private static func read(
+  /// One read of a descriptor; 0 at its end.
+  static func read(
     _ descriptor: Int32, into place: UnsafeMutableRawBufferPointer
   ) throws(PatchbayError) -> Int {
     while true {

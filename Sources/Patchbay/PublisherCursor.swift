@@ -15,7 +15,7 @@ public struct PublisherCursor {
   /// The blob it writes.
   public let publisher: Publisher
   /// Where the next byte goes.
-  public private(set) var position: Int
+  public internal(set) var position: Int
 
   init(_ publisher: Publisher, _ position: Int) {
     self.publisher = publisher

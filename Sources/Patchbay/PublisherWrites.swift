@@ -24,24 +24,16 @@ extension Publisher {
   public func write(
     _ bytes: Span<UInt8>, at position: Int, skippingCovered: Bool = false
   ) throws(PatchbayError) -> Int {
-    let range = try checkedRange(at: position, bytes.count)
-    guard handle.grant.order == .any else {
-      throw PatchbayError(
-        .rangeOutOfBounds,
-        "The blob \(key) was created for appending only; create it with the order .any to write "
-          + "at a position.")
-    }
+    let range = try writableRange(at: position, bytes.count)
     guard !range.isEmpty else { return 0 }
-    let pieces = try enter(range, skippingCovered: skippingCovered)
-    var coveredEnd = range.lowerBound
-    defer { inFlight.leave(range, coveredTo: coveredEnd) }
-    for piece in pieces {
-      try copyAndCover(
-        bytes.extracting(piece.lowerBound - position..<piece.upperBound - position),
-        at: piece.lowerBound)
-      coveredEnd = piece.upperBound
+    while true {
+      let before = inFlight.now
+      switch try startWriting(range, skippingCovered: skippingCovered, { $0.addThread() }) {
+      case .pieces(let pieces): return try finishWriting(bytes, range, pieces)
+      case .needsExtents: try handle.grow(range)
+      case .waits: try inFlight.sleep(since: before, until: MonotonicTime(Deadline.standard))
+      }
     }
-    return pieces.reduce(0) { $0 + $1.count }
   }
 
   /// Writes an array at a position; as the other `write`.
@@ -67,18 +59,61 @@ extension Publisher {
     }
   }
 
-  /// Enters a range and returns its uncovered pieces in order.
-  func enter(_ range: Range<Int>, skippingCovered: Bool) throws(PatchbayError) -> [Range<Int>] {
+  // MARK: Steps that do not wait
+
+  /// What becomes of a write that wants to begin.
+  enum WriteStart {
+    /// Its range is in flight; these pieces of it are to be written.
+    case pieces([Range<Int>])
+    /// Extents of its range have to be mapped first.
+    case needsExtents
+    /// Another write overlaps it; the caller stands in line.
+    case waits
+  }
+
+  /// A range of a blob that is written in any order.
+  func writableRange(at position: Int, _ count: Int) throws(PatchbayError) -> Range<Int> {
+    let range = try checkedRange(at: position, count)
+    guard handle.grant.order == .any else {
+      throw PatchbayError(
+        .rangeOutOfBounds,
+        "The blob \(key) was created for appending only; create it with the order .any to write "
+          + "at a position.")
+    }
+    return range
+  }
+
+  /// Enters a range if its extents are mapped and no other write overlaps it.
+  /// - Parameter stand: puts the caller in line when it has to wait.
+  func startWriting(
+    _ range: Range<Int>, skippingCovered: Bool, _ stand: (inout WaitingLine) -> Void
+  ) throws(PatchbayError) -> WriteStart {
     // Extents are made before the list's lock is taken: the broker may take its time.
-    try forEachExtent(range) { (_, _) throws(PatchbayError) in }
-    return try inFlight.enter(range, until: MonotonicTime(Deadline.standard)) {
-      () throws(PatchbayError) in
+    guard handle.firstUnmapped(in: range) == nil else { return .needsExtents }
+    let entered = try inFlight.tryEnter(range, stand) { () throws(PatchbayError) in
       let pieces = uncovered(in: range)
       guard skippingCovered || pieces == [range] else {
         throw overlap(range, firstUncovered: pieces.first)
       }
       return pieces
     }
+    return entered.map { .pieces($0) } ?? .waits
+  }
+
+  /// Writes the pieces of a range in flight, covers them, and takes the range out.
+  func finishWriting(
+    _ bytes: Span<UInt8>, _ range: Range<Int>, _ pieces: [Range<Int>]
+  ) throws(PatchbayError) -> Int {
+    var coveredEnd = range.lowerBound
+    defer { inFlight.leave(range, coveredTo: coveredEnd) }
+    for piece in pieces {
+      try copyAndCover(
+        bytes.extracting(
+          piece.lowerBound - range.lowerBound..<piece.upperBound - range.lowerBound),
+        at: piece.lowerBound)
+      coveredEnd = piece.upperBound
+    }
+    return pieces.reduce(0) { $0 + $1.count }
   }
 
   private func overlap(_ range: Range<Int>, firstUncovered: Range<Int>?) -> PatchbayError {
@@ -140,6 +175,10 @@ extension Publisher {
   /// - Throws: nothing yet; a publisher that resumes will have to ask the broker.
   @available(*, noasync)
   public func missing(inPiecesOf size: Int? = nil) throws(PatchbayError) -> [Range<Int>] {
+    missingRanges(inPiecesOf: size)
+  }
+
+  func missingRanges(inPiecesOf size: Int?) -> [Range<Int>] {
     guard handle.grant.order == .any else {
       let end = appendEnd
       return cut([end..<max(end, byteCount ?? end)], size)

@@ -14,21 +14,51 @@ final class Session: Sendable {
   let table: ClientTable
   private let boards = Mutex<[UInt32: Board]>([:])
 
-  init(_ path: SocketPath, name: String, deadline: Deadline) throws(PatchbayError) {
-    connection = try Connection(path, deadline: deadline)
-    let hello = Hello(
-      oldestVersion: Frame.protocolVersion, newestVersion: Frame.protocolVersion, token: .none,
-      name: name)
-    let delivery = try connection.call(.hello(hello), deadline: deadline)
-    guard case .welcome(let welcome) = delivery.reply else { throw Self.unexpected(delivery.reply) }
+  /// Connects and shakes hands.
+  convenience init(_ path: SocketPath, name: String, deadline: Deadline) throws(PatchbayError) {
+    let connection = try Connection(path, deadline: deadline)
+    self.init(
+      connection,
+      try Self.accept(try connection.call(Self.hello(name), deadline: deadline)))
+  }
+
+  /// As the blocking `init`.
+  static func connected(
+    to path: SocketPath, name: String, deadline: Deadline
+  ) async throws(PatchbayError) -> Session {
+    let connection = try await Connection.connected(to: path, deadline: deadline)
+    return Session(
+      connection, try accept(try await connection.call(hello(name), deadline: deadline)))
+  }
+
+  /// What a broker has agreed to.
+  private struct Agreement {
+    let welcome: Welcome
+    let table: ClientTable
+  }
+
+  private init(_ connection: Connection, _ agreement: Agreement) {
+    self.connection = connection
+    welcome = agreement.welcome
+    table = agreement.table
+  }
+
+  private static func hello(_ name: String) -> Request {
+    .hello(
+      Hello(
+        oldestVersion: Frame.protocolVersion, newestVersion: Frame.protocolVersion, token: .none,
+        name: name))
+  }
+
+  private static func accept(_ delivery: Delivery) throws(PatchbayError) -> Agreement {
+    guard case .welcome(let welcome) = delivery.reply else { throw unexpected(delivery.reply) }
     guard welcome.version == Frame.protocolVersion else {
       throw PatchbayError(
         .versionMismatch,
         "The broker chose protocol version \(welcome.version); this client speaks "
           + "\(Frame.protocolVersion).")
     }
-    self.welcome = welcome
-    table = try ClientTable(delivery.takeDescriptor())
+    return Agreement(welcome: welcome, table: try ClientTable(delivery.takeDescriptor()))
   }
 
   static func unexpected(_ reply: Reply) -> PatchbayError {
@@ -38,21 +68,45 @@ final class Session: Sendable {
 
   /// Sends a request that is answered by `done`.
   func perform(_ request: Request, deadline: Deadline) throws(PatchbayError) {
-    let delivery = try connection.call(request, deadline: deadline)
-    guard case .done = delivery.reply else { throw Self.unexpected(delivery.reply) }
+    try Self.checkDone(try connection.call(request, deadline: deadline))
   }
+
+  /// As the blocking `perform`.
+  func perform(_ request: Request, deadline: Deadline) async throws(PatchbayError) {
+    try Self.checkDone(try await connection.call(request, deadline: deadline))
+  }
+
+  private static func checkDone(_ delivery: Delivery) throws(PatchbayError) {
+    guard case .done = delivery.reply else { throw unexpected(delivery.reply) }
+  }
+
+  // MARK: Boards
 
   /// The board with this number, mapped on first need.
   func board(_ number: UInt32, deadline: Deadline) throws(PatchbayError) -> Board {
-    if let board = boards.withLock({ $0[number] }) { return board }
-    let delivery = try connection.call(
-      .attachBoard(BoardRequest(board: number)), deadline: deadline)
+    if let board = mappedBoard(number) { return board }
+    return try adoptBoard(
+      number, try connection.call(.attachBoard(BoardRequest(board: number)), deadline: deadline))
+  }
+
+  /// As the blocking `board`.
+  func board(_ number: UInt32, deadline: Deadline) async throws(PatchbayError) -> Board {
+    if let board = mappedBoard(number) { return board }
+    let request = Request.attachBoard(BoardRequest(board: number))
+    return try adoptBoard(number, try await connection.call(request, deadline: deadline))
+  }
+
+  private func mappedBoard(_ number: UInt32) -> Board? { boards.withLock { $0[number] } }
+
+  private func adoptBoard(
+    _ number: UInt32, _ delivery: Delivery
+  ) throws(PatchbayError) -> Board {
     guard case .board(let grant) = delivery.reply else { throw Self.unexpected(delivery.reply) }
     let board = try Board(
       delivery.takeDescriptor(), doorbells: delivery.takeDescriptor(),
       entryCount: grant.entryCount)
     return boards.withLock { boards in
-      // Two threads may have asked at once; one mapping serves both.
+      // Two callers may have asked at once; one mapping serves both.
       if let first = boards[number] { return first }
       boards[number] = board
       return board

@@ -14,7 +14,7 @@ public final class Subscriber: Sendable {
   let handle: BlobHandle
   private let patience = SpinPatience()
   private let isClosed = Atomic<Bool>(false)
-  private let waiterCount = Atomic<Int>(0)
+  let waiterCount = Atomic<Int>(0)
   private let holds = Mutex(Holds())
 
   /// What keeps the broker's side of this handle alive.
@@ -83,9 +83,11 @@ public final class Subscriber: Sendable {
   // MARK: Looking
 
   /// What stands at a position.
-  enum Found {
+  enum Found: Sendable {
     /// Covered bytes from the position to `end` in this extent.
     case bytes(Extent, end: Int)
+    /// As `bytes`, in a window: they may go at any moment.
+    case passing(Window, end: Int)
     case inline([UInt8])
     case endOfBlob
   }
@@ -97,25 +99,41 @@ public final class Subscriber: Sendable {
     guard !isClosed.load(ordering: .sequentiallyConsistent) else { throw Self.closed }
   }
 
-  /// What stands at a position; nil while nothing does.
+  /// What a look without waiting has to say.
+  enum Look: Sendable {
+    case found(Found)
+    case nothingYet
+    /// The broker has to be asked for this extent first.
+    case needsExtent(Int)
+  }
+
+  /// What stands at a position. Asks nobody and never waits.
   /// - Parameters:
   ///   - asked: the position.
   ///   - count: how many bytes are of interest, at least 1.
-  ///   - deadline: when to give up asking the broker where they are, but not within a second.
-  /// - Throws: the blob's failure when the bytes will never come; `closed`, `timedOut`, `noBroker`.
-  func look(at asked: Int, count: Int, deadline: Deadline) throws(PatchbayError) -> Found? {
+  /// - Throws: the blob's failure when the bytes will never come; `closed`.
+  func look(at asked: Int, count: Int) throws(PatchbayError) -> Look {
     try checkNotClosed()
     // No blob is longer than the highest position, so whatever is asked behind it is asked there.
     let position = min(asked, ExtentPlan.positionLimit)
     let limit = position + min(count, ExtentPlan.positionLimit)
-    guard let entry = handle.entry else { return lookInline(at: position) }
+    guard let entry = handle.entry else { return .found(lookInline(at: position)) }
     // The state is loaded before the map: what was covered before a failure or seal is found.
     let state = entry.status.state(of: generation) ?? .gone
-    if let found = try covered(at: position, limit: limit, deadline) { return found }
+    switch try covered(at: position, limit: limit) {
+    case .nothingYet: return try standing(at: position, state)
+    case let look: return look
+    }
+  }
+
+  /// What an uncovered position means in a state that was loaded before the map.
+  private func standing(at position: Int, _ state: BlobState) throws(PatchbayError) -> Look {
     switch state {
-    case .open, .suspended: return nil
+    case .open, .suspended: return .nothingYet
     case .sealed:
-      guard let byteCount = handle.byteCount, position < byteCount else { return .endOfBlob }
+      guard let byteCount = handle.byteCount, position < byteCount else {
+        return .found(.endOfBlob)
+      }
       throw PatchbayError(
         .corrupt,
         "Byte \(position) of the sealed blob \(key) (\(byteCount) bytes) is not covered.")
@@ -126,22 +144,42 @@ public final class Subscriber: Sendable {
     }
   }
 
-  private func covered(
-    at position: Int, limit: Int, _ deadline: Deadline
-  ) throws(PatchbayError) -> Found? {
-    guard position < (handle.byteCount ?? ExtentPlan.positionLimit),
-      let extent = try handle.attachedExtent(
-        at: position, deadline: deadline, onBound: checkNotClosed),
-      extent.isCurrent
-    else { return nil }
+  private func covered(at position: Int, limit: Int) throws(PatchbayError) -> Look {
+    guard position < (handle.byteCount ?? ExtentPlan.positionLimit) else { return .nothingYet }
+    if let window = handle.window {
+      guard window.isCurrent, position < window.frontier else { return .nothingYet }
+      guard position >= window.base else { throw handle.overrun(at: position, window) }
+      return .found(.passing(window, end: min(limit, window.frontier)))
+    }
+    guard let extent = handle.mappedExtent(at: position) else {
+      let index = handle.plan.index(of: position)
+      guard case .unknown = handle.knowledge(of: index) else { return .nothingYet }
+      return .needsExtent(index)
+    }
+    guard extent.isCurrent else { return .nothingYet }
     let end = extent.coveredEnd(
       from: position, limit: min(limit, handle.byteCount ?? limit))
-    return end > position ? .bytes(extent, end: end) : nil
+    return end > position ? .found(.bytes(extent, end: end)) : .nothingYet
   }
 
   private func lookInline(at position: Int) -> Found {
     let bytes = handle.grant.inlineBytes ?? []
     return position < bytes.count ? .inline(bytes) : .endOfBlob
+  }
+
+  /// What stands at a position; nil while nothing does. Blocks only while the broker is asked for
+  /// an extent.
+  /// - Parameter deadline: when to give up asking the broker, but not within a second.
+  /// - Throws: as the look that does not wait; `timedOut`, `noBroker`.
+  func look(at position: Int, count: Int, deadline: Deadline) throws(PatchbayError) -> Found? {
+    while true {
+      switch try look(at: position, count: count) {
+      case .found(let found): return found
+      case .nothingYet: return nil
+      case .needsExtent(let index):
+        try handle.attach(index, deadline: deadline, onBound: checkNotClosed)
+      }
+    }
   }
 
   /// Waits until something stands at a position.
@@ -178,12 +216,14 @@ public final class Subscriber: Sendable {
       onBound: { () throws(PatchbayError) in
         try handle.session.connection.checkAlive()
       }, look)
-    guard let found else {
-      throw PatchbayError(
-        .timedOut,
-        "Byte \(position) of the blob \(key) was not there before the deadline "
-          + "(state: \(handle.state)).")
-    }
+    guard let found else { throw timedOut(position) }
     return found
+  }
+
+  func timedOut(_ position: Int) -> PatchbayError {
+    PatchbayError(
+      .timedOut,
+      "Byte \(position) of the blob \(key) was not there before the deadline "
+        + "(state: \(handle.state)).")
   }
 }

@@ -2,10 +2,92 @@
 
 import PatchbayTypes
 
+/// Where reading in sequence starts.
+public enum StartPoint: Sendable, Hashable {
+  /// Byte 0.
+  case start
+  /// The last mark of the publisher, or the end of what is there in sequence if it makes none.
+  case live
+  /// This position.
+  case position(Int)
+}
+
 extension Subscriber {
   /// A cursor at a position. Any number of cursors may read one subscriber.
   public func cursor(from position: Int = 0) -> SubscriberCursor {
     SubscriberCursor(self, position)
+  }
+
+  /// A cursor at a point that moves. Blocks only while the broker is asked for extents.
+  /// - Throws: as `position(of:)`.
+  @available(*, noasync)
+  public func cursor(
+    from start: StartPoint, deadline: Deadline = .standard
+  ) throws(PatchbayError) -> SubscriberCursor {
+    SubscriberCursor(self, try position(of: start, deadline: deadline))
+  }
+
+  /// The position that a starting point stands for now. Blocks only while the broker is asked for
+  /// extents.
+  /// - Throws: `closed`, `noBroker`, `timedOut`; `rangeOutOfBounds` for a negative position.
+  @available(*, noasync)
+  public func position(
+    of start: StartPoint, deadline: Deadline = .standard
+  ) throws(PatchbayError) -> Int {
+    while true {
+      switch try look(for: start) {
+      case .position(let position): return position
+      case .needsExtent(let index):
+        try handle.attach(index, deadline: deadline, onBound: checkNotClosed)
+      }
+    }
+  }
+
+  /// Where a starting point is now. Asks nobody and never waits.
+  func look(for start: StartPoint) throws(PatchbayError) -> BlobHandle.LiveLook {
+    try checkNotClosed()
+    switch start {
+    case .start: return .position(0)
+    case .position(let position):
+      try checkPosition(position)
+      return .position(position)
+    case .live: return handle.lookLive()
+    }
+  }
+}
+
+extension BlobHandle {
+  /// What a look at a starting point has to say.
+  enum LiveLook {
+    case position(Int)
+    /// The broker has to be asked for this extent first.
+    case needsExtent(Int)
+  }
+
+  /// The live end: the last mark, or the end of the contiguous bytes.
+  func lookLive() -> LiveLook {
+    if let inline = grant.inlineBytes { return .position(inline.count) }
+    if let window {
+      let frontier = window.frontier
+      return .position(window.marks.last(notAbove: frontier) ?? window.marks.newest ?? frontier)
+    }
+    var index = 0
+    while true {
+      switch knowledge(of: index) {
+      case .unknown: return .needsExtent(index)
+      case .known(.missing): return live(at: plan.range(of: index).lowerBound)
+      case .known(.extent(let extent)):
+        guard extent.frontier == plan.range(of: index).upperBound else {
+          return live(at: min(extent.frontier, byteCount ?? .max))
+        }
+        index += 1
+      }
+    }
+  }
+
+  private func live(at frontier: Int) -> LiveLook {
+    let marks = mappedExtents(in: 0..<1).first?.marks
+    return .position(marks?.last(notAbove: frontier) ?? frontier)
   }
 }
 
@@ -24,23 +106,45 @@ public struct SubscriberCursor {
   /// The blob it reads.
   public let subscriber: Subscriber
   /// The position of the next byte.
-  public private(set) var position: Int
+  public internal(set) var position: Int
+  /// Where a publisher that waits for its subscribers sees this cursor.
+  let place: SequentialPlace?
 
   init(_ subscriber: Subscriber, _ position: Int) {
     self.subscriber = subscriber
     self.position = position
+    place = SequentialPlace(subscriber)
   }
 
-  /// Reads what is there, waiting until at least one byte is, and moves behind it.
+  /// Lets a publisher with the policy `backpressure` wait for this cursor from now on. The first read
+  /// does it too; called before the publisher begins, nothing can be missed. Blocks for the broker's
+  /// answer; does nothing for blobs with another policy.
+  /// - Throws: `overrun` when the cursor's place has been given up already; `limitReached` for the
+  ///   65th windowed blob of a client or the 1025th subscriber of a blob; `closed`, `noBroker`,
+  ///   `timedOut`.
+  @available(*, noasync)
+  public func attach(deadline: Deadline = .standard) throws(PatchbayError) {
+    try subscriber.join(place, at: position, deadline: deadline)
+  }
+
+  /// Reads what is there, waiting until at least one byte is, and moves behind it. From the first
+  /// read on a publisher with the policy `backpressure` waits for this cursor.
   /// - Returns: how many bytes were added; nil at the end of the blob.
-  /// - Throws: as `Subscriber.read`.
+  /// - Throws: as `Subscriber.read`. After an `overrun` the cursor stays; go on with `seek` to its
+  ///   `resumePosition`.
   @available(*, noasync)
   public mutating func read(
     into output: inout OutputSpan<UInt8>, deadline: Deadline = .never
   ) throws(PatchbayError) -> Int? {
-    let count = try subscriber.read(into: &output, at: position, deadline: deadline)
-    position += count ?? 0
-    return count
+    try subscriber.join(place, at: position, deadline: deadline)
+    do throws(PatchbayError) {
+      let count = try subscriber.read(into: &output, at: position, deadline: deadline)
+      move(by: count ?? 0)
+      return count
+    } catch {
+      place?.note(error)
+      throw error
+    }
   }
 
   /// Reads at most so many bytes; as the other `read`.
@@ -49,9 +153,20 @@ public struct SubscriberCursor {
   public mutating func read(
     upTo byteCount: Int, deadline: Deadline = .never
   ) throws(PatchbayError) -> [UInt8]? {
-    let bytes = try subscriber.read(upTo: byteCount, at: position, deadline: deadline)
-    position += bytes?.count ?? 0
-    return bytes
+    try subscriber.join(place, at: position, deadline: deadline)
+    do throws(PatchbayError) {
+      let bytes = try subscriber.read(upTo: byteCount, at: position, deadline: deadline)
+      move(by: bytes?.count ?? 0)
+      return bytes
+    } catch {
+      place?.note(error)
+      throw error
+    }
+  }
+
+  mutating func move(by count: Int) {
+    position += count
+    place?.advance(to: position)
   }
 
   /// Moves the cursor; it may stand behind the end. From `.end` it waits until the length is
@@ -64,11 +179,19 @@ public struct SubscriberCursor {
   public mutating func seek(
     to origin: SeekOrigin, offset: Int = 0, deadline: Deadline = .never
   ) throws(PatchbayError) -> Int {
+    let end = origin == .end ? try subscriber.waitForByteCount(deadline: deadline) : 0
+    return try move(from: origin, offset, end: end)
+  }
+
+  /// Moves to a place that is known.
+  mutating func move(
+    from origin: SeekOrigin, _ offset: Int, end: Int
+  ) throws(PatchbayError) -> Int {
     let base =
       switch origin {
       case .start: 0
       case .current: position
-      case .end: try subscriber.waitForByteCount(deadline: deadline)
+      case .end: end
       }
     let (target, overflow) = base.addingReportingOverflow(offset)
     guard !overflow, target >= 0 else {
@@ -85,12 +208,14 @@ extension Subscriber {
   /// - Throws: as `read`.
   @available(*, noasync)
   public func waitForByteCount(deadline: Deadline = .never) throws(PatchbayError) -> Int {
+    if let byteCount = try lookForByteCount() { return byteCount }
+    return try wait(at: 0, deadline: deadline, lookForByteCount)
+  }
+
+  func lookForByteCount() throws(PatchbayError) -> Int? {
     if let byteCount { return byteCount }
-    return try wait(at: 0, deadline: deadline) { () throws(PatchbayError) in
-      if let byteCount { return byteCount }
-      try checkNotEnded()
-      return nil
-    }
+    try checkNotEnded()
+    return nil
   }
 
   /// Waits until the blob is sealed; its length.
@@ -98,13 +223,14 @@ extension Subscriber {
   @available(*, noasync)
   @discardableResult
   public func waitUntilSealed(deadline: Deadline = .never) throws(PatchbayError) -> Int {
-    func sealedLength() throws(PatchbayError) -> Int? {
-      if state == .sealed { return byteCount ?? 0 }
-      try checkNotEnded()
-      return nil
-    }
-    if let length = try sealedLength() { return length }
-    return try wait(at: 0, deadline: deadline, sealedLength)
+    if let length = try lookForSeal() { return length }
+    return try wait(at: 0, deadline: deadline, lookForSeal)
+  }
+
+  func lookForSeal() throws(PatchbayError) -> Int? {
+    if state == .sealed { return byteCount ?? 0 }
+    try checkNotEnded()
+    return nil
   }
 
   private func checkNotEnded() throws(PatchbayError) {

@@ -53,7 +53,7 @@ extension Subscriber {
   }
 
   /// The most bytes of one array that a partial read makes.
-  private static let readLimit = 64 << 20
+  static let readLimit = 64 << 20
 
   /// Reads what is there at a position and never waits for bytes. Asks the broker when they are the
   /// first from an extent; `timedOut` when that takes it over a second.
@@ -106,7 +106,7 @@ extension Subscriber {
 
   /// Copies what was found; nil when the ring was taken meanwhile and the copy forgotten, -1 at the
   /// end of the blob.
-  private func take(
+  func take(
     _ found: Found, at position: Int, into output: inout OutputSpan<UInt8>
   ) -> Int? {
     switch found {
@@ -127,6 +127,21 @@ extension Subscriber {
         filled += count
         return count
       }
+    case .passing(let window, let end): return takePassing(window, position..<end, into: &output)
+    }
+  }
+
+  /// Copies bytes of a window, up to where its ring ends; nil when they went meanwhile.
+  private func takePassing(
+    _ window: Window, _ range: Range<Int>, into output: inout OutputSpan<UInt8>
+  ) -> Int? {
+    unsafe output.withUnsafeMutableBufferPointer { place, filled in
+      let source = unsafe window.bytes(from: range.lowerBound, limit: range.upperBound)
+      guard let target = place.baseAddress, let from = source.baseAddress else { return nil }
+      unsafe memcpy(target + filled, from, source.count)
+      guard window.wasThere(range.lowerBound) else { return nil }
+      filled += source.count
+      return source.count
     }
   }
 
@@ -147,28 +162,45 @@ extension Subscriber {
     to descriptor: Int32, from position: Int = 0, byteCount: Int? = nil,
     deadline: Deadline = .never, onProgress: (Int) -> Void = { _ in }
   ) throws(PatchbayError) -> Int {
-    let (end, overflow) = position.addingReportingOverflow(max(0, byteCount ?? .max))
-    let stop = overflow ? .max : end
+    let stop = Self.copyEnd(position, byteCount)
     var at = position
+    let place = SequentialPlace(self)
     while at < stop {
       let count = min(stop - at, Self.copyPiece)
+      try join(place, at: at, deadline: deadline)
       switch try find(at: at, count: count, deadline: deadline) {
       case .endOfBlob: return at - position
       case .inline(let bytes):
-        let piece = bytes.span.extracting(at..<min(bytes.count, at + count))
-        try unsafe piece.withUnsafeBytes { (raw) throws(PatchbayError) in
-          try unsafe Self.writeAll(raw, to: descriptor)
+        let end = min(bytes.count, stop)
+        try Self.writeAll(end - at, to: descriptor) { (from, limit) throws(PatchbayError) in
+          try Self.writeSome(bytes, at + from, limit, to: descriptor)
         }
-        at += piece.count
+        at = end
       case .bytes(let extent, let end):
         at += try copyOut(extent, at..<end, to: descriptor)
+      case .passing(let window, let end):
+        // Not from the ring itself: the descriptor may be slow, and the bytes are passing.
+        guard let bytes = window.copyOut(at..<min(end, at + Self.step)) else { continue }
+        at += bytes.count
+        place?.advance(to: at)
+        try Self.writeAll(bytes.count, to: descriptor) { (from, limit) throws(PatchbayError) in
+          try Self.writeSome(bytes, from, limit, to: descriptor)
+        }
       }
       onProgress(at - position)
     }
     return at - position
   }
 
+  /// The position before which a copy ends.
+  static func copyEnd(_ position: Int, _ byteCount: Int?) -> Int {
+    let (end, overflow) = position.addingReportingOverflow(max(0, byteCount ?? .max))
+    return overflow ? .max : end
+  }
+
   static let copyPiece = 1024 * 1024
+  /// Bytes of a window that are copied at once.
+  static let step = 256 * 1024
 
   /// Writes covered bytes under a view, so that the ring stays what it is meanwhile; 0 when it was
   /// taken before the view stood.
@@ -179,26 +211,51 @@ extension Subscriber {
     let view = try table.announce(ringID: extent.ringID, useNumber: extent.useNumber)
     defer { table.end(view) }
     guard extent.isCurrent else { return 0 }
-    try unsafe Self.writeAll(extent.bytes(range), to: descriptor)
+    try Self.writeAll(range.count, to: descriptor) { (from, limit) throws(PatchbayError) in
+      try Self.writeSome(extent, range.lowerBound + from, limit, to: descriptor)
+    }
     return range.count
   }
 
   private static func writeAll(
-    _ bytes: UnsafeRawBufferPointer, to descriptor: Int32
+    _ count: Int, to descriptor: Int32, _ put: (Int, Int) throws(PatchbayError) -> Int
   ) throws(PatchbayError) {
     var done = 0
-    while done < bytes.count {
-      let put = unsafe Glibc.write(
-        descriptor, bytes.baseAddress.map { unsafe $0 + done }, bytes.count - done)
-      if put >= 0 {
-        done += put
-      } else if errno == EAGAIN {
-        try waitWritable(descriptor)
-      } else if errno != EINTR {
+    while done < count {
+      let written = try put(done, count - done)
+      if written == 0 { try waitWritable(descriptor) }
+      done += written
+    }
+  }
+
+  /// One write of covered bytes; how many were taken, 0 when the descriptor takes none now.
+  static func writeSome(
+    _ extent: Extent, _ position: Int, _ count: Int, to descriptor: Int32
+  ) throws(PatchbayError) -> Int {
+    try unsafe write(extent.bytes(position..<position + count), to: descriptor)
+  }
+
+  /// The same from an array.
+  static func writeSome(
+    _ bytes: [UInt8], _ index: Int, _ count: Int, to descriptor: Int32
+  ) throws(PatchbayError) -> Int {
+    try unsafe bytes.span.extracting(index..<index + count).withUnsafeBytes {
+      (raw) throws(PatchbayError) in try unsafe write(raw, to: descriptor)
+    }
+  }
+
+  private static func write(
+    _ bytes: UnsafeRawBufferPointer, to descriptor: Int32
+  ) throws(PatchbayError) -> Int {
+    while true {
+      let put = unsafe Glibc.write(descriptor, bytes.baseAddress, bytes.count)
+      if put >= 0 { return put }
+      if errno == EAGAIN { return 0 }
+      guard errno == EINTR else {
         // The caller's descriptor, not the broker's memory: a full disk here is no `noSpaceMemory`.
         throw PatchbayError(
           .inputOutput,
-          "Writing \(bytes.count) bytes of a blob failed after \(done): \(systemReason(errno)).",
+          "Writing \(bytes.count) bytes of a blob failed: \(systemReason(errno)).",
           systemErrno: errno)
       }
     }

@@ -121,6 +121,13 @@ public final class Broker: Sendable {
     try PatchbayClient(socketPath: socketPath)
   }
 
+  /// Connects a new client to this broker.
+  ///
+  /// - Throws: `noBroker` when it has ended, `limitReached`, `timedOut`, `cancelled`.
+  public func makeClient() async throws(PatchbayError) -> PatchbayClient {
+    try await PatchbayClient(socketPath: socketPath)
+  }
+
   /// Takes no new blobs and readers, lets what is open finish, at most for the configured time, and
   /// ends. Blocks until then; afterwards nothing of the broker is left. A second call returns when
   /// the first does.

@@ -47,6 +47,7 @@ extension BlobInfo {
       ("covered", Self.exact(coveredByteCount)), ("frontier", Self.exact(frontier)),
       ("memory", Shown.bytes(residentByteCount)),
       ("written", order == .any ? "in any order" : "from the start to the end"),
+      ("policy", policy.sentence),
       ("publishers", "\(publisherCount)"), ("subscribers", "\(subscriberCount)"),
     ]
     if !type.isEmpty { pairs.append(("type", type)) }
@@ -70,6 +71,15 @@ extension BlobInfo {
 }
 
 extension FlowPolicy {
+  /// What it means, for people.
+  fileprivate var sentence: String {
+    switch self {
+    case .keep: "keep: everything stays readable"
+    case .backpressure: "backpressure: the last bytes, the publisher waits for its slowest reader"
+    case .dropOldest: "drop-oldest: the last bytes, a slow reader loses some"
+    }
+  }
+
   /// As the command spells it.
   var word: String {
     switch self {

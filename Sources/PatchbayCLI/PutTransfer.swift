@@ -10,6 +10,7 @@ struct PutTransfer: ~Copyable {
   private let source: PutSource
   private var pace: Pace
   private var passedOn: PassedOn?
+  private let marksLines: Bool
   var progress: Progress
   private(set) var byteCount = 0
 
@@ -18,8 +19,9 @@ struct PutTransfer: ~Copyable {
 
   init(
     _ publisher: Publisher, _ source: consuming PutSource, rate: Int?, passesOn: Bool,
-    progress: Progress
+    marksLines: Bool, progress: Progress
   ) {
+    self.marksLines = marksLines
     passedOn = passesOn ? PassedOn() : nil
     self.publisher = publisher
     self.source = source
@@ -28,6 +30,7 @@ struct PutTransfer: ~Copyable {
   }
 
   mutating func appendAll() throws {
+    if marksLines { try publisher.mark() }
     while source.byteCount.map({ byteCount < $0 }) ?? true {
       try Interruption.check()
       let count = try appendPiece()
@@ -49,18 +52,25 @@ struct PutTransfer: ~Copyable {
   borrowing func stop() { source.stop() }
 
   private mutating func appendPiece() throws -> Int {
-    passedOn == nil ? try appendLent() : try appendAndPassOn()
+    passedOn == nil && !marksLines ? try appendLent() : try appendCopied()
   }
 
-  /// Reads the next piece into memory of our own, publishes it, and passes it on.
-  private mutating func appendAndPassOn() throws -> Int {
+  /// Reads the next piece into memory of our own, publishes it, and passes it on if that is asked
+  /// for.
+  private mutating func appendCopied() throws -> Int {
     let limit = min(pace.limit(Self.piece), source.byteCount.map { $0 - byteCount } ?? .max)
     var count = 0
     let piece = try unsafe [UInt8](unsafeUninitializedCapacity: limit) { place, filled in
       count = try unsafe source.read(into: UnsafeMutableRawBufferPointer(place))
       filled = count
     }
-    try publisher.append(piece)
+    if marksLines, let newline = piece.lastIndex(of: UInt8(ascii: "\n")) {
+      try publisher.append(piece.span.extracting(0...newline))
+      try publisher.mark()
+      try publisher.append(piece.span.extracting(newline + 1..<piece.count))
+    } else {
+      try publisher.append(piece)
+    }
     try passedOn?.write(piece)
     return count
   }

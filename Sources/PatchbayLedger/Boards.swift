@@ -180,7 +180,7 @@ extension Blob {
   var boardPost: BoardPost {
     BoardPost(
       generation: origin.generation, state: state, epoch: epoch, byteCount: byteCount,
-      extentVersion: extentVersion, causeCode: causeCode,
+      extentVersion: extentVersion, subscriptionVersion: subscriptionVersion, causeCode: causeCode,
       cause: (cause ?? "").cut(toUTF8Count: Int(PB_BOARD_CAUSE_LIMIT)))
   }
 }

@@ -27,10 +27,10 @@ extension Ledger {
 
   /// Refuses what this version does not offer.
   private func checkOffer(_ request: CreateRequest) throws(PatchbayError) {
-    guard request.policy == .keep, request.acknowledgement == .visible else {
-      throw .notOffered(request)
-    }
+    guard request.acknowledgement == .visible else { throw .notOffered(request) }
     guard request.mode & ~0o666 == 0 else { throw .badMode(request) }
+    guard request.policy == .keep || request.order == .appendOnly && request.inlineBytes == nil
+    else { throw .windowNotAppended(request) }
     guard let bytes = request.inlineBytes else { return }
     guard bytes.count <= Frame.inlineByteLimit else {
       throw .inlineTooLong(request.key, byteCount: bytes.count)
@@ -55,14 +55,15 @@ extension Ledger {
   }
 
   private mutating func makeOrigin(
-    _ session: SessionID, _ number: UInt64, _ request: CreateRequest, plan: ExtentPlan
+    _ session: SessionID, _ number: UInt64, _ request: CreateRequest, plan: ExtentPlan,
+    window: WindowShape? = nil
   ) -> BlobOrigin? {
     guard let creator = sessions[session] else { return nil }
     lastGeneration += 1
     return BlobOrigin(
       request: request, generation: Generation(rawValue: lastGeneration),
       access: Access(uid: creator.peer.uid, gid: creator.peer.gid, mode: request.mode), plan: plan,
-      created: now.wall, creator: session, token: creator.token, number: number)
+      window: window, created: now.wall, creator: session, token: creator.token, number: number)
   }
 
   private mutating func createInline(
@@ -91,7 +92,13 @@ extension Ledger {
   private mutating func createWithExtents(
     _ session: SessionID, _ number: UInt64, _ request: CreateRequest, replacing old: Generation?
   ) throws(PatchbayError) {
-    let plan = try makePlan(request)
+    let window = try makeWindow(request)
+    let plan =
+      if let window {
+        try ExtentPlan(first: window.ringByteCount, limit: window.ringByteCount)
+      } else {
+        try makePlan(request)
+      }
     let geometry = try firstGeometry(request, plan)
     guard let peer = sessions[session]?.peer else { return }
     let access = Access(uid: peer.uid, gid: peer.gid, mode: request.mode)
@@ -101,7 +108,9 @@ extension Ledger {
     try makeRoomInCatalog()
     if let old { unname(old) }
     try makeRoom((geometry?.objectByteCount ?? 0) + boardNeed(access), for: what)
-    guard let origin = makeOrigin(session, number, request, plan: plan) else { return }
+    guard let origin = makeOrigin(session, number, request, plan: plan, window: window) else {
+      return
+    }
     let generation = origin.generation
     var blob = Blob(origin: origin)
     blob.publisher = session
@@ -116,6 +125,30 @@ extension Ledger {
         for: generation, index: 0, geometry: geometry, access: access, number: number)
     }
     bearIfReady(generation)
+  }
+
+  /// The window as it was asked for, or one that stays in a core's cache; nil for the policy `keep`.
+  private func makeWindow(_ request: CreateRequest) throws(PatchbayError) -> WindowShape? {
+    guard request.policy != .keep else { return nil }
+    let sizes = 0...ExtentPlan.positionLimit
+    guard sizes.contains(request.firstExtent), sizes.contains(request.segment),
+      sizes.contains(request.byteCount ?? 0)
+    else { throw .badSizes(request) }
+    var ring = request.firstExtent
+    var segment = request.segment
+    if ring == 0 { ring = max(limits.windowRing, segment * 2) }
+    if segment == 0 { segment = Self.segment(ofRing: ring) }
+    ring = (ring + segment - 1) / max(segment, 1) * segment
+    let window = try WindowShape(ringByteCount: ring, segmentByteCount: segment)
+    try checkPossible(request, window.ringByteCount)
+    return window
+  }
+
+  /// An eighth of the ring, as a power of two.
+  private static func segment(ofRing byteCount: Int) -> Int {
+    let eighth = max(WindowShape.segmentRange.lowerBound, byteCount / 8)
+    return min(
+      1 << (Int.bitWidth - 1 - eighth.leadingZeroBitCount), WindowShape.segmentRange.upperBound)
   }
 
   /// The extents as they were asked for, or one for the whole of a known length, or doubling ones.
@@ -153,7 +186,8 @@ extension Ledger {
     _ request: CreateRequest, _ plan: ExtentPlan
   ) throws(PatchbayError) -> RingGeometry? {
     try Self.geometry(
-      of: 0, plan: plan, byteCount: request.byteCount, order: request.order)
+      of: 0, plan: plan, byteCount: request.policy == .keep ? request.byteCount : nil,
+      order: request.order)
   }
 
   /// The ring of one extent: its share of the blob in whole pages; nil if it has none.
@@ -214,7 +248,8 @@ extension Blob {
   func grant(epoch: UInt32, beginsUse: Bool) -> BlobGrant {
     BlobGrant(
       blob: BlobReference(generation: origin.generation, epoch: epoch), state: state,
-      byteCount: byteCount, order: origin.request.order, plan: origin.plan,
+      byteCount: byteCount, order: origin.request.order, policy: origin.request.policy,
+      plan: origin.plan, segment: origin.window?.segmentByteCount ?? 0,
       wakeClasses: origin.wakeClasses, board: slot?.board ?? 0, entry: slot?.entry ?? 0,
       inlineBytes: epoch == 0 ? inlineBytes : nil,
       extentEnd: (extents.last?.index).map { $0 + 1 } ?? 0,

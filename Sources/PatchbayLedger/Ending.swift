@@ -39,6 +39,9 @@ extension Ledger {
       return
     }
     sessions[session]?.handleCount -= 1
+    if sessions[session]?.handles[generation]?.readers.isEmpty == true {
+      dropSubscriptions(of: generation, by: session)
+    }
     if sessions[session]?.handles[generation]?.isEmpty == true {
       sessions[session]?.handles[generation] = nil
     }

@@ -61,10 +61,12 @@ extension Ledger {
     _ blob: Blob, _ index: Int
   ) throws(PatchbayError) -> RingGeometry {
     let plan = blob.origin.plan
-    let end = blob.byteCount ?? ExtentPlan.positionLimit
+    let isWindow = blob.origin.window != nil
+    let end = isWindow ? plan.first : blob.byteCount ?? ExtentPlan.positionLimit
     guard end > 0, index >= 0, index <= plan.index(of: end - 1),
       let geometry = try Self.geometry(
-        of: index, plan: plan, byteCount: blob.byteCount, order: blob.origin.request.order)
+        of: index, plan: plan, byteCount: isWindow ? nil : blob.byteCount,
+        order: blob.origin.request.order)
     else { throw .extentOutOfBounds(blob, index) }
     return geometry
   }

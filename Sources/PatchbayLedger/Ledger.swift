@@ -170,6 +170,11 @@ package struct Ledger: Sendable {
     case .remove(let remove): try self.remove(session, number, remove)
     case .statistics: actions.append(.reportStatistics(session, number: number, statistics))
     case .ping: reply(session, number, .pong)
+    case .subscribe(let request): try subscribe(session, number, request)
+    case .unsubscribe(let request): unsubscribe(session, number, request)
+    case .subscriptions(let blob): try subscriptions(session, number, blob)
+    case .attachTable(let request): try attachTable(session, number, request)
+    case .detach(let request): try detach(session, number, request)
     case .watch(let watch): try self.watch(session, number, watch)
     case .why(let why): self.why(session, number, why)
     }

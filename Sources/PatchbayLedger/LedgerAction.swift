@@ -27,8 +27,9 @@ package enum LedgerAction: Sendable, Hashable {
   /// Wakes every waiter of the entry's doorbell.
   case ring(BoardSlot)
   /// Reads how much of [0, byteCount) is covered, from private copies of the rings' maps or
-  /// frontiers; answered by `inspected`.
-  case inspect(InspectionID, [ExtentRecord], WriteOrder, ExtentPlan, byteCount: Int)
+  /// frontiers; of a window how much ever was. Answered by `inspected`.
+  case inspect(
+    InspectionID, [ExtentRecord], ExtentPlan, isWindow: Bool, byteCount: Int)
   /// Sends `why`, after the live figures of the blob and what its bell says have been filled in.
   case explain(SessionID, number: UInt64, BlobSituation, BlobReport?, BoardSlot?)
   /// Reads how far open blobs are, from the headers of their rings: hints. Answered by `sampled`.
@@ -49,17 +50,24 @@ package enum ReportKind: Sendable, Hashable {
 package struct BlobReport: Sendable, Hashable {
   package var info: BlobInfo
   package var plan: ExtentPlan
+  package var isWindow: Bool
   /// Empty when the description is exact already.
   package var liveExtents: [ExtentRecord]
-  package init(info: BlobInfo, plan: ExtentPlan, liveExtents: [ExtentRecord]) {
+  package init(
+    info: BlobInfo, plan: ExtentPlan, isWindow: Bool = false, liveExtents: [ExtentRecord]
+  ) {
     self.info = info
     self.plan = plan
+    self.isWindow = isWindow
     self.liveExtents = liveExtents
   }
 }
 
 package enum DescriptorSource: Sendable, Hashable {
+  /// A new table for the client itself, which the loop keeps as long as the session lasts.
   case clientTable(SessionID, clientID: UInt64)
+  /// The table of another session's client, read-only.
+  case peerTable(SessionID)
   case ring(RingID, isWritable: Bool)
   case board(UInt32)
   case doorbells(UInt32)
@@ -72,17 +80,20 @@ package struct BoardPost: Sendable, Hashable {
   package var epoch: UInt32
   package var byteCount: Int?
   package var extentVersion: UInt32
+  package var subscriptionVersion: UInt32
   package var causeCode: PatchbayError.Code?
   package var cause: String
   package init(
     generation: Generation, state: BlobState, epoch: UInt32, byteCount: Int?,
-    extentVersion: UInt32, causeCode: PatchbayError.Code?, cause: String
+    extentVersion: UInt32, subscriptionVersion: UInt32, causeCode: PatchbayError.Code?,
+    cause: String
   ) {
     self.generation = generation
     self.state = state
     self.epoch = epoch
     self.byteCount = byteCount
     self.extentVersion = extentVersion
+    self.subscriptionVersion = subscriptionVersion
     self.causeCode = causeCode
     self.cause = cause
   }
@@ -93,18 +104,21 @@ package struct BlobRecord: Sendable, Hashable {
   package var info: BlobInfo
   package var epoch: UInt32
   package var plan: ExtentPlan
+  /// Bytes of a windowed blob's segment; 0 for `keep`.
+  package var segment: Int
   package var extents: [ExtentRecord]
   package var inlineBytes: [UInt8]?
   /// Who created it, and by which request: a repeated create finds its own work.
   package var token: Token
   package var request: UInt64
   package init(
-    info: BlobInfo, epoch: UInt32, plan: ExtentPlan, extents: [ExtentRecord],
+    info: BlobInfo, epoch: UInt32, plan: ExtentPlan, segment: Int, extents: [ExtentRecord],
     inlineBytes: [UInt8]?, token: Token, request: UInt64
   ) {
     self.info = info
     self.epoch = epoch
     self.plan = plan
+    self.segment = segment
     self.extents = extents
     self.inlineBytes = inlineBytes
     self.token = token

@@ -47,6 +47,8 @@ final class BlobOrigin: Sendable {
   let generation: Generation
   let access: Access
   let plan: ExtentPlan
+  /// Nil for the policy `keep`.
+  let window: WindowShape?
   let wakeClasses: WakeClasses
   let created: WallTime
   let creator: SessionID
@@ -55,7 +57,7 @@ final class BlobOrigin: Sendable {
 
   init(
     request: CreateRequest, generation: Generation, access: Access, plan: ExtentPlan,
-    created: WallTime, creator: SessionID, token: Token, number: UInt64
+    window: WindowShape?, created: WallTime, creator: SessionID, token: Token, number: UInt64
   ) {
     // The bytes of an inline blob live in the blob, or they would be held twice.
     var request = request
@@ -64,7 +66,8 @@ final class BlobOrigin: Sendable {
     self.generation = generation
     self.access = access
     self.plan = plan
-    wakeClasses = WakeClasses(forByteCount: request.byteCount)
+    self.window = window
+    wakeClasses = WakeClasses(forByteCount: window == nil ? request.byteCount : nil)
     self.created = created
     self.creator = creator
     self.token = token
@@ -93,6 +96,9 @@ struct Blob: Sendable {
   /// Who sealed it, so that a repeated seal is recognized.
   var sealer: SessionID?
   var pendingSeal: PendingSeal?
+  /// Whom its publisher waits for; empty unless the policy is `backpressure`.
+  var subscriptions: [NotedSubscription] = []
+  var subscriptionVersion: UInt32 = 0
   var slot: BoardSlot?
   var waitsForSlot = false
   var askers: [ParkedOpen] = []

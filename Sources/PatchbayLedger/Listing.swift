@@ -63,7 +63,9 @@ extension Blob {
 
   /// A sealed blob's description is exact; any other's rings know more.
   var report: BlobReport {
-    BlobReport(info: info, plan: origin.plan, liveExtents: state == .sealed ? [] : extents)
+    BlobReport(
+      info: info, plan: origin.plan, isWindow: origin.window != nil,
+      liveExtents: state == .sealed ? [] : extents)
   }
 }
 

@@ -15,7 +15,7 @@ extension Ledger {
   /// Bytes of one board with its doorbells.
   var boardByteCount: Int {
     2 * Int(PB_BOARD_HEADER_BYTES)
-      + limits.entriesPerBoard * (Int(PB_ENTRY_BYTES) + Int(PB_BELL_BYTES))
+      + limits.entriesPerBoard * (Int(PB_ENTRY_BYTES) + Int(PB_BELL_PAIR_BYTES))
   }
 
   /// - Throws: `noSpaceMemory` if not even eviction could make room. Nothing is evicted then.

@@ -58,8 +58,15 @@ extension PatchbayError {
   static func notOffered(_ request: CreateRequest) -> PatchbayError {
     PatchbayError(
       .protocolViolation,
-      "The blob \(request.key) was to have policy \(request.policy) and acknowledgement "
-        + "\(request.acknowledgement); this broker offers keep and visible only.")
+      "The blob \(request.key) was to have the acknowledgement \(request.acknowledgement); this broker "
+        + "offers visible only.")
+  }
+
+  static func windowNotAppended(_ request: CreateRequest) -> PatchbayError {
+    PatchbayError(
+      .protocolViolation,
+      "The blob \(request.key) was to be written \(request.order) with the policy \(request.policy); a "
+        + "window is written at its end only, and not in one message. Use the order appendOnly.")
   }
 
   static func badMode(_ request: CreateRequest) -> PatchbayError {

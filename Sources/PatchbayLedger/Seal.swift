@@ -74,7 +74,8 @@ extension Ledger {
     }
     actions.append(
       .inspect(
-        inspection, touched, blob.origin.request.order, plan, byteCount: request.byteCount))
+        inspection, touched, plan, isWindow: blob.origin.window != nil,
+        byteCount: request.byteCount))
   }
 
   mutating func inspected(
@@ -145,7 +146,8 @@ extension Ledger {
     actions.append(
       .recordBlob(
         BlobRecord(
-          info: blob.info, epoch: blob.epoch, plan: blob.origin.plan, extents: blob.extents,
+          info: blob.info, epoch: blob.epoch, plan: blob.origin.plan,
+          segment: blob.origin.window?.segmentByteCount ?? 0, extents: blob.extents,
           inlineBytes: blob.inlineBytes, token: blob.origin.token, request: blob.origin.number)))
   }
 }

@@ -146,6 +146,7 @@ extension Ledger {
     blobs[generation]?.observerCount -= handle.observers.count
     sessions[session]?.handles[generation]?.readers = []
     sessions[session]?.handles[generation]?.observers = []
+    dropSubscriptions(of: generation, by: session)
     if handle.publishes { losePublisher(session, generation) }
     settle(generation)
   }

@@ -14,7 +14,9 @@ struct Latency: ParsableCommand {
       Round trip: both sides append to a blob and wait for the other's, without a pause. One way:
       the sender pauses between messages, so the reader sleeps and has to be woken. Readers wait as
       the library does, which looks for a moment before it sleeps; --spin never sleeps. The floor
-      sleeps at once, or spins. Figures are microseconds; the ratio is that of the medians.
+      sleeps at once, or spins. With --async the same readers wait as tasks, too: a thread that
+      sleeps for them wakes, and hands over to one that runs tasks; their ratio is to the readers
+      that are threads. Figures are microseconds; ratios are those of the medians.
       """)
 
   @Option(help: "Round trips per repeat.")
@@ -25,6 +27,9 @@ struct Latency: ParsableCommand {
 
   @Flag(help: "Waits by looking again and again, without sleeping.")
   var spin = false
+
+  @Flag(name: .customLong("async"), help: "Alternates with readers that are tasks.")
+  var isAsync = false
 
   @Flag(help: "The answering side checks every byte of a round trip.")
   var verify = false
@@ -37,6 +42,7 @@ struct Latency: ParsableCommand {
       throw ValidationError("--messages must be 10 to 10000000.")
     }
     guard gap.duration <= .seconds(1) else { throw ValidationError("--gap is at most 1s.") }
+    guard !spin || !isAsync else { throw ValidationError("Tasks do not spin: leave --spin out.") }
     _ = try floorOptions.repeats(run_)
   }
 
@@ -47,6 +53,11 @@ struct Latency: ParsableCommand {
 
     var roles: (first: String, second: String) {
       self == .roundTrip ? ("ping", "pong") : ("sender", "receiver")
+    }
+
+    /// The same with readers that are tasks.
+    var taskRoles: (first: String, second: String) {
+      self == .roundTrip ? ("task-ping", "task-pong") : ("sender", "task-receiver")
     }
 
     /// Who has the samples.
@@ -60,12 +71,13 @@ struct Latency: ParsableCommand {
     var report = Report(run_)
     var keys = KeySource()
     for way in Way.allCases {
-      var (ours, floor) = (Figures(), Figures())
+      var (ours, tasks, floor) = (Figures(), Figures(), Figures())
       for _ in 0..<repeats {
-        ours.add(try runOurs(client, way, keys.next()))
+        ours.add(try runOurs(client, way, way.roles, keys.next()))
+        if isAsync { tasks.add(try runOurs(client, way, way.taskRoles, keys.next())) }
         if floorOptions.floor { floor.add(try runFloor(way)) }
       }
-      report.add(cell(way, ours, floor))
+      report.add(cell(way, ours, tasks, floor))
     }
     report.finish()
   }
@@ -84,13 +96,23 @@ struct Latency: ParsableCommand {
     }
   }
 
-  private func cell(_ way: Way, _ ours: Figures, _ floor: Figures) -> Report.Cell {
+  private func cell(
+    _ way: Way, _ ours: Figures, _ tasks: Figures, _ floor: Figures
+  ) -> Report.Cell {
     var cell: Report.Cell = [
       ("mode", .text("\(way.rawValue), \(spin ? "spinning" : "blocking")")),
       ("p50 us", .number(ours.medians.median, decimals: 2)),
       ("p99 us", .number(ours.ninetyNinths.median, decimals: 2)),
       ("max us", .number(ours.highest.highest, decimals: 1)),
     ]
+    if isAsync {
+      cell += [
+        ("async p50 us", .number(tasks.medians.median, decimals: 2)),
+        ("async p99 us", .number(tasks.ninetyNinths.median, decimals: 2)),
+        ("async max us", .number(tasks.highest.highest, decimals: 1)),
+        ("async/blocking", .series(tasks.medians.ratios(to: ours.medians))),
+      ]
+    }
     guard floorOptions.floor else { return cell }
     cell += [
       ("floor p50 us", .number(floor.medians.median, decimals: 2)),
@@ -113,12 +135,13 @@ struct Latency: ParsableCommand {
   }
 
   private func runOurs(
-    _ client: PatchbayClient, _ way: Way, _ key: String
+    _ client: PatchbayClient, _ way: Way, _ roles: (first: String, second: String),
+    _ key: String
   ) throws -> Percentiles {
     let order = order(way).adding(["socket": client.socketPath, "key": key])
     let team = Team()
     try team.addTogether([
-      order.adding(["role": way.roles.first]), order.adding(["role": way.roles.second]),
+      order.adding(["role": roles.first]), order.adding(["role": roles.second]),
     ])
     let results = try team.run()
     try client.remove(BlobKey("\(key)/there"))

@@ -6,12 +6,12 @@ import Patchbay
 import PatchbaySystem
 
 enum LatencyWorker {
-  private static let messageByteCount = Int(PF_MESSAGE_BYTES)
+  static let messageByteCount = Int(PF_MESSAGE_BYTES)
 
   static func ping(_ order: Fields) throws {
     let there = try outbox(order, "there")
     let back = try Inbox(order, "back")
-    let content = Content(seed: UInt64(try order.int("seed")), longest: messageByteCount)
+    let content = content(try order.int("seed"))
     var samples = [Int64](repeating: 0, count: try order.int("count"))
     Worker.waitForStart()
     for index in samples.indices {
@@ -29,7 +29,7 @@ enum LatencyWorker {
   static func pong(_ order: Fields) throws {
     let back = try outbox(order, "back")
     let there = try Inbox(order, "there")
-    let content = Content(seed: UInt64(try order.int("seed")), longest: messageByteCount)
+    let content = content(try order.int("seed"))
     let verifies = order.flag("verify")
     Worker.waitForStart()
     for index in 0..<(try order.int("count")) {
@@ -68,7 +68,22 @@ enum LatencyWorker {
     Worker.finish(Percentiles(nanoseconds: samples).fields)
   }
 
-  private static func outbox(_ order: Fields, _ name: String) throws -> Publisher {
+  /// What messages are made of.
+  private static func content(_ seed: Int) -> Content {
+    Content(seed: UInt64(seed), longest: messageByteCount)
+  }
+
+  /// All messages of a run.
+  static func messages(_ order: Fields) throws -> [[UInt8]] {
+    let content = content(try order.int("seed"))
+    return (0..<(try order.int("count"))).map { index in
+      content.withBytes(at: index * messageByteCount, count: messageByteCount) { bytes in
+        bytes.indices.map { bytes[$0] }
+      }
+    }
+  }
+
+  static func outbox(_ order: Fields, _ name: String) throws -> Publisher {
     let client = try PatchbayClient(socketPath: try order.text("socket"))
     return try client.publisher(
       BlobKey("\(try order.text("key"))/\(name)"),
@@ -82,7 +97,7 @@ enum LatencyWorker {
     return message
   }
 
-  private static func stamp(of message: [UInt8]) -> Int64 {
+  static func stamp(of message: [UInt8]) -> Int64 {
     Int64(bitPattern: (0..<8).reduce(0) { $0 | UInt64(message[$1]) << UInt64(8 * $1) })
   }
 }

@@ -24,6 +24,18 @@ enum Consume: String, ExpressibleByArgument, CaseIterable {
   case view
 }
 
+extension FlowPolicy: ExpressibleByArgument {
+  /// A policy as the command spells it; nil for what is none.
+  public init?(argument: String) {
+    switch argument {
+    case "keep": self = .keep
+    case "backpressure": self = .backpressure
+    case "drop-oldest": self = .dropOldest
+    default: return nil
+    }
+  }
+}
+
 /// Which broker, and how the figures are shown.
 struct RunOptions: ParsableArguments {
   @Option(help: "A running broker's socket; without it the tool starts a broker of its own.")

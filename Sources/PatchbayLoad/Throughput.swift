@@ -30,8 +30,17 @@ struct Throughput: ParsableCommand {
   @Option(help: "Bytes per run.")
   var total = ByteSize(byteCount: 1 << 30)
 
-  @Option(help: "Bytes of the first extent (default: one extent for all).")
+  @Option(help: "keep or backpressure: the publisher waits for its slowest reader.")
+  var policy = FlowPolicy.keep
+
+  @Option(help: "Bytes of the first extent (default: one for all); of the ring with backpressure.")
   var ring: ByteSize?
+
+  @Option(help: "What the ring gives up at once, with backpressure.")
+  var segment: ByteSize?
+
+  @Option(help: "Appends that become readable together.")
+  var batch = 1
 
   @Option(help: "What readers do with the bytes: copy, sum or view.")
   var consume = Consume.copy
@@ -46,13 +55,24 @@ struct Throughput: ParsableCommand {
     guard writeSize.byteCount > 0, readSize?.byteCount ?? 1 > 0, total.byteCount > 0,
       total.byteCount <= 1 << 40
     else { throw ValidationError("Sizes must be at least 1, and --total at most 1TiB.") }
+    guard policy != .dropOldest else {
+      throw ValidationError("With drop-oldest readers miss bytes; there is no rate to compare.")
+    }
+    guard batch > 0, segment == nil || policy == .backpressure else {
+      throw ValidationError("--batch must be at least 1, and --segment needs backpressure.")
+    }
     _ = try floorOptions.repeats(run_)
+  }
+
+  /// Bytes of shared memory for a run.
+  private var capacity: Int {
+    policy == .keep ? total.byteCount : ring?.byteCount ?? 1 << 20
   }
 
   func run() throws {
     let repeats = try floorOptions.repeats(run_)
     let path = try run_.brokerPath(
-      memoryByteCount: total.byteCount + total.byteCount / 4 + 256 << 20)
+      memoryByteCount: capacity + capacity / 4 + 256 << 20)
     let client = try PatchbayClient(socketPath: path, name: "patchbay-load")
     var report = Report(run_)
     var keys = KeySource()
@@ -93,7 +113,9 @@ struct Throughput: ParsableCommand {
   private func cell(_ readerCount: Int, _ ours: Figures, _ floor: Figures) -> Report.Cell {
     var cell: Report.Cell = [
       ("mode", .text("throughput, \(consume.rawValue)\(verify ? ", verified" : "")")),
-      ("write", .text(writeSize.description)), ("total", .text(total.description)),
+      ("policy", .text(policy == .keep ? "keep" : "backpressure")),
+      ("write", .text(writeSize.description)), ("batch", .number(Double(batch), decimals: 0)),
+      ("total", .text(total.description)),
       ("readers", .number(Double(readerCount), decimals: 0)),
       ("GB/s", .series(ours.rates)), ("reserve ms", .number(ours.preparations.median, decimals: 1)),
     ]
@@ -137,7 +159,8 @@ struct Throughput: ParsableCommand {
     let team = Team()
     let publisher = order.adding([
       "role": "publisher", "piece": String(writeSize.byteCount),
-      "ring": String(ring?.byteCount ?? 0),
+      "ring": String(ring?.byteCount ?? 0), "segment": String(segment?.byteCount ?? 0),
+      "batch": String(batch), "policy": String(policy.rawValue),
     ])
     let preparation = try team.add(publisher).int("preparation")
     for _ in 0..<readerCount {
@@ -150,7 +173,7 @@ struct Throughput: ParsableCommand {
 
   private func runFloor(_ readerCount: Int) throws -> Figure {
     let floor = ThroughputFloor(
-      total: total.byteCount, capacity: total.byteCount, writeSize: writeSize.byteCount,
+      total: total.byteCount, capacity: capacity, writeSize: writeSize.byteCount, batch: batch,
       readSize: reads.byteCount, readerCount: readerCount, consume: consume, verify: verify,
       seed: run_.seed)
     return try floor.run()

@@ -11,6 +11,7 @@ struct ThroughputFloor {
   /// Bytes of the ring: as many as the stream has for a region that is used once.
   var capacity: Int
   var writeSize: Int
+  var batch = 1
   var readSize: Int
   var readerCount: Int
   var consume: Consume
@@ -29,7 +30,9 @@ struct ThroughputFloor {
       "verify": String(verify), "consume": consume.rawValue,
     ]
     try team.add(
-      order.adding(["role": "floor-writer", "piece": String(writeSize)]),
+      order.adding([
+        "role": "floor-writer", "piece": String(writeSize), "batch": String(batch),
+      ]),
       region: region.descriptor)
     for index in 0..<readerCount {
       try team.add(
@@ -75,7 +78,8 @@ struct ThroughputFloor {
 
   private static func work(_ order: Fields) throws -> pf_work {
     pf_work(
-      total: UInt64(try order.int("total")), piece: UInt64(try order.int("piece")), spins: 0)
+      total: UInt64(try order.int("total")), piece: UInt64(try order.int("piece")),
+      batch: UInt64(order["batch"] ?? "") ?? 1, spins: 0)
   }
 
   private static func inheritedRegion(_ order: Fields) throws -> FloorRegion {

@@ -11,20 +11,33 @@ enum ThroughputWorker {
     let content = Content(seed: UInt64(try order.int("seed")), longest: piece)
     let client = try PatchbayClient(socketPath: try order.text("socket"))
     var options = BlobOptions(byteCount: total, order: .appendOnly)
-    let ring = try order.int("ring")
+    options.policy = FlowPolicy(rawValue: UInt8(try order.int("policy"))) ?? .keep
+    let (ring, segment) = (try order.int("ring"), try order.int("segment"))
     if ring > 0 { options.firstExtentByteCount = ring }
+    if ring > 0 { options.ringByteCount = ring }
+    if segment > 0 { options.segmentByteCount = segment }
+    let batch = try order.int("batch")
     let start = MonotonicTime.now
     let publisher = try client.publisher(BlobKey(try order.text("key")), options)
     let preparation = MonotonicTime.now.nanoseconds - start.nanoseconds
     Worker.waitForStart(["preparation": String(preparation)])
     let first = MonotonicTime.now
     var position = 0
-    while position < total {
+    func appendNext() throws(PatchbayError) {
       let count = min(piece, total - position)
       try content.withBytes(at: position, count: count) { (bytes) throws(PatchbayError) in
         try publisher.append(bytes)
       }
       position += count
+    }
+    while position < total {
+      guard batch > 1 else {
+        try appendNext()
+        continue
+      }
+      try publisher.withBatch {
+        for _ in 0..<batch where position < total { try appendNext() }
+      }
     }
     try publisher.seal()
     Worker.finish(["first": String(first.nanoseconds)])
@@ -47,6 +60,7 @@ enum ThroughputWorker {
 /// Takes a whole stream in one of the ways of `Consume`.
 private final class StreamReader {
   private let subscriber: Subscriber
+  private var cursor: SubscriberCursor
   private let consume: Consume
   private let total: Int
   private let piece: Int
@@ -59,6 +73,8 @@ private final class StreamReader {
 
   init(_ subscriber: Subscriber, _ order: Fields) throws {
     self.subscriber = subscriber
+    cursor = subscriber.cursor()
+    try cursor.attach()
     consume = Consume(rawValue: try order.text("consume")) ?? .copy
     total = try order.int("total")
     piece = try order.int("piece")
@@ -77,7 +93,7 @@ private final class StreamReader {
   private func copy() throws {
     let target = unsafe buffer.bytes.bindMemory(to: UInt8.self)
     var output = unsafe OutputSpan(buffer: target, initializedCount: 0)
-    guard let count = try subscriber.read(into: &output, at: position) else {
+    guard let count = try cursor.read(into: &output) else {
       throw LoadError("The blob ended at \(position) of \(total) bytes.")
     }
     take(output.span)

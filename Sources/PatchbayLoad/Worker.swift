@@ -36,6 +36,9 @@ struct Worker: ParsableCommand {
     case "pong": try LatencyWorker.pong(order)
     case "sender": try LatencyWorker.send(order)
     case "receiver": try LatencyWorker.receive(order)
+    case "task-ping": try LatencyTasks.ping(order)
+    case "task-pong": try LatencyTasks.pong(order)
+    case "task-receiver": try LatencyTasks.receive(order)
     case "floor-ping", "floor-pong", "floor-sender", "floor-receiver":
       try LatencyFloor.work(role, order)
     case "churn": try ChurnWorker.run(order)

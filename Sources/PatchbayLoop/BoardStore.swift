@@ -43,13 +43,18 @@ struct BoardStore {
   func post(_ slot: BoardSlot, _ post: BoardPost) {
     boards[slot.board]?.board.post(
       entry: Int(slot.entry), generation: post.generation, state: post.state, epoch: post.epoch,
-      byteCount: post.byteCount, extentVersion: post.extentVersion, causeCode: post.causeCode,
-      cause: post.cause)
+      byteCount: post.byteCount, extentVersion: post.extentVersion,
+      subscriptionVersion: post.subscriptionVersion, causeCode: post.causeCode, cause: post.cause)
   }
 
   func clear(_ slot: BoardSlot) { boards[slot.board]?.board.clear(entry: Int(slot.entry)) }
 
-  func ring(_ slot: BoardSlot) { boards[slot.board]?.bells.bell(Int(slot.entry)).ringAll() }
+  /// Wakes everybody who waits on an entry: for bytes and for space.
+  func ring(_ slot: BoardSlot) {
+    guard let bells = boards[slot.board]?.bells else { return }
+    bells.bell(Int(slot.entry)).ringAll()
+    bells.spaceBell(Int(slot.entry)).ringAll()
+  }
 
   /// The classes that somebody has gone to sleep for since they were last rung.
   func sleepingClasses(_ slot: BoardSlot) -> UInt32 {

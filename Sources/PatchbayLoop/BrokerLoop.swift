@@ -17,7 +17,7 @@ package final class BrokerLoop: Sendable {
   private let drainLimit: Duration
   private let control: LoopControl
   private let waiting: Mutex<Confined?>
-  private let thread = Mutex<LoopThread?>(nil)
+  private let thread = Mutex<SystemThread?>(nil)
 
   /// Takes the lock and the socket of the path, clears up behind a broker that was killed there,
   /// and makes the journal. Clients can connect from now on and are answered after `start`.
@@ -40,7 +40,7 @@ package final class BrokerLoop: Sendable {
   package func start() throws(PatchbayError) {
     guard let confined = waiting.withLock({ $0.take() }) else { return }
     let control = control
-    let started = try LoopThread("the broker") {
+    let started = try SystemThread("the broker") {
       confined.loop.run()
       control.end()
     }

@@ -87,7 +87,9 @@ final class Connection {
   private(set) var lingersUntil: MonotonicTime?
   /// Whether the client can still touch a ring after the connection.
   var holdsRing = false
-  var holdsTable = false
+  /// The client's table, for publishers that wait for it.
+  var table: Descriptor?
+  var holdsTable: Bool { table != nil }
   /// Events were queued, and the queue has not been empty since.
   var isCongested = false
 
@@ -99,6 +101,14 @@ final class Connection {
     self.peer = peer
     self.socket = socket
     self.sharedRoom = sharedRoom
+  }
+
+  /// Nil before the client has greeted.
+  func readOnlyTable() throws(PatchbayError) -> Descriptor? {
+    switch table {
+    case .some(let table): try SharedObject.readOnlyCopy(of: table)
+    case .none: nil
+    }
   }
 
   deinit { sharedRoom.giveBack(Self.beyondOwnShare(queuedByteCount)) }

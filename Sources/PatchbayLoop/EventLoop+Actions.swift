@@ -32,8 +32,8 @@ extension EventLoop {
     case .post(let slot, let post): boards.post(slot, post)
     case .clearEntry(let slot): boards.clear(slot)
     case .ring(let slot): boards.ring(slot)
-    case .inspect(let inspection, let extents, _, let plan, let byteCount):
-      inspect(inspection, extents, plan, byteCount: byteCount)
+    case .inspect(let inspection, let extents, let plan, let isWindow, let byteCount):
+      inspect(inspection, extents, plan, isWindow: isWindow, byteCount: byteCount)
     case .sample(let blobs): sample(blobs)
     case .explain(let session, let number, let situation, let report, let slot):
       explain(session, number: number, situation, report, slot)
@@ -97,8 +97,10 @@ extension EventLoop {
     for source in sources {
       switch source {
       case .clientTable(_, let clientID):
-        descriptors.add(try ClientTable.create(clientID: clientID))
-        noteTable(connection)
+        let table = try ClientTable.create(clientID: clientID)
+        noteTable(connection, try table.duplicate())
+        descriptors.add(table)
+      case .peerTable(let session): descriptors.add(try peerTable(session))
       case .ring(let ring, let isWritable):
         descriptors.add(try rings.open(ring, isWritable: isWritable))
       case .board(let board): descriptors.add(try boards.boardDescriptor(board))
@@ -114,10 +116,16 @@ extension EventLoop {
     for case .ring in sources { connection.holdsRing = true }
   }
 
-  private func noteTable(_ connection: Connection) {
-    guard !connection.holdsTable else { return }
-    connection.holdsTable = true
-    clientTableCount += 1
+  private func noteTable(_ connection: Connection, _ table: consuming Descriptor) {
+    if !connection.holdsTable { clientTableCount += 1 }
+    connection.table = consume table
+  }
+
+  private func peerTable(_ session: SessionID) throws(PatchbayError) -> Descriptor {
+    guard let table = try connections[session]?.readOnlyTable() else {
+      throw PatchbayError(.closed, "The subscriber whose table was asked for has gone.")
+    }
+    return table
   }
 
   // MARK: Reports
@@ -237,11 +245,13 @@ extension EventLoop {
   }
 
   private func inspect(
-    _ inspection: InspectionID, _ extents: [ExtentRecord], _ plan: ExtentPlan, byteCount: Int
+    _ inspection: InspectionID, _ extents: [ExtentRecord], _ plan: ExtentPlan, isWindow: Bool,
+    byteCount: Int
   ) {
     let placed = place(extents)
     let look: @Sendable () -> WorkResult = {
-      .coverage(inspection, RingLook.coverage(placed, plan, byteCount: byteCount))
+      .coverage(
+        inspection, RingLook.coverage(placed, plan, isWindow: isWindow, byteCount: byteCount))
     }
     if extents.reduce(0, { $0 + $1.dataByteCount }) <= Self.inlineRingByteCount {
       finish(look())

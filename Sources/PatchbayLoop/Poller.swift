@@ -1,4 +1,4 @@
-// Waiting for many descriptors at once, and being woken from outside: epoll and eventfd.
+// Waiting for many descriptors at once.
 
 import CPatchbaySystem
 import PatchbaySystem
@@ -88,26 +88,5 @@ struct Poller: ~Copyable {
           source: $0, isReadable: flags[index] & 5 != 0, isWritable: flags[index] & 2 != 0)
       }
     }
-  }
-}
-
-/// A flag in a descriptor: raised from any thread, or from a signal handler; waited for by one.
-struct Alarm: ~Copyable, Sendable {
-  private let descriptor: Descriptor
-
-  init() throws(PatchbayError) {
-    descriptor = Descriptor(owning: try checked(pb_eventfd(), "Making an eventfd"))
-  }
-
-  var rawValue: Int32 { descriptor.rawValue }
-
-  /// A single write: safe in a signal handler.
-  func raise() { _ = pb_eventfd_signal(descriptor.rawValue) }
-
-  func lower() { _ = pb_eventfd_drain(descriptor.rawValue) }
-
-  /// Waits until it is raised. False: the time came first.
-  func wait(until: MonotonicTime) -> Bool {
-    pb_poll_readable(descriptor.rawValue, until.nanoseconds) > 0
   }
 }

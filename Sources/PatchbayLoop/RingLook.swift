@@ -17,8 +17,9 @@ struct PlacedExtent: Sendable {
 enum RingLook {
   /// How much of [0, byteCount) is covered, from private copies of maps or frontiers.
   static func coverage(
-    _ extents: [PlacedExtent], _ plan: ExtentPlan, byteCount: Int
+    _ extents: [PlacedExtent], _ plan: ExtentPlan, isWindow: Bool, byteCount: Int
   ) -> Result<Coverage, PatchbayError> {
+    if isWindow { return windowCoverage(extents.first, byteCount: byteCount) }
     var covered = 0
     var gaps = GapList()
     var reached = 0
@@ -48,6 +49,26 @@ enum RingLook {
     return .success(Coverage(coveredByteCount: covered, missing: gaps.ranges))
   }
 
+  /// Of a window: what it ever held counts, though most of it has gone.
+  private static func windowCoverage(
+    _ placed: PlacedExtent?, byteCount: Int
+  ) -> Result<Coverage, PatchbayError> {
+    do throws(PatchbayError) {
+      guard let place = placed?.place else {
+        throw PatchbayError(.inputOutput, "The ring of the window is gone.")
+      }
+      let frontier = try RingInspector.hints(
+        place.open(isWritable: false), limit: byteCount
+      ).frontier
+      return .success(
+        Coverage(
+          coveredByteCount: frontier,
+          missing: frontier < byteCount ? [frontier..<byteCount] : []))
+    } catch {
+      return .failure(error)
+    }
+  }
+
   /// A blob's description with the figures that only its rings know; zeros where they cannot be
   /// had.
   static func fill(_ report: BlobReport, _ extents: [PlacedExtent]) -> BlobInfo {
@@ -57,11 +78,11 @@ enum RingLook {
     info.coveredByteCount = 0
     var nextIndex = 0
     for placed in extents.sorted(by: { $0.extent.index < $1.extent.index }) {
-      guard let hints = hints(placed) else { continue }
+      guard let hints = hints(placed, isWindow: report.isWindow) else { continue }
       info.coveredByteCount += hints.coveredByteCount
       guard placed.extent.index == nextIndex else { continue }
       let range = report.plan.range(of: nextIndex)
-      info.frontier = range.lowerBound + min(hints.frontier, range.count)
+      info.frontier = range.lowerBound + hints.frontier
       nextIndex = hints.frontier >= range.count ? nextIndex + 1 : -1
     }
     let limit = info.byteCount ?? ExtentPlan.positionLimit
@@ -72,12 +93,13 @@ enum RingLook {
   }
 
   private static func hints(
-    _ placed: PlacedExtent
+    _ placed: PlacedExtent, isWindow: Bool
   ) -> (frontier: Int, coveredByteCount: Int)? {
     guard let place = placed.place, let descriptor = try? place.open(isWritable: false) else {
       return nil
     }
-    return try? RingInspector.hints(descriptor, place.geometry)
+    let limit = isWindow ? ExtentPlan.positionLimit : place.geometry.dataByteCount
+    return try? RingInspector.hints(descriptor, limit: limit)
   }
 }
 

@@ -20,7 +20,7 @@ package final class Worker<Result: Sendable>: Sendable {
   private let wanted: Alarm
   /// Raised for the loop when there is a result.
   let finished: Alarm
-  private let thread = Mutex<LoopThread?>(nil)
+  private let thread = Mutex<SystemThread?>(nil)
   private let name: String
   private let jobLimit: Int
 
@@ -34,7 +34,7 @@ package final class Worker<Result: Sendable>: Sendable {
   }
 
   package func start() throws(PatchbayError) {
-    let started = try LoopThread(name) { [self] in run() }
+    let started = try SystemThread(name) { [self] in run() }
     thread.withLock { $0 = started }
   }
 

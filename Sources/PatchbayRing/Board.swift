@@ -84,6 +84,13 @@ package struct BoardEntry: Sendable {
       ordering: .acquiring)
   }
 
+  /// Changes whenever a sequential subscriber of a windowed blob comes or goes.
+  package var subscriptionVersion: UInt32 {
+    // acquiring: the broker can tell who they are from now on. Pairs with SUBSCRIPTION-VERSION.
+    unsafe words.word32(offset + Int(PB_ENTRY_SUBSCRIPTION_VERSION_AT)).pointee.load(
+      ordering: .acquiring)
+  }
+
   /// Why the blob failed. Meaningful after a status that says so.
   package var cause: (code: PatchbayError.Code, text: String) {
     // relaxed: settled before the status. Pairs with STATUS.
@@ -133,7 +140,8 @@ package final class BoardWriter: Sendable {
   /// Writes an entry: length, extents and cause first, the status last.
   package func post(
     entry index: Int, generation: Generation, state: BlobState, epoch: UInt32, byteCount: Int?,
-    extentVersion: UInt32, causeCode: PatchbayError.Code?, cause: String
+    extentVersion: UInt32, subscriptionVersion: UInt32, causeCode: PatchbayError.Code?,
+    cause: String
   ) {
     let offset = self.offset(of: index)
     // relaxed: stored before the status. Pairs with STATUS.
@@ -142,6 +150,9 @@ package final class BoardWriter: Sendable {
     // releasing: the grant the broker has recorded. EXTENT-VERSION.
     unsafe words.word32(offset + Int(PB_ENTRY_EXTENT_VERSION_AT)).pointee.store(
       extentVersion, ordering: .releasing)
+    // releasing: the coming or going that the broker has noted. SUBSCRIPTION-VERSION.
+    unsafe words.word32(offset + Int(PB_ENTRY_SUBSCRIPTION_VERSION_AT)).pointee.store(
+      subscriptionVersion, ordering: .releasing)
     let text = Array(cause.utf8.prefix(Int(PB_BOARD_CAUSE_LIMIT)))
     unsafe words.bytes(offset + Int(PB_ENTRY_CAUSE_AT), text.count).copyBytes(from: text)
     // relaxed: stored before the status. Pairs with STATUS.
@@ -194,5 +205,6 @@ package final class DoorbellWriter: Sendable {
   }
 
   package func bell(_ entry: Int) -> Doorbell { bells.bell(entry) }
+  package func spaceBell(_ entry: Int) -> Doorbell { bells.spaceBell(entry) }
   package func counts() -> DoorbellCounts { bells.counts() }
 }

@@ -1,6 +1,7 @@
-// The views a client holds, where the broker can see them. A view is announced before the tag is
-// checked, so whoever wants to reuse a ring either sees the view or has invalidated the tag in time
-// for the check to fail. A dead client's table goes with the client.
+// The views a client holds and the positions it has reached, where others can see them. A view is
+// announced before the tag is checked, so whoever wants to reuse a ring either sees the view or has
+// invalidated the tag in time for the check to fail. A position says which bytes of a windowed blob
+// are still wanted; its publisher reads it. A dead client's table goes with the client.
 
 import CPatchbayLayout
 import PatchbaySystem
@@ -12,8 +13,10 @@ package final class ClientTable: Sendable {
   private let words: SharedWords
   /// Which entries are free; the shared words themselves would do, but a scan per view would not.
   private let free: Mutex<[Int]>
+  private let freePositions: Mutex<[Int]>
 
   package static let viewCount = Int(PB_TABLE_VIEW_COUNT)
+  package static let positionCount = Int(PB_TABLE_POSITION_COUNT)
 
   /// A new table, for the broker to hand out.
   package static func create(clientID: UInt64) throws(PatchbayError) -> Descriptor {
@@ -31,6 +34,7 @@ package final class ClientTable: Sendable {
       try SharedMapping(
         descriptor, byteCount: Int(PB_TABLE_BYTES), isWritable: true, what: "the client table"))
     free = Mutex(Array((0..<Self.viewCount).reversed()))
+    freePositions = Mutex(Array((0..<Self.positionCount).reversed()))
   }
 
   /// Announces a view of a ring's use. The caller checks the ring's tag afterwards, and ends the
@@ -60,6 +64,51 @@ package final class ClientTable: Sendable {
     free.withLock { $0.append(entry) }
   }
 
+  // MARK: Positions
+
+  /// Takes a free entry for a blob that will be read in sequence. Nobody is held up before the broker
+  /// has told its publisher of the entry.
+  /// - Throws: `limitReached` when all are taken.
+  package func takePosition(
+    of generation: Generation, at position: Int
+  ) throws(PatchbayError) -> Int {
+    guard let entry = freePositions.withLock({ $0.popLast() }) else {
+      throw PatchbayError(
+        .limitReached,
+        "This client reads \(Self.positionCount) windowed blobs in sequence, the most it can. End "
+          + "one, or connect another client.")
+    }
+    movePosition(entry, to: position)
+    // releasing: the position. POSITION.
+    unsafe words.word64(Self.offset(ofPosition: entry) + Int(PB_POSITION_GENERATION_AT)).pointee
+      .store(generation.rawValue, ordering: .releasing)
+    return entry
+  }
+
+  /// Says that nothing below a position is wanted any more.
+  package func movePosition(_ entry: Int, to position: Int) {
+    // releasing: the loads of the bytes below it come before. POSITION. If the client dies here its
+    // table dies with it.
+    unsafe words.word64(Self.offset(ofPosition: entry) + Int(PB_POSITION_POSITION_AT)).pointee
+      .store(UInt64(position), ordering: .releasing)
+  }
+
+  /// Gives an entry back, after the broker has forgotten it.
+  package func endPosition(_ entry: Int) {
+    // releasing: the loads of all bytes come before. POSITION.
+    unsafe words.word64(Self.offset(ofPosition: entry) + Int(PB_POSITION_GENERATION_AT)).pointee
+      .store(0, ordering: .releasing)
+    freePositions.withLock { $0.append(entry) }
+  }
+
+  /// How many entries are taken by readers in sequence.
+  package var positionCount: Int { Self.positionCount - freePositions.withLock { $0.count } }
+
+  static func offset(ofPosition entry: Int) -> Int {
+    precondition((0..<positionCount).contains(entry))
+    return Int(PB_TABLE_POSITIONS_AT) + entry * Int(PB_POSITION_BYTES)
+  }
+
   /// How many views are announced in a table: for whoever holds its descriptor.
   package static func announcedCount(
     in descriptor: borrowing Descriptor
@@ -74,5 +123,31 @@ package final class ClientTable: Sendable {
 
   @unsafe private func word(_ entry: Int, _ field: Int) -> UnsafeMutablePointer<Atomic<UInt64>> {
     unsafe words.word64(Int(PB_TABLE_VIEWS_AT) + entry * Int(PB_VIEW_BYTES) + field)
+  }
+}
+
+/// Another client's table, for the publisher of a blob that the client reads.
+package final class PeerTable: Sendable {
+  private let words: SharedWords
+
+  /// Maps a table read-only.
+  package init(_ descriptor: borrowing Descriptor) throws(PatchbayError) {
+    words = SharedWords(
+      try SharedMapping(
+        descriptor, byteCount: Int(PB_TABLE_BYTES), isWritable: false, what: "a client table"))
+  }
+
+  /// The position below which the entry wants nothing; nil when it is about another blob, or none.
+  /// - Parameter entry: one that the broker has named, 0 to 63.
+  package func position(_ entry: Int, of generation: Generation) -> Int? {
+    let offset = ClientTable.offset(ofPosition: entry)
+    // acquiring: the position that the entry begins with. Pairs with POSITION.
+    let owner = unsafe words.word64(offset + Int(PB_POSITION_GENERATION_AT)).pointee.load(
+      ordering: .acquiring)
+    guard owner == generation.rawValue else { return nil }
+    // acquiring: what is overwritten next has been read. Pairs with POSITION.
+    let position = unsafe words.word64(offset + Int(PB_POSITION_POSITION_AT)).pointee.load(
+      ordering: .acquiring)
+    return Int(min(position, UInt64(ExtentPlan.positionLimit)))
   }
 }

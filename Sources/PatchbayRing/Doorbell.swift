@@ -93,14 +93,8 @@ import Synchronization
   ) throws(PatchbayError) -> Found? {
     if let found = try patience.spin(look) { return found }
     while true {
-      // acquiring: bits cleared before this value of seq. Pairs with BELL-SEQ.
-      let before = unsafe seq.pointee.load(ordering: .acquiring)
-      // sequentially consistent: the bit is visible before the look below reads the truth.
-      // BELL-ARM, pairs with BELL-RING. If this process dies here, one ring wakes nobody.
-      unsafe waiting.pointee.bitwiseOr(bits, ordering: .sequentiallyConsistent)
-      // sequentially consistent (fence): a read-modify-write alone does not keep the plain loads of
-      // the look behind it on arm64. BELL-ARM, pairs with BELL-RING.
-      atomicMemoryFence(ordering: .sequentiallyConsistent)
+      let before = sequence
+      arm(bits)
       if let found = try look() { return found }
       let now = MonotonicTime.now
       guard now < until else { return nil }
@@ -113,7 +107,42 @@ import Synchronization
     }
   }
 
-  private func note(_ outcome: Futex.Outcome, found: Bool) {
+  // MARK: Steps of a wait
+
+  /// Which bell this is: the same for all that have it from one set.
+  struct ID: Hashable {
+    private let mapping: ObjectIdentifier
+    private let offset: Int
+
+    init(_ bell: Doorbell) {
+      mapping = ObjectIdentifier(bell.words.mapping)
+      offset = bell.offset
+    }
+  }
+
+  var id: ID { ID(self) }
+
+  /// What `seq` holds: to be read before the bell is armed, and slept on.
+  @inline(__always) var sequence: UInt32 {
+    // acquiring: bits cleared before this value of seq. Pairs with BELL-SEQ.
+    unsafe seq.pointee.load(ordering: .acquiring)
+  }
+
+  /// The word that holds it.
+  @unsafe var sequenceWord: UnsafePointer<Atomic<UInt32>> { unsafe UnsafePointer(seq) }
+
+  /// Announces a wait for some classes; the truth is looked at afterwards.
+  @inline(__always) func arm(_ bits: UInt32) {
+    // sequentially consistent: the bit is visible before the look that follows reads the truth.
+    // BELL-ARM, pairs with BELL-RING. If this process dies here, one ring wakes nobody.
+    unsafe waiting.pointee.bitwiseOr(bits, ordering: .sequentiallyConsistent)
+    // sequentially consistent (fence): a read-modify-write alone does not keep the plain loads of
+    // the look behind it on arm64. BELL-ARM, pairs with BELL-RING.
+    atomicMemoryFence(ordering: .sequentiallyConsistent)
+  }
+
+  /// Counts what a sleep came to.
+  func note(_ outcome: Futex.Outcome, found: Bool) {
     switch outcome {
     case .woken where !found: count(Int(PB_BELL_NEEDLESS_WAKES_AT), 1)
     case .timedOut where found: count(Int(PB_BELL_RESCUED_WAITS_AT), 1)
@@ -204,7 +233,7 @@ package final class SpinPatience: Sendable {
   }
 }
 
-/// The doorbells of one access class: bell i belongs to board entry i.
+/// The doorbells of one access class: two for each board entry.
 package final class DoorbellSet: Sendable {
   private let words: SharedWords
   private let count: Int
@@ -218,13 +247,20 @@ package final class DoorbellSet: Sendable {
   }
 
   package static func byteCount(_ count: Int) -> Int {
-    Int(PB_BOARD_HEADER_BYTES) + count * Int(PB_BELL_BYTES)
+    Int(PB_BOARD_HEADER_BYTES) + count * Int(PB_BELL_PAIR_BYTES)
   }
 
-  /// The bell of an entry; the entry's number was checked when it was granted.
-  package func bell(_ entry: Int) -> Doorbell {
+  /// The bell of an entry's bytes; the entry's number was checked when it was granted.
+  package func bell(_ entry: Int) -> Doorbell { Doorbell(words, offset: offset(of: entry)) }
+
+  /// The bell on which a windowed blob's publisher waits for space.
+  package func spaceBell(_ entry: Int) -> Doorbell {
+    Doorbell(words, offset: offset(of: entry) + Int(PB_BELL_SPACE_AT))
+  }
+
+  private func offset(of entry: Int) -> Int {
     precondition((0..<count).contains(entry))
-    return Doorbell(words, offset: Int(PB_BOARD_HEADER_BYTES) + entry * Int(PB_BELL_BYTES))
+    return Int(PB_BOARD_HEADER_BYTES) + entry * Int(PB_BELL_PAIR_BYTES)
   }
 
   /// The sum over all bells.

@@ -20,6 +20,7 @@ import Synchronization
   package let geometry: RingGeometry
 
   private let words: SharedWords
+  private let tag: RingTag
   private let map: WrittenMap?
   /// Nil where there is nothing to touch: for readers, and in a ring that was used before.
   private let firstTouch: FirstTouch?
@@ -39,6 +40,7 @@ import Synchronization
       try SharedMapping(
         descriptor, byteCount: geometry.objectByteCount, isWritable: isWritable,
         what: "ring \(ringID)"))
+    tag = RingTag(words, useNumber: useNumber, index: index)
     map = geometry.hasMap ? WrittenMap(words, geometry) : nil
     firstTouch =
       isWritable && useNumber == 1
@@ -47,44 +49,20 @@ import Synchronization
 
   // MARK: Tag
 
-  private var tagValue: UInt64 {
-    UInt64(useNumber) << 32 | UInt64(UInt32(truncatingIfNeeded: index) &+ 1)
-  }
-
   /// Whether the ring serves this use now: the look before a read.
-  package var isCurrent: Bool {
-    // acquiring: the reset of frontier and map that came before the tag. Pairs with TAG-BEGIN.
-    unsafe words.word64(Int(PB_RING_TAG_AT)).pointee.load(ordering: .acquiring) == tagValue
-  }
+  package var isCurrent: Bool { tag.isCurrent }
 
   /// Whether what was copied since `isCurrent` is this use's: the look after a read.
-  package var isStillCurrent: Bool {
-    // acquiring (fence): no load of the copy may sink below the load of the tag. Pairs with TAG-END.
-    atomicMemoryFence(ordering: .acquiring)
-    // relaxed: the fence above orders it.
-    return unsafe words.word64(Int(PB_RING_TAG_AT)).pointee.load(ordering: .relaxed) == tagValue
-  }
+  package var isStillCurrent: Bool { tag.isStillCurrent }
 
-  /// Starts a use of the ring: nothing is covered afterwards. Only its first publisher, once.
+  /// Starts a use of the ring: nothing is covered afterwards. Only its first publisher.
   /// - Parameter isFresh: the ring has never been used, so all its bytes are zero already.
   package func beginUse(isFresh: Bool) {
-    let tag = unsafe words.word64(Int(PB_RING_TAG_AT))
-    if !isFresh {
-      // relaxed: the fence below orders it before the reset.
-      unsafe tag.pointee.store(0, ordering: .relaxed)
-      // sequentially consistent (fence): the invalid tag is visible before anything is reset, and
-      // before views are looked for. TAG-END.
-      atomicMemoryFence(ordering: .sequentiallyConsistent)
-      // relaxed (both): readers meet them only after the new tag. Pairs with TAG-BEGIN.
-      unsafe words.word64(Int(PB_RING_FRONTIER_AT)).pointee.store(0, ordering: .relaxed)
-      // relaxed: a hint for people.
-      unsafe words.word64(Int(PB_RING_COVERED_BYTES_AT)).pointee.store(0, ordering: .relaxed)
-      map?.reset()
-    }
-    // releasing: the reset. TAG-BEGIN. If the publisher dies before this line nobody ever reads
-    // the ring.
-    unsafe tag.pointee.store(tagValue, ordering: .releasing)
+    tag.begin(isFresh: isFresh) { map?.reset() }
   }
+
+  /// Where records begin, as the publisher has said: in the ring of a blob's first extent.
+  package var marks: RingMarks { RingMarks(words) }
 
   // MARK: Asking
 

@@ -7,15 +7,17 @@ import PatchbaySystem
 import PatchbayTypes
 
 package enum RingInspector {
-  /// The frontier and the count of covered bytes that a ring's publishers tell, as offsets.
+  /// The frontier and the count of covered bytes that a ring's publishers tell: offsets, of a window
+  /// positions.
+  /// - Parameter limit: cuts both: a peer wrote them.
   package static func hints(
-    _ descriptor: borrowing Descriptor, _ geometry: RingGeometry
+    _ descriptor: borrowing Descriptor, limit: Int
   ) throws(PatchbayError) -> (frontier: Int, coveredByteCount: Int) {
     var header = [UInt8](repeating: 0, count: Int(PB_RING_COVERED_BYTES_AT) + 8)
     try SharedObject.read(descriptor, at: 0, into: &header)
     func number(_ at: Int) -> Int {
       let word = header[at..<at + 8].reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
-      return Int(min(word, UInt64(geometry.dataByteCount)))
+      return Int(min(word, UInt64(limit)))
     }
     return (number(Int(PB_RING_FRONTIER_AT)), number(Int(PB_RING_COVERED_BYTES_AT)))
   }
@@ -28,7 +30,7 @@ package enum RingInspector {
   ) throws(PatchbayError) -> (coveredByteCount: Int, missing: [Range<Int>]) {
     let byteCount = min(byteCount, geometry.dataByteCount)
     guard geometry.hasMap else {
-      let frontier = min(try hints(descriptor, geometry).frontier, byteCount)
+      let frontier = try hints(descriptor, limit: byteCount).frontier
       return (frontier, frontier < byteCount ? [frontier..<byteCount] : [])
     }
     let copy = try MapCopy(descriptor, geometry, upTo: byteCount)

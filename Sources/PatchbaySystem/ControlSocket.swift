@@ -20,24 +20,39 @@ package struct ControlSocket: ~Copyable, Sendable {
     to path: String, until: MonotonicTime
   ) throws(PatchbayError) -> ControlSocket {
     let result = unsafe pb_connect(path, until.nanoseconds)
-    guard result >= 0 else {
-      switch -result {
-      case ENOENT, ECONNREFUSED:
-        throw PatchbayError(
-          .noBroker,
-          "No broker listens on \(path) (\(systemReason(-result))). "
-            + "Start one with: patchbay serve --socket \(path)",
-          systemErrno: -result)
-      case EAGAIN:
-        throw PatchbayError(
-          .timedOut,
-          "The broker on \(path) accepted no connection before the deadline: its queue of new ones "
-            + "is full. It may be stopped or overloaded.",
-          systemErrno: -result)
-      default: throw .system("Connecting to \(path)", errno: -result)
-      }
+    guard result != -EAGAIN else { throw queueIsFull(path) }
+    return try connected(result, path)
+  }
+
+  /// Connects without waiting; nil while the broker's queue of new connections is full.
+  /// - Throws: `noBroker` when nobody listens, `inputOutput` otherwise.
+  package static func connectNow(to path: String) throws(PatchbayError) -> ControlSocket? {
+    let result = unsafe pb_connect_now(path)
+    return result == -EAGAIN ? nil : try connected(result, path)
+  }
+
+  /// The queue of new connections has had no room until the deadline.
+  package static func queueIsFull(_ path: String) -> PatchbayError {
+    PatchbayError(
+      .timedOut,
+      "The broker on \(path) accepted no connection before the deadline: its queue of new ones "
+        + "is full. It may be stopped or overloaded.",
+      systemErrno: EAGAIN)
+  }
+
+  private static func connected(
+    _ result: Int32, _ path: String
+  ) throws(PatchbayError) -> ControlSocket {
+    switch -result {
+    case ...0: return ControlSocket(Descriptor(owning: result))
+    case ENOENT, ECONNREFUSED:
+      throw PatchbayError(
+        .noBroker,
+        "No broker listens on \(path) (\(systemReason(-result))). "
+          + "Start one with: patchbay serve --socket \(path)",
+        systemErrno: -result)
+    default: throw .system("Connecting to \(path)", errno: -result)
     }
-    return ControlSocket(Descriptor(owning: result))
   }
 
   /// A connected pair, for tests and for embedding.
@@ -129,4 +144,9 @@ package struct ControlSocket: ~Copyable, Sendable {
 package func waitWritable(_ descriptor: Int32) throws(PatchbayError) {
   _ = try checked(
     pb_poll_writable(descriptor, MonotonicTime.distantFuture.nanoseconds), "Waiting to write")
+}
+
+/// Whether a descriptor takes bytes at this moment, or has failed.
+package func isWritable(_ descriptor: Int32) -> Bool {
+  pb_poll_writable(descriptor, 0) > 0
 }

@@ -27,6 +27,38 @@ package enum Futex {
     }
   }
 
+  /// Several words to sleep on at once, and what each must still hold.
+  @safe package struct Words: ~Copyable {
+    private var words: [pb_futex_word]
+
+    /// The most words of one sleep.
+    package static let limit = Int(PB_FUTEX_WORD_LIMIT)
+
+    package init() { unsafe words = [] }
+
+    package mutating func removeAll() { unsafe words.removeAll(keepingCapacity: true) }
+
+    /// Adds a word, which stays where it is while this is slept on.
+    @unsafe package mutating func add(_ word: UnsafePointer<Atomic<UInt32>>, expected: UInt32) {
+      unsafe words.append(
+        pb_futex_word(
+          word: UnsafeRawPointer(word).assumingMemoryBound(to: UInt32.self), expected: expected))
+    }
+
+    /// Sleeps while each word holds what was expected, until a wake of one of them with any mask, or
+    /// the time.
+    package func wait(until: MonotonicTime) -> Outcome {
+      switch unsafe pb_futex_wait_any(words, Int32(words.count), until.nanoseconds) {
+      case 0...: .woken
+      case -ETIMEDOUT: .timedOut
+      default: .notAsleep
+      }
+    }
+  }
+
+  /// Whether this kernel can sleep on several words: Linux 5.16 and later.
+  package static let canWaitForSeveral = pb_futex_wait_any(nil, 0, 0) != -ENOSYS
+
   /// Tells the core that this thread spins.
   @inline(__always) package static func pause() { pb_pause() }
 

@@ -21,12 +21,16 @@ package enum Reply: Sendable, Hashable {
   case list(ListPage)
   case statistics(BrokerStatistics)
   case pong
+  case subscriptions(SubscriptionList)
+  /// One descriptor: another client's table, read-only.
+  case table
   case events(EventPage)
   case why(BlobSituation)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case failure = 256
     case welcome, created, extent, done, opened, board, info, list, statistics, pong
+    case subscriptions, table
     case events = 288
     case why
   }
@@ -56,7 +60,10 @@ package struct BlobGrant: Sendable, Hashable {
   package var state: BlobState
   package var byteCount: Int?
   package var order: WriteOrder
+  package var policy: FlowPolicy
   package var plan: ExtentPlan
+  /// Bytes of a windowed blob's segment; 0 for `keep`. Its ring is the plan's one extent.
+  package var segment: Int
   package var wakeClasses: WakeClasses
   /// Which board, and which entry and doorbell on it.
   package var board: UInt32
@@ -69,15 +76,18 @@ package struct BlobGrant: Sendable, Hashable {
   package var extent: ExtentGrant?
 
   package init(
-    blob: BlobReference, state: BlobState, byteCount: Int?, order: WriteOrder, plan: ExtentPlan,
-    wakeClasses: WakeClasses, board: UInt32, entry: UInt32, inlineBytes: [UInt8]? = nil,
+    blob: BlobReference, state: BlobState, byteCount: Int?, order: WriteOrder,
+    policy: FlowPolicy = .keep, plan: ExtentPlan, segment: Int = 0, wakeClasses: WakeClasses,
+    board: UInt32, entry: UInt32, inlineBytes: [UInt8]? = nil,
     extentEnd: Int = 0, extent: ExtentGrant? = nil
   ) {
     self.blob = blob
     self.state = state
     self.byteCount = byteCount
     self.order = order
+    self.policy = policy
     self.plan = plan
+    self.segment = segment
     self.wakeClasses = wakeClasses
     self.board = board
     self.entry = entry
@@ -105,6 +115,30 @@ package struct ExtentGrant: Sendable, Hashable {
     self.useNumber = useNumber
     self.dataByteCount = dataByteCount
     self.beginsUse = beginsUse
+  }
+}
+
+/// A sequential subscriber of a windowed blob: whose table tells its position, and where.
+package struct Subscription: Sendable, Hashable, Comparable {
+  package var clientID: UInt64
+  package var entry: Int
+  package init(clientID: UInt64, entry: Int) {
+    self.clientID = clientID
+    self.entry = entry
+  }
+  package static func < (left: Self, right: Self) -> Bool {
+    (left.clientID, left.entry) < (right.clientID, right.entry)
+  }
+}
+
+package struct SubscriptionList: Sendable, Hashable {
+  /// What the board's entry counted when the list was made.
+  package var version: UInt32
+  /// At most `WireLimit.subscriptions`.
+  package var subscriptions: [Subscription]
+  package init(version: UInt32, subscriptions: [Subscription]) {
+    self.version = version
+    self.subscriptions = subscriptions
   }
 }
 

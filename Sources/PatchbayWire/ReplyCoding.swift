@@ -16,6 +16,8 @@ extension Reply {
     case .list: .list
     case .statistics: .statistics
     case .pong: .pong
+    case .subscriptions: .subscriptions
+    case .table: .table
     case .events: .events
     case .why: .why
     }
@@ -43,7 +45,10 @@ extension Reply {
     case .statistics(let statistics): writer.put(statistics)
     case .events(let page): page.encode(&writer)
     case .why(let situation): situation.encode(&writer)
-    case .done, .pong: break
+    case .subscriptions(let list):
+      writer.put(list.version)
+      writer.put(list: list.subscriptions) { writer, subscription in writer.put(subscription) }
+    case .done, .pong, .table: break
     }
   }
 
@@ -75,6 +80,14 @@ extension Reply {
       self = .list(ListPage(blobs: blobs, hasMore: hasMore))
     case .statistics: self = .statistics(try reader.takeStatistics())
     case .pong: self = .pong
+    case .subscriptions:
+      self = .subscriptions(
+        SubscriptionList(
+          version: try reader.take(),
+          subscriptions: try reader.takeList(
+            atMost: WireLimit.subscriptions, "the sequential subscribers"
+          ) { (reader) throws(PatchbayError) -> Subscription in try reader.takeSubscription() }))
+    case .table: self = .table
     case .events: self = .events(try EventPage(from: &reader))
     case .why: self = .why(try BlobSituation(from: &reader))
     }
@@ -97,8 +110,10 @@ extension WireWriter {
     put(grant.state.rawValue)
     put(optional: grant.byteCount)
     put(grant.order.rawValue)
+    put(grant.policy.rawValue)
     put(Int64(grant.plan.first))
     put(Int64(grant.plan.limit))
+    put(Int64(grant.segment))
     put(grant.wakeClasses.shift)
     put(grant.board)
     put(grant.entry)
@@ -192,9 +207,11 @@ extension WireReader {
     BlobGrant(
       blob: try takeReference(), state: try takeCase("a state"),
       byteCount: try takeOptionalPosition("a length"), order: try takeCase("a write order"),
+      policy: try takeCase("a policy"),
       plan: try ExtentPlan(
         first: takePosition("an extent's size"), limit: takePosition("an extent's size")),
-      wakeClasses: try WakeClasses(shift: take()), board: try take(), entry: try take(),
+      segment: try takePosition("a segment's size"), wakeClasses: try WakeClasses(shift: take()),
+      board: try take(), entry: try take(),
       inlineBytes: try takeFlag()
         ? takeBlock(atMost: Frame.inlineByteLimit, "an inline blob") : nil,
       extentEnd: try takeIndex(), extent: try takeFlag() ? takeExtent() : nil)

@@ -23,6 +23,15 @@ package enum Request: Sendable, Hashable {
   case remove(RemoveRequest)
   case statistics
   case ping
+  /// A reader of a windowed blob begins to read in sequence: its publisher waits for it.
+  case subscribe(SubscriptionRequest)
+  case unsubscribe(SubscriptionRequest)
+  /// Whom the publisher of a windowed blob waits for.
+  case subscriptions(BlobReference)
+  /// The table in which one of them tells its positions.
+  case attachTable(TableRequest)
+  /// A subscriber has held its publisher for too long.
+  case detach(DetachRequest)
   /// Answered by `events` again and again, until it is cancelled.
   case watch(WatchRequest)
   case why(WhyRequest)
@@ -31,6 +40,7 @@ package enum Request: Sendable, Hashable {
     case hello = 1
     case create, grow, seal, fail, abandon, open, cancel
     case attachExtent, attachBoard, close, info, list, remove, statistics, ping
+    case subscribe, unsubscribe, subscriptions, attachTable, detach
     case watch = 32
     case why
   }
@@ -84,9 +94,12 @@ package struct CreateRequest: Sendable, Hashable {
   /// Replaces a blob that has the key, as `remove` followed by `create` in one step.
   package var replaces = false
   package var isCache = false
-  /// Sizes of the first and the largest extent; 0: the broker's choice.
+  /// Sizes of the first and the largest extent, which of a windowed blob are both its ring's; 0: the
+  /// broker's choice.
   package var firstExtent = 0
   package var extentLimit = 0
+  /// Bytes of a windowed blob's segment; 0: the broker's choice.
+  package var segment = 0
   package var type = ""
   package var labels: [BlobInfo.Label] = []
   /// The whole blob, at most 16 KiB: created and sealed in one step.
@@ -152,6 +165,34 @@ package struct ExtentRequest: Sendable, Hashable {
 package struct BoardRequest: Sendable, Hashable {
   package var board: UInt32
   package init(board: UInt32) { self.board = board }
+}
+
+/// An entry of the client's own table, in which it tells how far it has read a blob.
+package struct SubscriptionRequest: Sendable, Hashable {
+  package var generation: Generation
+  package var entry: Int
+  package init(generation: Generation, entry: Int) {
+    self.generation = generation
+    self.entry = entry
+  }
+}
+
+package struct TableRequest: Sendable, Hashable {
+  package var blob: BlobReference
+  package var clientID: UInt64
+  package init(blob: BlobReference, clientID: UInt64) {
+    self.blob = blob
+    self.clientID = clientID
+  }
+}
+
+package struct DetachRequest: Sendable, Hashable {
+  package var blob: BlobReference
+  package var subscription: Subscription
+  package init(blob: BlobReference, subscription: Subscription) {
+    self.blob = blob
+    self.subscription = subscription
+  }
 }
 
 package struct InfoRequest: Sendable, Hashable {

@@ -1,5 +1,6 @@
 // Requests to bytes and back, field by field in protocol order.
 
+import CPatchbayLayout
 import PatchbayTypes
 
 extension Request {
@@ -21,6 +22,11 @@ extension Request {
     case .remove: .remove
     case .statistics: .statistics
     case .ping: .ping
+    case .subscribe: .subscribe
+    case .unsubscribe: .unsubscribe
+    case .subscriptions: .subscriptions
+    case .attachTable: .attachTable
+    case .detach: .detach
     case .watch: .watch
     case .why: .why
     }
@@ -44,7 +50,7 @@ extension Request {
     case .fail(let fail):
       writer.put(fail.blob)
       writer.put(fail.cause)
-    case .abandon(let blob), .close(let blob): writer.put(blob)
+    case .abandon(let blob), .close(let blob), .subscriptions(let blob): writer.put(blob)
     case .open(let open):
       writer.put(open.key)
       writer.put(open.waits)
@@ -65,6 +71,15 @@ extension Request {
     case .watch(let watch): watch.encode(&writer)
     case .why(let why): writer.put(why.key)
     case .statistics, .ping: break
+    case .subscribe(let request), .unsubscribe(let request):
+      writer.put(request.generation.rawValue)
+      writer.put(UInt32(clamping: request.entry))
+    case .attachTable(let request):
+      writer.put(request.blob)
+      writer.put(request.clientID)
+    case .detach(let request):
+      writer.put(request.blob)
+      writer.put(request.subscription)
     }
   }
 
@@ -118,6 +133,16 @@ extension Request {
           key: key, generation: generation == 0 ? nil : Generation(rawValue: generation)))
     case .statistics: self = .statistics
     case .ping: self = .ping
+    case .subscribe: self = .subscribe(try reader.takeSubscriptionRequest())
+    case .unsubscribe: self = .unsubscribe(try reader.takeSubscriptionRequest())
+    case .subscriptions: self = .subscriptions(try reader.takeReference())
+    case .attachTable:
+      self = .attachTable(
+        TableRequest(blob: try reader.takeReference(), clientID: try reader.take()))
+    case .detach:
+      self = .detach(
+        DetachRequest(
+          blob: try reader.takeReference(), subscription: try reader.takeSubscription()))
     case .watch: self = .watch(try WatchRequest(from: &reader))
     case .why: self = .why(WhyRequest(key: try reader.takeKey()))
     }
@@ -136,6 +161,7 @@ extension CreateRequest {
     writer.put(isCache)
     writer.put(Int64(firstExtent))
     writer.put(Int64(extentLimit))
+    writer.put(Int64(segment))
     writer.put(type)
     writer.put(labels: labels)
     writer.put(inlineBytes != nil)
@@ -153,6 +179,7 @@ extension CreateRequest {
     isCache = try reader.takeFlag()
     firstExtent = try reader.takePosition("an extent's size")
     extentLimit = try reader.takePosition("an extent's size")
+    segment = try reader.takePosition("a segment's size")
     type = try reader.takeText(atMost: WireLimit.type, "a media type")
     labels = try reader.takeLabels()
     if try reader.takeFlag() {
@@ -165,6 +192,11 @@ extension WireWriter {
   mutating func put(_ blob: BlobReference) {
     put(blob.generation.rawValue)
     put(blob.epoch)
+  }
+
+  mutating func put(_ subscription: Subscription) {
+    put(subscription.clientID)
+    put(UInt32(clamping: subscription.entry))
   }
 
   /// What is no index becomes the one number that no reader takes for one.
@@ -191,6 +223,25 @@ extension WireReader {
       throw PatchbayError(.protocolViolation, "No blob can have an extent \(index).")
     }
     return Int(index)
+  }
+
+  mutating func takeSubscriptionRequest() throws(PatchbayError) -> SubscriptionRequest {
+    SubscriptionRequest(generation: Generation(rawValue: try take()), entry: try takeTableEntry())
+  }
+
+  mutating func takeSubscription() throws(PatchbayError) -> Subscription {
+    Subscription(clientID: try take(), entry: try takeTableEntry())
+  }
+
+  private mutating func takeTableEntry() throws(PatchbayError) -> Int {
+    let entry = try take(UInt32.self)
+    guard entry < UInt32(PB_TABLE_POSITION_COUNT) else {
+      throw PatchbayError(
+        .protocolViolation,
+        "Entry \(entry) of a client table was named, which has "
+          + "\(PB_TABLE_POSITION_COUNT) positions.")
+    }
+    return Int(entry)
   }
 
   mutating func takeLabels() throws(PatchbayError) -> [BlobInfo.Label] {

@@ -1,6 +1,7 @@
 // What people type: sizes, durations, keys, positions.
 
 import ArgumentParser
+import Patchbay
 import PatchbayTypes
 import Testing
 
@@ -64,10 +65,10 @@ import Testing
   }
 
   @Test func `a start is a word or a position`() throws {
-    #expect(try StartPosition.typed("start") == .start)
-    #expect(try StartPosition.typed("live") == .live)
-    #expect(try StartPosition.typed("1KiB") == .position(1024))
-    #expect(throws: ValidationError.self) { try StartPosition.typed("end") }
+    #expect(try StartPoint.typed("start") == .start)
+    #expect(try StartPoint.typed("live") == .live)
+    #expect(try StartPoint.typed("1KiB") == .position(1024))
+    #expect(throws: ValidationError.self) { try StartPoint.typed("end") }
   }
 
   @Test(arguments: [

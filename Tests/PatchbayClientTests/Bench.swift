@@ -6,6 +6,7 @@ import PatchbayBroker
 import PatchbayTestSupport
 
 /// Runs a closure with an embedded broker and a client of it; the broker has drained afterwards.
+@_disfavoredOverload
 func withBroker(
   memory: Int = 256 << 20, _ body: (Broker, PatchbayClient) throws -> Void
 ) throws {
@@ -18,6 +19,7 @@ func withBroker(
 }
 
 /// The code of the `PatchbayError` that a closure throws; nil when it throws none.
+@_disfavoredOverload
 func code(of body: () throws -> Void) -> PatchbayError.Code? {
   do {
     try body()
@@ -29,3 +31,36 @@ func code(of body: () throws -> Void) -> PatchbayError.Code? {
 
 /// Bytes that differ from place to place.
 func pattern(_ range: Range<Int>) -> [UInt8] { oracleBytes(1, range) }
+
+// MARK: For tasks
+
+/// Runs a closure with an embedded broker and a client of it; the broker has drained afterwards.
+func withBroker(
+  memory: Int = 256 << 20, _ body: (Broker, PatchbayClient) async throws -> Void
+) async throws {
+  let directory = try TemporaryDirectory()
+  try await Broker.withBroker(
+    BrokerConfiguration(socketPath: directory.file("s"), memoryLimit: memory)
+  ) { broker in
+    try await body(broker, try await broker.makeClient())
+  }
+}
+
+/// The code of the `PatchbayError` that a closure throws; nil when it throws none.
+func code(of body: () async throws -> Void) async -> PatchbayError.Code? {
+  do {
+    try await body()
+    return nil
+  } catch {
+    return (error as? PatchbayError)?.code
+  }
+}
+
+/// Waits until a condition holds, without holding a thread.
+func eventually(_ what: String, _ condition: () async throws -> Bool) async throws {
+  let until = ContinuousClock.now + .seconds(20)
+  while try await !condition() {
+    guard ContinuousClock.now < until else { throw HarnessError("never came true: \(what)") }
+    try await Task.sleep(for: .milliseconds(2))
+  }
+}

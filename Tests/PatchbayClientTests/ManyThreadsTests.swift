@@ -126,4 +126,27 @@ private final class Errors: Sendable {
       }
     }
   }
+
+  @Test(arguments: WriteOrder.allCases)
+  func `appends of several threads never mix, long and short ones`(order: WriteOrder) throws {
+    try withBroker { _, client in
+      var options = BlobOptions(order: order)
+      options.firstExtentByteCount = 65_536
+      options.extentByteLimit = 1 << 20
+      let publisher = try client.publisher("k", options)
+      // Each append is of one value, which no other has.
+      let sizes = [900_000, 10, 300_000, 70_000]
+      let errors = inThreads(sizes.count) { index in
+        for round in 0..<6 {
+          try publisher.append([UInt8](repeating: UInt8(index * 6 + round), count: sizes[index]))
+        }
+      }
+      #expect(errors == [])
+      try publisher.seal()
+      let total = sizes.reduce(0) { $0 + 6 * $1 }
+      let bytes = try client.open("k").readFully(0..<total)
+      let runs = bytes.indices.count { $0 == 0 || bytes[$0] != bytes[$0 - 1] }
+      #expect(publisher.position == total && runs == 24)
+    }
+  }
 }

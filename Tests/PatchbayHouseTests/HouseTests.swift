@@ -6,14 +6,16 @@ import Testing
 @Suite struct HouseTests {
   /// Who reads the code for memory safety reads these files.
   private static let rawMemoryFiles: Set<String> = [
-    "Sources/Patchbay/Connection.swift",
+    "Sources/Patchbay/ConnectionThreads.swift",
+    "Sources/Patchbay/Delivery.swift",
+    "Sources/Patchbay/FileThreads.swift",
     "Sources/Patchbay/InputFile.swift",
     "Sources/Patchbay/Lease.swift",
     "Sources/Patchbay/Loan.swift",
     "Sources/Patchbay/PublisherAppends.swift",
     "Sources/Patchbay/PublisherWrites.swift",
     "Sources/Patchbay/SubscriberReads.swift",
-    "Sources/Patchbay/WritesInFlight.swift",
+    "Sources/Patchbay/WaitingLine.swift",
   ]
 
   @Test func `raw memory is touched in the listed files only`() throws {

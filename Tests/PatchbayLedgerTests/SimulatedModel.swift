@@ -32,6 +32,8 @@ struct SimulatedModel {
   private var unrung: [BoardSlot: Generation] = [:]
   private var publishers: [Generation: SessionID] = [:]
   private var readers: [Generation: [SessionID: [UInt64]]] = [:]
+  private var subscriptions: [Generation: [SessionID: Set<Int>]] = [:]
+  private var clientIDs: [SessionID: UInt64] = [:]
   private var seenGenerations: Set<Generation> = []
   private var lastGenerations: [BlobKey: Generation] = [:]
   private(set) var overhead = 0
@@ -70,6 +72,7 @@ struct SimulatedModel {
     owed = owed.filter { $0.key.session != session }
     watches.end(session)
     for generation in readers.keys { readers[generation]?[session] = nil }
+    for generation in subscriptions.keys { subscriptions[generation]?[session] = nil }
     for (generation, publisher) in publishers where publisher == session {
       publishers[generation] = nil
     }
@@ -77,12 +80,19 @@ struct SimulatedModel {
 
   private mutating func close(_ session: SessionID, _ generation: Generation) {
     _ = readers[generation]?[session]?.popLast()
+    forgetSubscriptions(session, generation)
   }
 
   private mutating func takeBack(_ session: SessionID, _ number: UInt64) {
     for generation in readers.keys {
       readers[generation]?[session]?.removeAll { $0 == number }
+      forgetSubscriptions(session, generation)
     }
+  }
+
+  /// Whoever reads a blob no more holds its publisher no more.
+  private mutating func forgetSubscriptions(_ session: SessionID, _ generation: Generation) {
+    if readers[generation]?[session]?.isEmpty ?? true { subscriptions[generation]?[session] = nil }
   }
 
   // MARK: What comes out
@@ -159,6 +169,25 @@ struct SimulatedModel {
       if let record = records[generation] {
         demand(record.info.state == .sealed, "a seal was confirmed before its record")
       }
+    case (.welcome(let welcome), _): clientIDs[session] = welcome.clientID
+    case (.done, .subscribe(let request)):
+      demand(
+        readers[request.generation]?[session]?.isEmpty == false,
+        "\(session) holds the publisher of a blob that it does not read")
+      if posted[request.generation] == .open {
+        subscriptions[request.generation, default: [:]][session, default: []].insert(request.entry)
+      }
+    case (.done, .unsubscribe(let request)):
+      subscriptions[request.generation]?[session]?.remove(request.entry)
+    case (.done, .detach(let request)):
+      let generation = request.blob.generation
+      for session in clientIDs.keys where clientIDs[session] == request.subscription.clientID {
+        subscriptions[generation]?[session]?.remove(request.subscription.entry)
+      }
+    case (.subscriptions(let list), .subscriptions(let blob)):
+      demand(
+        Set(list.subscriptions) == expectedSubscriptions(blob.generation),
+        "the publisher of \(blob.generation) is told the wrong subscribers")
     case (.failure(let error), .open(let open)) where error.code == .noSuchKey:
       demand(owners[open.key] == nil, "\(open.key) exists but was not found")
     case (.failure(let error), .create(let create)) where error.code == .keyExists:
@@ -166,6 +195,15 @@ struct SimulatedModel {
         !create.replaces || owners[create.key] == nil, "\(create.key) could have been replaced")
     default: break
     }
+  }
+
+  private func expectedSubscriptions(_ generation: Generation) -> Set<Subscription> {
+    var expected: Set<Subscription> = []
+    for (session, entries) in subscriptions[generation] ?? [:] {
+      guard let clientID = clientIDs[session] else { continue }
+      for entry in entries { expected.insert(Subscription(clientID: clientID, entry: entry)) }
+    }
+    return expected
   }
 
   private mutating func opened(

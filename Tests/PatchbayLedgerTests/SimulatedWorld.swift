@@ -47,6 +47,7 @@ struct SimulatedWorld {
     limits.blobCount = 20
     limits.firstExtent = 8192
     limits.extentLimit = 32768
+    limits.windowRing = 16384
     limits.removalCount = 6
     limits.watchesPerSession = 2
     ledger = Ledger(
@@ -272,7 +273,8 @@ struct SimulatedWorld {
   }
 
   private mutating func randomRequest(_ client: Int) -> Request {
-    switch Int.random(in: 0..<100, using: &generator) {
+    if chance(1, in: 8) { return randomSubscription(client) }
+    return switch Int.random(in: 0..<100, using: &generator) {
     case 0..<18: .create(randomCreate())
     case 18..<28:
       .grow(GrowRequest(blob: randomReference(client), index: smallIndex()))
@@ -305,6 +307,26 @@ struct SimulatedWorld {
     }
   }
 
+  private mutating func randomSubscription(_ client: Int) -> Request {
+    let entry = Int.random(in: 0..<3, using: &generator)
+    switch Int.random(in: 0..<10, using: &generator) {
+    case 0..<4:
+      return .subscribe(SubscriptionRequest(generation: randomOpened(client), entry: entry))
+    case 4..<6:
+      return .unsubscribe(SubscriptionRequest(generation: randomOpened(client), entry: entry))
+    case 6..<8: return .subscriptions(randomReference(client))
+    case 8:
+      let clientID = UInt64.random(in: 0..<lastSession + 2, using: &generator)
+      return .attachTable(TableRequest(blob: randomReference(client), clientID: clientID))
+    default:
+      let clientID = UInt64.random(in: 0..<lastSession + 2, using: &generator)
+      return .detach(
+        DetachRequest(
+          blob: randomReference(client),
+          subscription: Subscription(clientID: clientID, entry: entry)))
+    }
+  }
+
   private mutating func randomWatch() -> WatchRequest {
     let left = model.watches.left.randomElement(using: &generator)
     let prefix = [[], [], Array("a".utf8), Array("zz".utf8)].randomElement(using: &generator)
@@ -331,10 +353,16 @@ struct SimulatedWorld {
     create.order = chance(1, in: 2) ? .any : .appendOnly
     create.mode = chance(1, in: 4) ? 0o644 : 0o600
     if chance(1, in: 30) { create.mode = 0o777 }
-    if chance(1, in: 30) { create.policy = .backpressure }
+    if chance(1, in: 5) {
+      create.policy = chance(2, in: 3) ? .backpressure : .dropOldest
+      if chance(14, in: 15) { create.order = .appendOnly }
+      if chance(1, in: 3) {
+        create.segment = [4096, 8192, 5000].randomElement(using: &generator) ?? 0
+      }
+    }
     if chance(1, in: 2) { create.byteCount = randomLength() }
     if chance(1, in: 4) { create.firstExtent = randomLength() }
-    if chance(1, in: 4) {
+    if chance(1, in: create.policy == .keep ? 4 : 40) {
       let byteCount = Int.random(in: 0..<16384, using: &generator)
       create.inlineBytes = Array(repeating: 1, count: byteCount)
       create.byteCount = nil

@@ -38,7 +38,7 @@ final class TestThread {
     let readers = (0..<2).map { reader in
       TestThread {
         let buffer = PrivateBuffer(byteCount: piece)
-        var work = pf_work(total: UInt64(total), piece: UInt64(piece), spins: 0)
+        var work = pf_work(total: UInt64(total), piece: UInt64(piece), batch: 1, spins: 0)
         var expected = content.forFloor
         pf_ring_read(
           region.base, UInt32(reader), buffer.bytes.baseAddress, Int32(PF_SUM), 1, &expected,
@@ -46,7 +46,8 @@ final class TestThread {
       }
     }
     var (work, source, outcome) = (
-      pf_work(total: UInt64(total), piece: UInt64(piece), spins: 0), content.forFloor, pf_outcome()
+      pf_work(total: UInt64(total), piece: UInt64(piece), batch: 1, spins: 0), content.forFloor,
+      pf_outcome()
     )
     pf_ring_write(region.base, &source, &work, &outcome)
     for reader in readers { reader.join() }

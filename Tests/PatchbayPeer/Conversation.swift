@@ -11,6 +11,8 @@ final class Conversation {
   private var publishers: [String: Publisher] = [:]
   private var subscribers: [String: Subscriber] = [:]
   private var leases: [Lease] = []
+  /// Those that hold a publisher already.
+  private var cursors: [String: SubscriberCursor] = [:]
 
   func run() {
     while let line = readLine() {
@@ -33,7 +35,7 @@ final class Conversation {
       client = try PatchbayClient(socketPath: try word(words, 0))
       return "\(getpid())"
     case "publish", "write", "append", "batch", "loan", "patchwork", "seal", "fail", "missing",
-      "zeros", "drop":
+      "zeros", "oracle", "drop":
       return try publish(verb, words)
     case "threads": return try writeFromThreads(words)
     case "waiters": return try startWaiters(words)
@@ -98,6 +100,14 @@ final class Conversation {
     case "append":
       let end = publisher.position
       try publisher.append(oracleBytes(generation, end..<end + (try number(words, 1))))
+    case "oracle":
+      // A whole stream at full speed, marked every so many bytes.
+      let (total, piece) = (try number(words, 1), try number(words, 2))
+      while publisher.position < total {
+        try publisher.mark()
+        let end = publisher.position
+        try publisher.append(oracleBytes(generation, end..<min(total, end + piece)))
+      }
     case "zeros":
       // For lengths at which making the oracle's bytes would be the whole time.
       let bytes = [UInt8](repeating: 0, count: try number(words, 1))
@@ -128,11 +138,18 @@ final class Conversation {
     return ""
   }
 
-  /// `publish KEY LENGTH|- any|append [replace]`
+  /// `publish KEY LENGTH|- any|append|backpressure|dropOldest [replace] [RING SEGMENT SLOWEST]`: the
+  /// sizes in bytes and the patience in milliseconds of a window.
   private func create(_ words: [String]) throws -> String {
     var options = BlobOptions(byteCount: Int(try word(words, 1)))
     options.order = try word(words, 2) == "any" ? .any : .appendOnly
-    options.replaces = words.count > 3
+    options.replaces = words.count > 3 && words[3] == "replace"
+    if let policy = FlowPolicy.allCases.first(where: { "\($0)" == words[2] }) {
+      options.policy = policy
+      options.ringByteCount = try number(words, 3)
+      options.segmentByteCount = try number(words, 4)
+      options.slowestLimit = .milliseconds(try number(words, 5))
+    }
     let key = try BlobKey(percentEncoded: try word(words, 0))
     let publisher = try connected().publisher(key, options)
     publishers[try word(words, 0)] = publisher
@@ -198,6 +215,12 @@ final class Conversation {
         subscribers["\(prefix)\(index)"] = try connected().open(key)
       }
       return ""
+    case "attach":
+      let cursor = try subscriber(words).cursor()
+      try cursor.attach()
+      cursors[try word(words, 0)] = cursor
+      return ""
+    case "resume": return try resume(words)
     case "read", "try", "full", "stream", "count": return try read(verb, words)
     case "lease":
       let range = try number(words, 1)..<(try number(words, 2))
@@ -276,9 +299,47 @@ final class Conversation {
     }
   }
 
+  /// `resume KEY RECORD`: reads records to the end and goes on at a mark after each overrun; how many
+  /// records came, and how many overruns.
+  private func resume(_ words: [String]) throws -> String {
+    let subscriber = try subscriber(words)
+    let size = try number(words, 1)
+    var cursor = try subscriber.cursor(from: .live)
+    var (records, overruns) = (0, 0)
+    while true {
+      do throws(PatchbayError) {
+        let start = cursor.position
+        guard let record = try readRecord(&cursor, size) else { break }
+        guard start % size == 0 else { return "TORN at \(start)" }
+        if let wrong = firstWrong(record.span, subscriber.generation.rawValue, at: start) {
+          return "WRONG BYTE at \(wrong)"
+        }
+        records += 1
+      } catch {
+        guard error.code == .overrun, let position = error.resumePosition else { throw error }
+        overruns += 1
+        try cursor.seek(to: .start, offset: position)
+      }
+    }
+    return "\(records) \(overruns)"
+  }
+
+  /// Nil at the end.
+  private func readRecord(
+    _ cursor: inout SubscriberCursor, _ size: Int
+  ) throws(PatchbayError) -> [UInt8]? {
+    var record: [UInt8] = []
+    while record.count < size {
+      guard let bytes = try cursor.read(upTo: size - record.count) else { return nil }
+      record += bytes
+    }
+    return record
+  }
+
   /// Reads to the end; says where it was when it failed.
   private func stream(_ subscriber: Subscriber, from position: Int) throws -> String {
-    var cursor = subscriber.cursor(from: position)
+    var cursor =
+      cursors.removeValue(forKey: "\(subscriber.key)") ?? subscriber.cursor(from: position)
     do throws(PatchbayError) {
       while let bytes = try cursor.read(upTo: 1 << 18) {
         if let wrong = firstWrong(

@@ -116,12 +116,13 @@ import Testing
     let generation = Generation(rawValue: 0x1_0000_0005)
     writer.post(
       entry: 2, generation: generation, state: .failed, epoch: 3, byteCount: nil,
-      extentVersion: 9, causeCode: .abandoned, cause: "gone away")
+      extentVersion: 9, subscriptionVersion: 4, causeCode: .abandoned, cause: "gone away")
     let entry = board.entry(2)
     #expect(entry.status.state(of: generation) == .failed)
     #expect(entry.status.epoch == 3)
     #expect(entry.byteCount == nil)
     #expect(entry.extentVersion == 9)
+    #expect(entry.subscriptionVersion == 4)
     #expect(entry.cause.code == .abandoned && entry.cause.text == "gone away")
     #expect(entry.status.state(of: Generation(rawValue: 6)) == nil)
     writer.clear(entry: 2)
@@ -142,10 +143,10 @@ import Testing
           writer.clear(entry: 0)
           writer.post(
             entry: 0, generation: generation, state: .open, epoch: 0, byteCount: nil,
-            extentVersion: 0, causeCode: nil, cause: "")
+            extentVersion: 0, subscriptionVersion: 0, causeCode: nil, cause: "")
           writer.post(
             entry: 0, generation: generation, state: .sealed, epoch: 0, byteCount: round,
-            extentVersion: 0, causeCode: nil, cause: "")
+            extentVersion: 0, subscriptionVersion: 0, causeCode: nil, cause: "")
         } else {
           let entry = board.entry(0)
           let status = entry.status

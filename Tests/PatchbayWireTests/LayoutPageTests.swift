@@ -21,6 +21,8 @@ import Testing
     ("PB_FRAME_FLAGS_AT", Int(PB_FRAME_FLAGS_AT), "Frame header", "flags"),
     ("PB_FRAME_REQUEST_AT", Int(PB_FRAME_REQUEST_AT), "Frame header", "request"),
     ("PB_RING_TAG_AT", Int(PB_RING_TAG_AT), "Ring header", "tag"),
+    ("PB_RING_BASE_AT", Int(PB_RING_BASE_AT), "Ring header", "base"),
+    ("PB_RING_INTENT_AT", Int(PB_RING_INTENT_AT), "Ring header", "intent"),
     ("PB_RING_FRONTIER_AT", Int(PB_RING_FRONTIER_AT), "Ring header", "frontier"),
     ("PB_RING_COVERED_BYTES_AT", Int(PB_RING_COVERED_BYTES_AT), "Ring header", "covered_bytes"),
     ("PB_RING_MARK_COUNT_AT", Int(PB_RING_MARK_COUNT_AT), "Ring header", "mark_count"),
@@ -30,10 +32,15 @@ import Testing
     ("PB_BELL_WAKES_AT", Int(PB_BELL_WAKES_AT), "Bell", "wakes"),
     ("PB_BELL_NEEDLESS_WAKES_AT", Int(PB_BELL_NEEDLESS_WAKES_AT), "Bell", "needless_wakes"),
     ("PB_BELL_RESCUED_WAITS_AT", Int(PB_BELL_RESCUED_WAITS_AT), "Bell", "rescued_waits"),
+    ("PB_BELL_SPACE_AT", Int(PB_BELL_SPACE_AT), "Bell pair", "space"),
     ("PB_ENTRY_STATUS_AT", Int(PB_ENTRY_STATUS_AT), "Board entry", "status"),
     ("PB_ENTRY_BYTE_COUNT_AT", Int(PB_ENTRY_BYTE_COUNT_AT), "Board entry", "byte_count"),
     (
       "PB_ENTRY_EXTENT_VERSION_AT", Int(PB_ENTRY_EXTENT_VERSION_AT), "Board entry", "extent_version"
+    ),
+    (
+      "PB_ENTRY_SUBSCRIPTION_VERSION_AT", Int(PB_ENTRY_SUBSCRIPTION_VERSION_AT), "Board entry",
+      "subscription_version"
     ),
     ("PB_ENTRY_CAUSE_CODE_AT", Int(PB_ENTRY_CAUSE_CODE_AT), "Board entry", "cause_code"),
     (
@@ -45,6 +52,10 @@ import Testing
     ("PB_TABLE_POSITIONS_AT", Int(PB_TABLE_POSITIONS_AT), "Client table", "positions"),
     ("PB_VIEW_RING_ID_AT", Int(PB_VIEW_RING_ID_AT), "View entry", "ring_id"),
     ("PB_VIEW_USE_NUMBER_AT", Int(PB_VIEW_USE_NUMBER_AT), "View entry", "use_number"),
+    (
+      "PB_POSITION_GENERATION_AT", Int(PB_POSITION_GENERATION_AT), "Position entry", "generation"
+    ),
+    ("PB_POSITION_POSITION_AT", Int(PB_POSITION_POSITION_AT), "Position entry", "position"),
     ("PB_CHUNK_RECORDS_AT", Int(PB_CHUNK_RECORDS_AT), "Journal chunk", "records"),
     ("PB_CHUNK_BODIES_AT", Int(PB_CHUNK_BODIES_AT), "Journal chunk", "bodies"),
     ("PB_RECORD_CHECKSUM_AT", Int(PB_RECORD_CHECKSUM_AT), "Journal record", "checksum"),
@@ -67,6 +78,8 @@ import Testing
     field("Ring header", "data_byte_count", \pb_ring_header.data_byte_count),
     field("Ring header", "data_at", \pb_ring_header.data_at),
     field("Ring header", "tag", \pb_ring_header.tag),
+    field("Ring header", "base", \pb_ring_header.base),
+    field("Ring header", "intent", \pb_ring_header.intent),
     field("Ring header", "frontier", \pb_ring_header.frontier),
     field("Ring header", "covered_bytes", \pb_ring_header.covered_bytes),
     field("Ring header", "mark_count", \pb_ring_header.mark_count),
@@ -79,6 +92,7 @@ import Testing
     field("Board entry", "status", \pb_board_entry.status),
     field("Board entry", "byte_count", \pb_board_entry.byte_count),
     field("Board entry", "extent_version", \pb_board_entry.extent_version),
+    field("Board entry", "subscription_version", \pb_board_entry.subscription_version),
     field("Board entry", "cause_code", \pb_board_entry.cause_code),
     field("Board entry", "cause_byte_count", \pb_board_entry.cause_byte_count),
     field("Board entry", "cause", \pb_board_entry.cause),
@@ -87,6 +101,8 @@ import Testing
     field("Bell", "wakes", \pb_bell.wakes),
     field("Bell", "needless_wakes", \pb_bell.needless_wakes),
     field("Bell", "rescued_waits", \pb_bell.rescued_waits),
+    field("Bell pair", "bytes", \pb_bell_pair.bytes),
+    field("Bell pair", "space", \pb_bell_pair.space),
     field("Client table", "magic", \pb_client_table.magic),
     field("Client table", "layout_version", \pb_client_table.layout_version),
     field("Client table", "reserved", \pb_client_table.reserved),
@@ -134,6 +150,7 @@ import Testing
     field("Journal record", "next_client", \pb_journal_record.next_client),
     field("Journal record", "digest", \pb_journal_record.digest),
     field("Journal record", "digest_kind", \pb_journal_record.digest_kind),
+    field("Journal record", "segment", \pb_journal_record.segment),
     field("Frame header", "magic", \pb_frame_header.magic),
     field("Frame header", "version", \pb_frame_header.version),
     field("Frame header", "type", \pb_frame_header.type),
@@ -145,9 +162,10 @@ import Testing
   /// Each table of the page, and the bytes of the record that it shows whole.
   private static let records: [(section: String, byteCount: Int)] = [
     ("Ring header", Int(PB_RING_HEADER_BYTES)), ("Board header", Int(PB_BOARD_HEADER_BYTES)),
-    ("Board entry", Int(PB_ENTRY_BYTES)), ("Bell", Int(PB_BELL_BYTES)),
+    ("Board entry", Int(PB_ENTRY_BYTES)), ("Bell", MemoryLayout<pb_bell>.size),
+    ("Bell pair", Int(PB_BELL_PAIR_BYTES)),
     ("Client table", Int(PB_TABLE_BYTES)), ("View entry", Int(PB_VIEW_BYTES)),
-    ("Position entry", MemoryLayout<pb_position_entry>.size),
+    ("Position entry", Int(PB_POSITION_BYTES)),
     ("Journal chunk", Int(PB_CHUNK_BYTES)), ("Journal header", Int(PB_JOURNAL_HEADER_BYTES)),
     ("Journal record", Int(PB_RECORD_BYTES)), ("Frame header", Int(PB_FRAME_HEADER_BYTES)),
   ]

@@ -141,6 +141,7 @@ private struct TableWalker {
       ("bytes of an error's message", WireLimit.message),
       ("missing ranges in a failure", WireLimit.missing),
       ("entries of a page", WireLimit.pageEntries),
+      ("sequential subscribers of a window", WireLimit.subscriptions),
       ("changes in a message", WireLimit.pageChanges),
       ("parties in an answer to why", WireLimit.parties),
       ("highest position", ExtentPlan.positionLimit),

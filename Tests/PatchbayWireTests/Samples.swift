@@ -72,6 +72,16 @@ enum Golden {
       .remove(RemoveRequest(key: key, generation: Generation(rawValue: 9)))),
     Sample("statistics", 18, .statistics),
     Sample("ping", 19, .ping),
+    Sample("create, window", 20, .create(windowCreate)),
+    Sample(
+      "subscribe", 21,
+      .subscribe(SubscriptionRequest(generation: reference.generation, entry: 63))),
+    Sample(
+      "unsubscribe", 22,
+      .unsubscribe(SubscriptionRequest(generation: reference.generation, entry: 0))),
+    Sample("subscriptions", 23, .subscriptions(reference)),
+    Sample("attachTable", 24, .attachTable(TableRequest(blob: reference, clientID: 42))),
+    Sample("detach", 25, .detach(DetachRequest(blob: reference, subscription: subscription))),
     Sample(
       "watch", 20,
       .watch(WatchRequest(prefix: Array("demo/".utf8), after: nil, wantsProgress: true))),
@@ -109,6 +119,11 @@ enum Golden {
     Sample("list, empty", 15, .list(ListPage(blobs: [], hasMore: false))),
     Sample("statistics", 18, .statistics(statistics)),
     Sample("pong", 19, .pong),
+    Sample("created, window", 20, .created(windowGrant)),
+    Sample(
+      "subscriptions", 23,
+      .subscriptions(SubscriptionList(version: 7, subscriptions: [subscription]))),
+    Sample("table", 24, .table),
     Sample(
       "events", 20,
       .events(EventPage(hasGap: false, position: place(45), changes: [created, failed]))),
@@ -158,6 +173,26 @@ enum Golden {
     return create
   }
 
+  private static let subscription = Subscription(clientID: 42, entry: 5)
+
+  private static var windowCreate: CreateRequest {
+    var create = CreateRequest(key: key)
+    create.order = .appendOnly
+    create.policy = .backpressure
+    create.firstExtent = 1 << 20
+    create.segment = 1 << 17
+    return create
+  }
+
+  private static var windowGrant: BlobGrant {
+    BlobGrant(
+      blob: reference, state: .open, byteCount: nil, order: .appendOnly, policy: .backpressure,
+      plan: plan(1 << 20, 1 << 20), segment: 1 << 17, wakeClasses: shift(14), board: 5, entry: 17,
+      extent: ExtentGrant(
+        index: 0, ringID: 0x5152_5354_5556_5758, useNumber: 1, dataByteCount: 1 << 20,
+        beginsUse: true))
+  }
+
   private static var fullCreate: CreateRequest {
     var create = CreateRequest(key: key)
     create.byteCount = 0x0001_0203_0405
@@ -169,6 +204,7 @@ enum Golden {
     create.isCache = true
     create.firstExtent = 65536
     create.extentLimit = 1 << 20
+    create.segment = 4096
     create.type = "text/plain"
     create.labels = [
       BlobInfo.Label(name: "unit", value: "m"), BlobInfo.Label(name: "", value: "ü"),
@@ -295,6 +331,15 @@ enum Extreme {
     Sample("statistics", .max, .statistics),
     Sample("ping", .max, .ping),
     Sample(
+      "subscribe", .max,
+      .subscribe(SubscriptionRequest(generation: highest.generation, entry: 63))),
+    Sample(
+      "unsubscribe", .max,
+      .unsubscribe(SubscriptionRequest(generation: highest.generation, entry: 63))),
+    Sample("subscriptions", .max, .subscriptions(highest)),
+    Sample("attachTable", .max, .attachTable(TableRequest(blob: highest, clientID: .max))),
+    Sample("detach", .max, .detach(DetachRequest(blob: highest, subscription: subscription))),
+    Sample(
       "watch", .max,
       .watch(
         WatchRequest(
@@ -303,12 +348,15 @@ enum Extreme {
     Sample("why", .max, .why(WhyRequest(key: longKey))),
   ]
 
+  private static let subscription = Subscription(clientID: .max, entry: 63)
+
   private static var create: CreateRequest {
     var create = CreateRequest(key: longKey)
     create.byteCount = top
     create.mode = .max
     create.firstExtent = top
     create.extentLimit = top
+    create.segment = top
     create.type = text(WireLimit.type)
     create.labels = labels
     create.inlineBytes = [UInt8](repeating: 0xee, count: Frame.inlineByteLimit)
@@ -345,6 +393,14 @@ enum Extreme {
           hasMore: false))),
     Sample("statistics", .max, .statistics(statistics)),
     Sample("pong", .max, .pong),
+    Sample(
+      "subscriptions", .max,
+      .subscriptions(
+        SubscriptionList(
+          version: .max,
+          subscriptions: [Subscription](
+            repeating: subscription, count: WireLimit.subscriptions)))),
+    Sample("table", .max, .table),
     Sample("events", .max, .events(page(of: 30, change))),
     Sample("events of most", 1, .events(page(of: WireLimit.pageChanges, smallChange))),
     Sample("why", .max, .why(situation)),
@@ -390,8 +446,9 @@ enum Extreme {
 
   private static var grant: BlobGrant {
     BlobGrant(
-      blob: highest, state: .gone, byteCount: top, order: .appendOnly, plan: Golden.plan(page, top),
-      wakeClasses: Golden.shift(30), board: .max, entry: .max,
+      blob: highest, state: .gone, byteCount: top, order: .appendOnly, policy: .dropOldest,
+      plan: Golden.plan(page, top), segment: top, wakeClasses: Golden.shift(30), board: .max,
+      entry: .max,
       inlineBytes: [UInt8](repeating: 0xee, count: Frame.inlineByteLimit), extentEnd: lastIndex,
       extent: extent)
   }

@@ -58,6 +58,7 @@ struct pf_content {
 struct pf_work {
   uint64_t total;
   uint64_t piece;   // bytes per write, or the most per read
+  uint64_t batch;   // writes that are published together; 0 and 1: each by itself
   int spins;        // waits by spinning instead of sleeping
 };
 
@@ -70,8 +71,8 @@ struct pf_outcome {
 
 uint64_t pf_ring_region_bytes(uint64_t capacity);
 int pf_ring_init(void *region, uint64_t capacity, uint32_t reader_count);
-// Publishes the whole stream, each piece with one copy and one release store. Waits for the slowest
-// reader where the ring wraps.
+// Publishes the whole stream, each piece with one copy, each batch with one release store. Waits for
+// the slowest reader where the ring wraps.
 void pf_ring_write(
     void *region, const struct pf_content *content, const struct pf_work *work,
     struct pf_outcome *outcome);

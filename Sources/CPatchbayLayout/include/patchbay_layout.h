@@ -94,18 +94,26 @@ typedef struct {
   // segment + 1. Zero: invalid, being reset. Stored last (release) when a use begins, invalidated
   // first when it ends; loaded (acquire) before and after each copy.
   uint64_t tag;
-  uint8_t pad1[56];
+  // Windowed blobs only, by the publisher, once per segment. base: the lowest position whose byte is
+  // still here; raised (before a sequentially consistent fence) before the first byte below it is
+  // overwritten, loaded after each copy. intent: what base is about to become; stored before the
+  // publisher looks for subscribers for the last time, loaded by whoever joins. Stale: a reader
+  // that is refused bytes that are there just now, or whose copy the look after it refuses.
+  uint64_t base;
+  uint64_t intent;
+  uint8_t pad1[40];
   // Line 2, by whichever publisher thread advances it (compare-and-swap, release), to readers
-  // (acquire). The end of the contiguous prefix, in bytes of this ring. Only grows within a use; a
-  // stale value hides covered bytes for a moment and nothing else.
+  // (acquire). The end of the contiguous prefix: in bytes of this ring, for windowed blobs a position.
+  // Only grows within a use; a stale value hides covered bytes for a moment and nothing else.
   uint64_t frontier;
   uint8_t pad2[56];
   // Line 3, by publishers (relaxed add, after the mark), to people. A hint: a publisher that dies
   // between mark and add leaves it short.
   uint64_t covered_bytes;
   uint8_t pad3[56];
-  // Line 4 and on, by the publisher: positions at which a reader may join. mark_count counts all
-  // ever made (release); mark i stands in slot i mod PB_RING_MARK_COUNT. Zero in version 1's `keep`.
+  // Line 4 and on, by the publisher: positions of the blob at which a record begins. mark_count
+  // counts all ever made (release); mark i stands in slot i mod PB_RING_MARK_COUNT. In the first ring
+  // of a blob only.
   uint64_t mark_count;
   uint8_t pad4[56];
   uint64_t marks[PB_RING_MARK_COUNT];
@@ -118,6 +126,8 @@ _Static_assert(offsetof(pb_ring_header, covered_bytes) == 3 * PB_LINE, "hint has
 _Static_assert(offsetof(pb_ring_header, mark_count) == 4 * PB_LINE, "marks have their own line");
 enum {
   PB_RING_TAG_AT = offsetof(pb_ring_header, tag),
+  PB_RING_BASE_AT = offsetof(pb_ring_header, base),
+  PB_RING_INTENT_AT = offsetof(pb_ring_header, intent),
   PB_RING_FRONTIER_AT = offsetof(pb_ring_header, frontier),
   PB_RING_COVERED_BYTES_AT = offsetof(pb_ring_header, covered_bytes),
   PB_RING_MARK_COUNT_AT = offsetof(pb_ring_header, mark_count),
@@ -131,7 +141,7 @@ enum {
 // whole class: its words are hints, never truth. Bell i belongs to board entry i.
 //
 //   0         4096
-//   | header  | bell 0 (64 B) | bell 1 | ...
+//   | header  | bells of entry 0 (64 B) | of entry 1 | ...
 #define PB_BELLS_MAGIC 0x4c4c454259414250ull  // "PBAYBELL"
 typedef struct {
   // By subscribers (fetch-or, sequentially consistent) and by whoever rings (fetch-and, relaxed),
@@ -145,16 +155,21 @@ typedef struct {
   uint64_t wakes;
   uint64_t needless_wakes;
   uint64_t rescued_waits;
-  uint8_t pad[32];
 } pb_bell;
-_Static_assert(sizeof(pb_bell) == PB_LINE, "a bell is one line");
+// An entry's two bells share a line: both are written only when somebody waits.
+typedef struct {
+  pb_bell bytes;  // rung by whoever covers bytes, waited on by subscribers
+  pb_bell space;  // rung by sequential subscribers, waited on by a windowed blob's publisher
+} pb_bell_pair;
+_Static_assert(sizeof(pb_bell_pair) == PB_LINE, "an entry's bells are one line");
 enum {
   PB_BELL_WAITING_AT = offsetof(pb_bell, waiting),
   PB_BELL_SEQ_AT = offsetof(pb_bell, seq),
   PB_BELL_WAKES_AT = offsetof(pb_bell, wakes),
   PB_BELL_NEEDLESS_WAKES_AT = offsetof(pb_bell, needless_wakes),
   PB_BELL_RESCUED_WAITS_AT = offsetof(pb_bell, rescued_waits),
-  PB_BELL_BYTES = sizeof(pb_bell),
+  PB_BELL_PAIR_BYTES = sizeof(pb_bell_pair),
+  PB_BELL_SPACE_AT = offsetof(pb_bell_pair, space),
   PB_BELL_CLASS_COUNT = 32,
 };
 
@@ -182,7 +197,10 @@ typedef struct {
   // The failure: settled before the status that announces it.
   uint16_t cause_code;
   uint16_t cause_byte_count;
-  uint8_t pad[40];
+  // By the broker (release), to a windowed blob's publisher (acquire): counts the comings and goings
+  // of sequential subscribers, so it knows when to ask who they are.
+  uint32_t subscription_version;
+  uint8_t pad[36];
   uint8_t cause[PB_BOARD_CAUSE_LIMIT];  // UTF-8, cut at a character
 } pb_board_entry;
 _Static_assert(sizeof(pb_board_entry) == 256, "board entry");
@@ -191,6 +209,7 @@ enum {
   PB_ENTRY_STATUS_AT = offsetof(pb_board_entry, status),
   PB_ENTRY_BYTE_COUNT_AT = offsetof(pb_board_entry, byte_count),
   PB_ENTRY_EXTENT_VERSION_AT = offsetof(pb_board_entry, extent_version),
+  PB_ENTRY_SUBSCRIPTION_VERSION_AT = offsetof(pb_board_entry, subscription_version),
   PB_ENTRY_CAUSE_CODE_AT = offsetof(pb_board_entry, cause_code),
   PB_ENTRY_CAUSE_BYTE_COUNT_AT = offsetof(pb_board_entry, cause_byte_count),
   PB_ENTRY_CAUSE_AT = offsetof(pb_board_entry, cause),
@@ -215,7 +234,7 @@ enum {
 // broker.
 //
 //   0         4096             8192 ...
-//   | header  | views (16 B)   | positions (64 B, for the windowed policies; zero for `keep`)
+//   | header  | views (16 B)   | positions (64 B), of sequential subscribers of windowed blobs
 #define PB_TABLE_MAGIC 0x4c42415459414250ull  // "PBAYTABL"
 enum {
   PB_TABLE_VIEW_COUNT = 256,
@@ -228,7 +247,9 @@ typedef struct {
   uint64_t use_number;
 } pb_view_entry;
 typedef struct {
-  // By the client (release), to the publisher of a windowed blob (acquire).
+  // By the client (release), to the publisher of a windowed blob (acquire). Which blob the entry
+  // is about, 0 for none, and the first position whose byte is still wanted. The loads of all bytes
+  // below it come before. Stale: the publisher waits a little longer.
   uint64_t generation;
   uint64_t position;
   uint8_t pad[48];
@@ -253,6 +274,9 @@ enum {
   PB_VIEW_RING_ID_AT = offsetof(pb_view_entry, ring_id),
   PB_VIEW_USE_NUMBER_AT = offsetof(pb_view_entry, use_number),
   PB_VIEW_BYTES = sizeof(pb_view_entry),
+  PB_POSITION_GENERATION_AT = offsetof(pb_position_entry, generation),
+  PB_POSITION_POSITION_AT = offsetof(pb_position_entry, position),
+  PB_POSITION_BYTES = sizeof(pb_position_entry),
 };
 
 // ------------------------------------------------------------------------------------------------
@@ -326,7 +350,9 @@ typedef struct {
   uint64_t next_client;
   uint8_t digest[32];
   uint8_t digest_kind;
-  uint8_t pad[39];
+  uint8_t pad0[7];
+  int64_t segment;  // bytes of a windowed blob's segment; 0 for `keep`
+  uint8_t pad1[24];
 } pb_journal_record;
 _Static_assert(sizeof(pb_journal_record) == 256, "journal record");
 enum {

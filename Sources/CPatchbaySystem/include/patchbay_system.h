@@ -14,6 +14,17 @@ int pb_futex_wait(const uint32_t *word, uint32_t expected, uint32_t mask, int64_
 // Wakes every waiter whose mask shares a bit with this one; how many.
 int pb_futex_wake(uint32_t *word, uint32_t mask);
 
+// One word to sleep on, and what it must still hold.
+struct pb_futex_word {
+  const uint32_t *word;
+  uint32_t expected;
+};
+#define PB_FUTEX_WORD_LIMIT 128
+// Sleeps while all of 1 to PB_FUTEX_WORD_LIMIT words hold what is expected, until one is woken, with
+// any mask, or until the absolute CLOCK_MONOTONIC time. The woken word's index. -EAGAIN, -ETIMEDOUT,
+// -EINTR: as named; -ENOSYS before Linux 5.16. No words at all: -EINVAL, or -ENOSYS as before.
+int pb_futex_wait_any(const struct pb_futex_word *words, int count, int64_t deadline_ns);
+
 // Tells the core that a loop spins.
 static inline void pb_pause(void) {
 #if defined(__x86_64__)
@@ -39,6 +50,8 @@ int pb_shm_unlink(const char *name);
 // listener's queue is full; -EAGAIN when the moment came first.
 int pb_listen(const char *path, int backlog);
 int pb_connect(const char *path, int64_t deadline_ns);
+// As pb_connect without waiting: -EAGAIN while the listener's queue is full.
+int pb_connect_now(const char *path);
 // Makes a listener that this process was born with like one of pb_listen, and tells its path, which
 // has at most capacity - 1 bytes. -EPROTOTYPE: it is no listening socket of that kind with a path.
 int pb_adopt_listener(int listener, char *path, size_t capacity);
@@ -58,6 +71,16 @@ int pb_pidfd(int32_t pid);
 // Waits until the socket can be read (or is hung up), or the time. 1, 0 on time-out, -errno.
 int pb_poll_readable(int descriptor, int64_t deadline_ns);
 int pb_poll_writable(int descriptor, int64_t deadline_ns);
+// One of several descriptors to wait for: laid out as struct pollfd.
+struct pb_poll_entry {
+  int descriptor;
+  short wanted;
+  short ready;
+};
+#define PB_POLL_READABLE 1
+#define PB_POLL_WRITABLE 4
+// Waits until a descriptor has what is wanted of it, has failed, or the time; how many have.
+int pb_poll(struct pb_poll_entry *entries, int count, int64_t deadline_ns);
 // Start time of a process in clock ticks since boot, 0 when it is gone.
 uint64_t pb_process_start_time(int32_t pid);
 

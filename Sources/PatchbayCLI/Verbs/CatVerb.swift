@@ -28,12 +28,8 @@ struct ReadingOptions: ParsableArguments {
   }
 }
 
-/// Where reading starts.
-enum StartPosition: Equatable {
-  case start, live
-  case position(Int)
-
-  static func typed(_ text: String) throws -> StartPosition {
+extension StartPoint {
+  static func typed(_ text: String) throws -> StartPoint {
     switch text {
     case "start": return .start
     case "live": return .live
@@ -51,13 +47,15 @@ struct CatVerb: Verb {
     commandName: "cat",
     abstract: "Streams blobs to standard output, waiting for what is not there yet.",
     discussion: """
-      Several keys follow each other, each to its end. A broken pipe ends it quietly.
+      Several keys follow each other, each to its end. A broken pipe ends it quietly. A blob that \
+      keeps its last bytes only may have given up what comes next: then the position at which one \
+      can go on is printed.
 
       Example: patchbay cat build/log --wait-for 1m --from live | grep error
 
       Exits with 0 at the end of the last blob; 64 usage; 66 no such key; 69 no broker; 75 \
       time-out, or would block with --no-wait; 79 the blob failed, or was abandoned or removed: \
-      everything readable was printed before.
+      everything readable was printed before; 80 what comes next is gone.
       """)
 
   @OptionGroup var common: CommonOptions
@@ -67,10 +65,10 @@ struct CatVerb: Verb {
 
   @Option(
     help: ArgumentHelp(
-      "Where to start: start, live (the end of the contiguous bytes at that moment), or a "
-        + "position.", valueName: "where"),
-    transform: StartPosition.typed)
-  var from: StartPosition = .start
+      "Where to start: start, live (the last mark of the publisher, or the end of the contiguous "
+        + "bytes at that moment), or a position.", valueName: "where"),
+    transform: StartPoint.typed)
+  var from: StartPoint = .start
 
   @Option(
     help: ArgumentHelp("Ends after so many bytes of each blob.", valueName: "size"),
@@ -97,12 +95,7 @@ struct CatVerb: Verb {
 
   private func stream(_ key: BlobKey, _ client: PatchbayClient) throws {
     let subscriber = try reading.open(key, client)
-    let position =
-      switch from {
-      case .start: 0
-      case .position(let position): position
-      case .live: try Standing(of: subscriber).frontier
-      }
+    let position = try subscriber.position(of: from)
     var progress = Progress("\(key)", quiet: common.quiet || !StandardOutput.isRegularFile)
     var done = 0
     do throws(PatchbayError) {

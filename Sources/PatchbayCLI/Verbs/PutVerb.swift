@@ -69,8 +69,11 @@ struct PutVerb: Verb {
 
   @Option(
     help: ArgumentHelp(
-      "The size of the rings that make up the blob.",
-      discussion: "Default: one for the whole of a known length, else 64KiB doubling to 64MiB.",
+      "The size of the rings that make up the blob, or of its one ring (see --policy).",
+      discussion: """
+        Default: one for the whole of a known length, else 64KiB doubling to 64MiB; 1MiB for one \
+        that keeps the last bytes only.
+        """,
       valueName: "size"),
     transform: Typed.positiveSize)
   var ring: Int?
@@ -94,6 +97,8 @@ struct PutVerb: Verb {
     transform: Typed.label)
   var label: [BlobInfo.Label] = []
 
+  @OptionGroup var flow: FlowOptions
+
   @Flag(help: "Takes the place of a blob that has the key; its readers finish undisturbed.")
   var replace = false
 
@@ -104,6 +109,10 @@ struct PutVerb: Verb {
     }
     if shuffle != nil, tee {
       throw ValidationError("--tee passes the bytes on in order; leave --shuffle out.")
+    }
+    if shuffle != nil, flow.isWindow || flow.lines {
+      throw ValidationError(
+        "--shuffle writes out of order; leave --lines and policies that keep the last bytes out.")
     }
     if block != nil, shuffle == nil {
       throw ValidationError("--block is the block size of --shuffle; give both.")
@@ -125,7 +134,9 @@ struct PutVerb: Verb {
     guard command.isEmpty else { return try publishOutput() }
     let source = try PutSource(file ?? "-", length: length, isShuffled: shuffle != nil)
     let client = try common.connect()
-    if let byteCount = source.smallByteCount, shuffle == nil, ring == nil, rate == nil {
+    if let byteCount = source.smallByteCount, shuffle == nil, ring == nil, rate == nil,
+      !flow.isWindow, !flow.lines
+    {
       return try publishWhole(source, byteCount, client)
     }
     let started = ContinuousClock.now
@@ -158,7 +169,8 @@ struct PutVerb: Verb {
   ) throws {
     let isQuiet = common.quiet || tee && !StandardOutput.isRegularFile
     var transfer = PutTransfer(
-      publisher, source, rate: rate, passesOn: tee, progress: Progress("\(key)", quiet: isQuiet))
+      publisher, source, rate: rate, passesOn: tee, marksLines: flow.lines,
+      progress: Progress("\(key)", quiet: isQuiet))
     do {
       try sealing(publisher, &transfer)
     } catch let error as PatchbayError {
@@ -188,8 +200,13 @@ struct PutVerb: Verb {
     var options = BlobOptions(
       byteCount: byteCount, order: shuffle == nil ? .appendOnly : .any, mode: mode,
       replaces: replace, type: type, labels: label)
-    options.firstExtentByteCount = ring
-    options.extentByteLimit = ring
+    if flow.isWindow {
+      options.ringByteCount = ring
+    } else {
+      options.firstExtentByteCount = ring
+      options.extentByteLimit = ring
+    }
+    flow.apply(to: &options)
     return options
   }
 

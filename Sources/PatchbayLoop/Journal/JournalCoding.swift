@@ -66,6 +66,7 @@ enum JournalCoding {
     record.byte_count = Int64(info.byteCount ?? -1)
     record.first_extent = Int64(blob.record.plan.first)
     record.extent_limit = Int64(blob.record.plan.limit)
+    record.segment = Int64(blob.record.segment)
     record.created = stamp(info.created)
     record.modified = stamp(info.modified)
     record.last_read = info.lastRead.map(stamp) ?? 0
@@ -130,6 +131,7 @@ enum JournalCoding {
   ) throws(PatchbayError) -> JournaledBlob {
     guard record.flags & ~(flagCache | flagPinned) == 0, record.byte_count >= -1,
       record.byte_count <= Int64(ExtentPlan.positionLimit), record.identity != 0,
+      (0...Int64(WindowShape.segmentRange.upperBound)).contains(record.segment),
       let mode = UInt16(exactly: record.mode)
     else {
       throw PatchbayError(.corrupt, "A journal record of a blob has fields out of range.")
@@ -167,7 +169,7 @@ enum JournalCoding {
       record: BlobRecord(
         info: info, epoch: record.epoch,
         plan: try ExtentPlan(first: Int(record.first_extent), limit: Int(record.extent_limit)),
-        extents: extents, inlineBytes: inlineBytes,
+        segment: Int(record.segment), extents: extents, inlineBytes: inlineBytes,
         token: Token(high: record.token.0, low: record.token.1), request: record.request),
       inodes: inodes)
   }

@@ -1,11 +1,10 @@
 // A thread that runs one closure. Signals are left to the threads of the embedding program.
 
 import Glibc
-import PatchbaySystem
 import PatchbayTypes
 import Synchronization
 
-final class LoopThread: Sendable {
+package final class SystemThread: Sendable {
   private final class Work: Sendable {
     let body: @Sendable () -> Void
     init(_ body: @escaping @Sendable () -> Void) { self.body = body }
@@ -16,7 +15,7 @@ final class LoopThread: Sendable {
 
   /// Starts it.
   /// - Throws: `limitReached` when the system has no more threads.
-  init(_ what: String, _ body: @escaping @Sendable () -> Void) throws(PatchbayError) {
+  package init(_ what: String, _ body: @escaping @Sendable () -> Void) throws(PatchbayError) {
     let work = unsafe Unmanaged.passRetained(Work(body))
     var everything = sigset_t()
     var before = sigset_t()
@@ -43,10 +42,19 @@ final class LoopThread: Sendable {
   }
 
   /// Waits for its end.
-  func join() {
+  package func join() {
     isJoined.withLock { isJoined in
       if !isJoined { pthread_join(thread, nil) }
       isJoined = true
     }
+  }
+
+  /// Starts one that nobody waits for: it ends when its closure returns.
+  /// - Throws: `limitReached` when the system has no more threads.
+  package static func detached(
+    _ what: String, _ body: @escaping @Sendable () -> Void
+  ) throws(PatchbayError) {
+    let started = try SystemThread(what, body)
+    pthread_detach(started.thread)
   }
 }

@@ -1,0 +1,126 @@
+// Calls of threads: each sleeps until its reply is there, unless it is the one that reads.
+
+import PatchbayRing
+import PatchbaySystem
+import PatchbayTypes
+import PatchbayWire
+import Synchronization
+
+extension Connection {
+  /// Connects; the caller says hello. Blocks while the broker's queue of new connections is full.
+  convenience init(_ path: SocketPath, deadline: Deadline) throws(PatchbayError) {
+    try path.checkDirectory()
+    self.init(
+      try ControlSocket.connect(to: path.path, until: MonotonicTime(deadline)), path: path.path)
+  }
+
+  /// Sends a request and waits for its reply.
+  /// - Parameter onBound: called at least every `Doorbell.bound` while there is none; may throw.
+  /// - Throws: what the broker answered; `timedOut`; `noBroker` when the connection has ended.
+  func call(
+    _ request: Request, deadline: Deadline,
+    onBound: () throws(PatchbayError) -> Void = {}
+  ) throws(PatchbayError) -> Delivery {
+    let until = MonotonicTime(deadline)
+    let call = PendingCall()
+    let number = try register(call)
+    do throws(PatchbayError) {
+      try send(Frame.encode(request, request: number), until: until)
+      let delivery = try awaitOutcome(of: call, until: until, onBound)
+      if case .failure(let error) = delivery.reply { throw error }
+      return delivery
+    } catch {
+      if forget(number) {
+        if case .open(let open) = request, open.waits {
+          owe(.cancel(CancelRequest(request: number)))
+        }
+        // A caller whose deadlines are short would otherwise never read.
+        _ = try? takeArrived()
+        trySendOwed()
+        attendIfOwing()
+      } else if case .success(let delivery) = call.outcome.withLock({ $0 }),
+        delivery.reply.kind != .failure
+      {
+        // The answer and the deadline met. What it grants has no other owner, so it is taken.
+        return delivery
+      }
+      throw error
+    }
+  }
+
+  private func register(_ call: PendingCall) throws(PatchbayError) -> UInt64 {
+    try state.withLock { (state) throws(PatchbayError) in
+      if let failure = state.failure { throw failure }
+      let number = state.takeNumber()
+      state.calls[number] = .thread(call)
+      return number
+    }
+  }
+
+  /// Gives a call up; false when it had ended already. It may have been chosen for the reader's
+  /// role a moment ago, so the role is offered on.
+  private func forget(_ number: UInt64) -> Bool {
+    let (wasPending, next) = state.withLock { state in
+      (state.takeCall(number) != nil, state.nextReader)
+    }
+    wake(next)
+    return wasPending
+  }
+
+  private func send(_ packet: [UInt8], until: MonotonicTime) throws(PatchbayError) {
+    try Self.checkSize(packet)
+    while try !trySend(packet) {
+      guard try socket.waitWritable(until: until) else {
+        throw PatchbayError(.timedOut, "The broker on \(path) takes no requests at the moment.")
+      }
+    }
+  }
+
+  private func awaitOutcome(
+    of call: PendingCall, until end: MonotonicTime, _ onBound: () throws(PatchbayError) -> Void
+  ) throws(PatchbayError) -> Delivery {
+    while true {
+      // acquiring: pairs with CALL-SIGNAL; the outcome itself is read under its lock.
+      let before = call.signal.load(ordering: .acquiring)
+      if let outcome = call.outcome.withLock({ $0 }) { return try outcome.get() }
+      let now = MonotonicTime.now
+      guard now < end else { throw timedOut }
+      try onBound()
+      let until = min(end, now.advanced(by: Doorbell.bound))
+      if takeReaderRole() {
+        do {
+          defer { passReaderRole() }
+          try readUntilAnswered(call, until: until)
+        }
+        // What cannot be sent at once stays owed: there may be an answer to return with.
+        trySendOwed()
+      } else {
+        _ = unsafe call.signal.withWord {
+          unsafe Futex.wait(on: $0, expected: before, mask: .max, until: until)
+        }
+      }
+    }
+  }
+
+  var timedOut: PatchbayError {
+    PatchbayError(.timedOut, "The broker on \(path) did not answer before the deadline.")
+  }
+
+  private func readUntilAnswered(
+    _ call: PendingCall, until: MonotonicTime
+  ) throws(PatchbayError) {
+    while call.outcome.withLock({ $0 == nil }) {
+      if try receiveOne() { continue }
+      if try looksReadable() { continue }
+      guard try socket.waitReadable(until: until) else { return }
+    }
+  }
+
+  /// Looks for a moment before it sleeps: most answers come sooner than a sleep with its wake-up
+  /// takes, above all on a machine whose cores have gone idle.
+  private func looksReadable() throws(PatchbayError) -> Bool {
+    try patience.spin { () throws(PatchbayError) in
+      try socket.waitReadable(until: MonotonicTime(nanoseconds: 0)) ? true : nil
+    } ?? false
+  }
+}

@@ -1,0 +1,178 @@
+// The one thread that works for waiting tasks wherever descriptors are concerned: it reads replies,
+// sends what could not be sent, ends calls at their deadlines, and tells when files can be read or
+// written. It holds on to a connection only while that has something for it, and ends when nobody
+// has anything for a while.
+
+import PatchbaySystem
+import PatchbayTypes
+import Synchronization
+
+final class Courier: Sendable {
+  static let shared = Courier()
+
+  /// A task that waits until a descriptor is ready.
+  fileprivate final class FileWait: Sendable {
+    let descriptor: Int32
+    let forReading: Bool
+    let awaited = Awaited<Void>()
+
+    init(_ descriptor: Int32, forReading: Bool) {
+      self.descriptor = descriptor
+      self.forReading = forReading
+    }
+  }
+
+  private struct State {
+    var isRunning = false
+    var connections: [Connection] = []
+    var files: [FileWait] = []
+  }
+
+  /// Made once, on first need: one descriptor for the whole process.
+  private final class Bell: Sendable {
+    let alarm: Alarm
+    init() throws(PatchbayError) { alarm = try Alarm() }
+  }
+
+  private let state = Mutex(State())
+  private let bell = Mutex<Bell?>(nil)
+  private static let idleLimit = Duration.seconds(5)
+
+  // MARK: For others
+
+  /// Comes for a connection from now on, until that has nothing more for it.
+  /// - Throws: `limitReached` without a thread or a descriptor for it.
+  func attend(_ connection: Connection) throws(PatchbayError) {
+    try submit { $0.connections.append(connection) }
+  }
+
+  /// Makes it look at everything soon.
+  func raise() {
+    let bell = bell.withLock { $0 }
+    bell?.alarm.raise()
+  }
+
+  /// Waits until a descriptor can be read or written, or has failed, without holding a thread.
+  /// - Throws: `cancelled`, `limitReached`.
+  func waitUntilReady(
+    _ descriptor: Int32, forReading: Bool
+  ) async throws(PatchbayError) {
+    let wait = FileWait(descriptor, forReading: forReading)
+    try submit { $0.files.append(wait) }
+    let outcome = await wait.awaited.outcome {
+      wait.awaited.finish(
+        .failure(
+          PatchbayError(
+            .cancelled,
+            "The task was cancelled while it waited for descriptor \(descriptor) to be ready.")))
+      raise()
+    }
+    try outcome.get()
+  }
+
+  private func submit(_ add: (inout State) -> Void) throws(PatchbayError) {
+    let bell = try madeBell()
+    try state.withLock { (state) throws(PatchbayError) in
+      if !state.isRunning {
+        try SystemThread.detached("calls of tasks") { [self] in run(bell) }
+        state.isRunning = true
+      }
+      add(&state)
+    }
+    bell.alarm.raise()
+  }
+
+  private func madeBell() throws(PatchbayError) -> Bell {
+    try bell.withLock { (bell) throws(PatchbayError) in
+      if let bell { return bell }
+      let made = try Bell()
+      bell = made
+      return made
+    }
+  }
+
+  // MARK: The thread
+
+  /// What it has in hand.
+  private struct Work {
+    var connections: [Connection] = []
+    var errands: [Connection.Errand] = []
+    var files: [FileWait] = []
+
+    var isEmpty: Bool { connections.isEmpty && files.isEmpty }
+
+    /// Visits all connections; forgets those that have nothing for it, and waits that are over.
+    mutating func visitAll() {
+      errands = []
+      connections.removeAll { connection in
+        guard let errand = connection.visit() else { return true }
+        errands.append(errand)
+        return false
+      }
+      files.removeAll { $0.awaited.isOver }
+    }
+
+    func entries(_ alarm: Int32) -> [PollEntry] {
+      [PollEntry(alarm, forReading: true, forWriting: false)]
+        + zip(connections, errands).map { connection, errand in
+          PollEntry(
+            connection.socket.descriptor.rawValue, forReading: errand.isReading,
+            forWriting: errand.isSending)
+        }
+        + files.map {
+          PollEntry($0.descriptor, forReading: $0.forReading, forWriting: !$0.forReading)
+        }
+    }
+
+    /// Serves who is ready; the first entry is the alarm's.
+    func serve(_ entries: [PollEntry]) {
+      let ready = entries.dropFirst().map(\.isReady)
+      for (connection, isReady) in zip(connections, ready) where isReady {
+        connection.receiveForTasks()
+      }
+      for (file, isReady) in zip(files, ready.dropFirst(connections.count)) where isReady {
+        file.awaited.finish(.success(()))
+      }
+    }
+  }
+
+  private func run(_ bell: Bell) {
+    var work = Work()
+    var idleEnd = MonotonicTime.now.advanced(by: Self.idleLimit)
+    while true {
+      bell.alarm.lower()
+      take(&work)
+      work.visitAll()
+      let now = MonotonicTime.now
+      if !work.isEmpty { idleEnd = now.advanced(by: Self.idleLimit) }
+      if now >= idleEnd, ends() { return }
+      let until = work.errands.reduce(idleEnd) { min($0, $1.comesBack) }
+      var entries = work.entries(bell.alarm.rawValue)
+      do throws(PatchbayError) {
+        try Poll.wait(&entries, until: until)
+        work.serve(entries)
+      } catch {
+        // Only for want of kernel memory: tried again after a moment that lets others free some.
+        _ = bell.alarm.wait(until: now.advanced(by: .milliseconds(10)))
+      }
+    }
+  }
+
+  private func take(_ work: inout Work) {
+    let (connections, files) = state.withLock { state in
+      defer { (state.connections, state.files) = ([], []) }
+      return (state.connections, state.files)
+    }
+    work.connections += connections
+    work.files += files
+  }
+
+  /// Whether it may end; then the next one in need starts another.
+  private func ends() -> Bool {
+    state.withLock { state in
+      guard state.connections.isEmpty, state.files.isEmpty else { return false }
+      state.isRunning = false
+      return true
+    }
+  }
+}

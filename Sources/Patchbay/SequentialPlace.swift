@@ -1,0 +1,121 @@
+// The place of a sequential reader of a window: while it stands, the publisher of a blob with the
+// policy `backpressure` does not overtake it. It tells the publisher where it is whenever it leaves a
+// segment, for segments are what is given up.
+
+import PatchbayRing
+import PatchbaySystem
+import PatchbayTypes
+import PatchbayWire
+import Synchronization
+
+final class SequentialPlace: Sendable {
+  private let subscriber: Subscriber
+  private let window: Window
+  private let state: Mutex<State>
+
+  private struct State {
+    /// The entry of the client's table, while there is one.
+    var entry: Int?
+    /// What the table says.
+    var told = 0
+    /// The broker has been asked to let the publisher wait, and nothing has been lost since.
+    var isJoined = false
+  }
+
+  /// Nil for a blob whose publisher waits for nobody.
+  init?(_ subscriber: Subscriber) {
+    guard subscriber.handle.grant.policy == .backpressure, let window = subscriber.handle.window
+    else { return nil }
+    self.subscriber = subscriber
+    self.window = window
+    state = Mutex(State())
+  }
+
+  deinit {
+    guard let entry = state.withLock({ $0.entry }) else { return }
+    let session = subscriber.handle.session
+    session.connection.post(
+      .unsubscribe(SubscriptionRequest(generation: subscriber.generation, entry: entry)))
+    session.table.endPosition(entry)
+  }
+
+  /// Tells the own position before a read from it.
+  /// - Returns: what the broker is to be asked first; nil: the place stands.
+  func prepare(at position: Int) throws(PatchbayError) -> Request? {
+    let table = subscriber.handle.session.table
+    return try state.withLock { (state) throws(PatchbayError) in
+      if state.isJoined {
+        if position < state.told { state.isJoined = false } else { return nil }
+      }
+      guard subscriber.state == .open else { return nil }
+      if let entry = state.entry {
+        table.movePosition(entry, to: position)
+      } else {
+        state.entry = try table.takePosition(of: subscriber.generation, at: position)
+      }
+      state.told = position
+      return state.entry.map {
+        .subscribe(SubscriptionRequest(generation: subscriber.generation, entry: $0))
+      }
+    }
+  }
+
+  /// Takes in that the broker has answered.
+  /// - Throws: `overrun` when the publisher has passed the position already.
+  func joined(at position: Int) throws(PatchbayError) {
+    guard window.intent <= position else { throw subscriber.handle.overrun(at: position, window) }
+    state.withLock { $0.isJoined = true }
+  }
+
+  /// After an overrun the publisher waits for this place no more.
+  func note(_ error: PatchbayError) {
+    if error.code == .overrun { state.withLock { $0.isJoined = false } }
+  }
+
+  /// Tells that everything below a position has been read.
+  func advance(to position: Int) {
+    let shift = window.shape.segmentShift
+    let (entry, left) = state.withLock { state in
+      let left = state.told >> shift..<max(state.told, position) >> shift
+      if !left.isEmpty { state.told = position }
+      return (state.entry, left)
+    }
+    guard let entry, !left.isEmpty else { return }
+    subscriber.handle.session.table.movePosition(entry, to: position)
+    subscriber.handle.spaceBell?.ring(Self.classes(left))
+  }
+
+  /// The classes of these segments.
+  private static func classes(_ segments: Range<Int>) -> UInt32 {
+    guard segments.count < 32 else { return .max }
+    return segments.reduce(0) { $0 | 1 << UInt32(truncatingIfNeeded: $1 & 31) }
+  }
+}
+
+extension Subscriber {
+  /// Makes a place stand before a read from it. Blocks while the broker is asked; does nothing for
+  /// a blob whose publisher waits for nobody.
+  /// - Throws: `overrun` when the publisher has passed the position already; `limitReached`,
+  ///   `timedOut`, `noBroker`, `closed`.
+  func join(
+    _ place: SequentialPlace?, at position: Int, deadline: Deadline
+  ) throws(PatchbayError) {
+    guard let place, let request = try place.prepare(at: position) else { return }
+    try handle.session.perform(request, deadline: deadline.atLeast(.seconds(1)))
+    try place.joined(at: position)
+  }
+}
+
+extension BlobHandle {
+  /// The error for bytes that a window has given up.
+  func overrun(at position: Int, _ window: Window) -> PatchbayError {
+    let base = max(window.base, window.intent)
+    let marks = window.marks
+    let resume = marks.isEmpty ? base : marks.first(notBelow: base) ?? marks.newest ?? base
+    return PatchbayError(
+      .overrun,
+      "Byte \(position) of the blob \(key) is gone: its window of \(window.shape.ringByteCount) bytes "
+        + "begins at \(base) by now. Go on at \(resume), or read faster.",
+      resumePosition: resume)
+  }
+}
