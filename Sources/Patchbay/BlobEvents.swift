@@ -23,39 +23,48 @@ public final class BlobEvents: Sendable {
   }
 
   private let path: String
-  private let socket: ControlSocket
+  let socket: ControlSocket
   private let state = Mutex(State())
 
   private static let helloNumber: UInt64 = 1
   private static let watchNumber: UInt64 = 2
 
-  init(
+  init(_ path: String, _ socket: consuming ControlSocket) {
+    self.path = path
+    self.socket = socket
+  }
+
+  /// Connects, and waits until the watch stands.
+  convenience init(
     _ path: SocketPath, name: String, _ request: WatchRequest, deadline: Deadline
   ) throws(PatchbayError) {
     try path.checkDirectory()
-    self.path = path.path
-    socket = try ControlSocket.connect(to: path.path, until: MonotonicTime(deadline))
-    let version = Frame.protocolVersion
-    let hello = Hello(oldestVersion: version, newestVersion: version, token: .none, name: name)
-    try send(.hello(hello), Self.helloNumber, deadline)
-    try send(.watch(request), Self.watchNumber, deadline)
-    while !state.withLock({ $0.hasStarted }) { try receive(until: MonotonicTime(deadline)) }
+    let until = MonotonicTime(deadline)
+    self.init(path.path, try ControlSocket.connect(to: path.path, until: until))
+    try ask(name, request)
+    while !hasStarted { try receive(until: until) }
   }
 
-  private func send(
-    _ request: Request, _ number: UInt64, _ deadline: Deadline
-  ) throws(PatchbayError) {
-    let packet = Frame.encode(request, request: number)
-    while true {
+  /// Says hello and asks for the watch: two packets, for which a new connection has room.
+  func ask(_ name: String, _ request: WatchRequest) throws(PatchbayError) {
+    let version = Frame.protocolVersion
+    let hello = Hello(oldestVersion: version, newestVersion: version, token: .none, name: name)
+    let packets = [
+      Frame.encode(.hello(hello), request: Self.helloNumber),
+      Frame.encode(.watch(request), request: Self.watchNumber),
+    ]
+    for packet in packets {
       switch try socket.send(packet) {
-      case .sent: return
       // What the broker said before it hung up is read with the answer.
-      case .hungUp: return
+      case .sent, .hungUp: break
       case .wouldBlock:
-        guard try socket.waitWritable(until: MonotonicTime(deadline)) else { throw timedOut }
+        throw PatchbayError(.limitReached, "The system has no room to ask the broker on \(path).")
       }
     }
   }
+
+  /// Whether the broker has said where the watch stands.
+  var hasStarted: Bool { state.withLock { $0.hasStarted } }
 
   /// Where to go on behind the last event that was taken: for `events(prefix:after:)`, now or
   /// later, by this process or another.
@@ -91,7 +100,7 @@ public final class BlobEvents: Sendable {
     socket.hangUp()
   }
 
-  private func takeReady() throws(PatchbayError) -> BlobEvent? {
+  func takeReady() throws(PatchbayError) -> BlobEvent? {
     try state.withLock { (state) throws(PatchbayError) in
       guard let next = state.ready.popLast() else {
         if let failure = state.failure { throw failure }
@@ -102,7 +111,7 @@ public final class BlobEvents: Sendable {
     }
   }
 
-  private var timedOut: PatchbayError {
+  var timedOut: PatchbayError {
     PatchbayError(.timedOut, "Nothing happened to the watched blobs before the deadline.")
   }
 
@@ -115,7 +124,7 @@ public final class BlobEvents: Sendable {
 
   /// Takes one packet if there is one. Packets are taken under the lock, or two threads could mix
   /// up their order.
-  private func receiveOne() throws(PatchbayError) -> Bool {
+  func receiveOne() throws(PatchbayError) -> Bool {
     try state.withLock { (state) throws(PatchbayError) in
       if let failure = state.failure { throw failure }
       do throws(PatchbayError) {
@@ -179,14 +188,22 @@ extension PatchbayClient {
     prefix: [UInt8] = [], after: EventPosition? = nil, progress: Bool = true,
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> BlobEvents {
+    try BlobEvents(
+      SocketPath(socketPath), name: Self.watcherName,
+      Self.watchRequest(prefix, after, progress), deadline: deadline)
+  }
+
+  static var watcherName: String { programName.cut(toUTF8Count: WireLimit.name) }
+
+  static func watchRequest(
+    _ prefix: [UInt8], _ after: EventPosition?, _ progress: Bool
+  ) throws(PatchbayError) -> WatchRequest {
     guard prefix.count <= BlobKey.byteLimit else {
       throw PatchbayError(
         .invalidKey,
         "A prefix of \(prefix.count) bytes was to be watched; keys have at most "
           + "\(BlobKey.byteLimit).")
     }
-    return try BlobEvents(
-      SocketPath(socketPath), name: Self.programName.cut(toUTF8Count: WireLimit.name),
-      WatchRequest(prefix: prefix, after: after, wantsProgress: progress), deadline: deadline)
+    return WatchRequest(prefix: prefix, after: after, wantsProgress: progress)
   }
 }

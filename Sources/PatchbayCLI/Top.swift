@@ -90,6 +90,8 @@ struct TopScreen {
   let history: TopHistory
   /// The written ranges of those rows that have been looked at.
   let written: [Generation: [Range<Int>]]
+  /// How far the slowest sequential reader of a window is behind; of those that have one.
+  var lags: [Generation: Int] = [:]
 
   // MARK: Lines
 
@@ -175,6 +177,7 @@ struct TopScreen {
       },
       column("QUIET", 2, 6) { $0.quiet.map(Self.quiet) ?? "-" },
       column("READERS", 4, 0) { "\($0.info.subscriberCount)" },
+      column("LAG", 2, 9) { lags[$0.info.generation].map { Shown.bytes($0) } ?? "-" },
     ]
   }
 
@@ -218,6 +221,7 @@ struct TopScreen {
   private func json(_ row: TopRow) -> JSONFields {
     var fields = row.info.json
     fields["bytesPerSecond"] = .optional(row.bytesPerSecond)
+    fields["lagBytes"] = .optional(lags[row.info.generation])
     fields["quietSeconds"] = row.quiet.map(JSON.seconds) ?? .null
     return fields
   }

@@ -106,7 +106,20 @@ struct WhyLook {
 
   private func shown(_ party: BlobSituation.Party) -> String {
     let handles = party.handleCount > 1 ? ", \(party.handleCount) handles" : ""
-    return "\(self.party(party.process, party.name))\(handles), \(since(party.since))"
+    let behind = lag(of: party).map { ", \(Shown.bytes($0)) behind" } ?? ""
+    return "\(self.party(party.process, party.name))\(handles)\(behind), \(since(party.since))"
+  }
+
+  /// How far a sequential reader of a window is behind its frontier.
+  private func lag(of party: BlobSituation.Party) -> Int? {
+    guard let info, let position = party.position else { return nil }
+    return max(0, info.frontier - position)
+  }
+
+  /// Whom the publisher of a window waits for when it is full.
+  private var slowest: (party: BlobSituation.Party, lag: Int)? {
+    situation.subscribers.compactMap { party in lag(of: party).map { (party, $0) } }
+      .max { $0.1 < $1.1 }
   }
 
   /// `process 42 (name), stopped`.
@@ -174,6 +187,14 @@ struct WhyLook {
       sleepingFor.isEmpty
       ? "Nobody sleeps for its bytes; it is written by \(writers)."
       : "Readers sleep for bytes that \(writers) has yet to write."
+    if let slowest, slowest.lag > 0, sleepingFor.isEmpty || bytesPerSecond == 0 {
+      let who = Self.named(slowest.party.process, slowest.party.name)
+      let remedy =
+        processes[slowest.party.process] == .stopped
+        ? " It is stopped; kill -CONT \(slowest.party.process) lets it go on." : ""
+      return "\(writers) waits for its slowest reader when the window is full: \(who) is "
+        + "\(Shown.bytes(slowest.lag)) behind.\(remedy)"
+    }
     if let one = stopped.first {
       return "\(waiting) That process is stopped; kill -CONT \(one.process) lets it go on."
     }
@@ -218,6 +239,7 @@ struct WhyLook {
         ("process", .integer(Int(party.process))), ("name", .string(party.name)),
         ("processState", .string((processes[party.process] ?? .running).rawValue)),
         ("handles", .integer(party.handleCount)), ("since", .string(Shown.time(party.since))),
+        ("position", .optional(party.position)), ("behindBytes", .optional(lag(of: party))),
       ]))
   }
 

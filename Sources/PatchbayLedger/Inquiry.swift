@@ -54,27 +54,38 @@ extension Ledger {
     _ session: SessionID, _ number: UInt64, _ request: WhyRequest
   ) {
     var situation = BlobSituation()
+    var figures: LiveFigures?
     let blob = visible(request.key)
     if let blob {
       situation.wakeClassShift = blob.origin.wakeClasses.shift
-      addParties(of: blob.origin.generation, to: &situation)
+      let positions = addParties(of: blob, to: &situation)
+      figures = LiveFigures(report: blob.report, slot: blob.slot, positions: positions)
     }
     addWaits(for: request.key, owners[request.key], blob, to: &situation)
-    actions.append(
-      .explain(session, number: number, situation, blob?.report, blob?.slot))
+    actions.append(.explain(session, number: number, situation, figures))
   }
 
-  private func addParties(of generation: Generation, to situation: inout BlobSituation) {
-    for (_, session) in sessions.sorted(by: { $0.key < $1.key }) {
-      guard let handle = session.handles[generation] else { continue }
+  /// Adds who has the blob open; where sequential readers of it tell their positions.
+  private func addParties(
+    of blob: Blob, to situation: inout BlobSituation
+  ) -> [LiveFigures.Position] {
+    var positions: [LiveFigures.Position] = []
+    for (id, session) in sessions.sorted(by: { $0.key < $1.key }) {
+      guard let handle = session.handles[blob.origin.generation] else { continue }
       func party(_ count: Int) -> BlobSituation.Party {
         BlobSituation.Party(
           process: session.peer.process, name: session.name, handleCount: count,
           since: handle.since)
       }
       if handle.publishes { situation.publishers.append(party(1)) }
-      if !handle.readers.isEmpty { situation.subscribers.append(party(handle.readers.count)) }
+      guard !handle.readers.isEmpty else { continue }
+      positions += blob.subscriptions.filter { $0.session == id }.map {
+        LiveFigures.Position(
+          subscriber: situation.subscribers.count, session: id, entry: $0.subscription.entry)
+      }
+      situation.subscribers.append(party(handle.readers.count))
     }
+    return positions
   }
 
   private func addWaits(

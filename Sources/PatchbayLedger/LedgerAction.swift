@@ -30,8 +30,8 @@ package enum LedgerAction: Sendable, Hashable {
   /// frontiers; of a window how much ever was. Answered by `inspected`.
   case inspect(
     InspectionID, [ExtentRecord], ExtentPlan, isWindow: Bool, byteCount: Int)
-  /// Sends `why`, after the live figures of the blob and what its bell says have been filled in.
-  case explain(SessionID, number: UInt64, BlobSituation, BlobReport?, BoardSlot?)
+  /// Sends `why`, after what rings, bell and tables say has been filled in.
+  case explain(SessionID, number: UInt64, BlobSituation, LiveFigures?)
   /// Reads how far open blobs are, from the headers of their rings: hints. Answered by `sampled`.
   case sample([BlobReport])
   /// Writes or replaces a blob's journal record.
@@ -39,6 +39,20 @@ package enum LedgerAction: Sendable, Hashable {
   case eraseBlob(Generation)
   case recordClient(ClientRecord)
   case eraseClient(UInt64)
+}
+
+/// Where more is known of a blob than the ledger knows: hints, all of it.
+package struct LiveFigures: Sendable, Hashable {
+  package var report: BlobReport
+  /// Whose bell tells what somebody sleeps for.
+  package var slot: BoardSlot?
+  /// Whose tables tell how far they have read: a place among the subscribers, a session, an entry.
+  package var positions: [Position]
+  package struct Position: Sendable, Hashable {
+    package var subscriber: Int
+    package var session: SessionID
+    package var entry: Int
+  }
 }
 
 package enum ReportKind: Sendable, Hashable {

@@ -35,8 +35,8 @@ extension EventLoop {
     case .inspect(let inspection, let extents, let plan, let isWindow, let byteCount):
       inspect(inspection, extents, plan, isWindow: isWindow, byteCount: byteCount)
     case .sample(let blobs): sample(blobs)
-    case .explain(let session, let number, let situation, let report, let slot):
-      explain(session, number: number, situation, report, slot)
+    case .explain(let session, let number, let situation, let figures):
+      explain(session, number: number, situation, figures)
     case .recordBlob(let record): self.record(record)
     case .eraseBlob(let generation): journal.erase(generation)
     case .recordClient(let record): self.record(record)
@@ -147,12 +147,20 @@ extension EventLoop {
   }
 
   private func explain(
-    _ session: SessionID, number: UInt64, _ situation: BlobSituation, _ report: BlobReport?,
-    _ slot: BoardSlot?
+    _ session: SessionID, number: UInt64, _ situation: BlobSituation, _ figures: LiveFigures?
   ) {
+    guard let figures else { return finish(.situation(session, number: number, situation)) }
+    let report = figures.report
     var situation = situation
-    situation.sleepingClasses = slot.map(boards.sleepingClasses) ?? 0
-    guard let report else { return finish(.situation(session, number: number, situation)) }
+    situation.sleepingClasses = figures.slot.map(boards.sleepingClasses) ?? 0
+    for place in figures.positions {
+      guard
+        let position = connections[place.session]?.position(
+          place.entry, of: report.info.generation)
+      else { continue }
+      let others = situation.subscribers[place.subscriber].position ?? .max
+      situation.subscribers[place.subscriber].position = min(others, position)
+    }
     let extents = place(report.liveExtents)
     let fill: @Sendable () -> BlobSituation = { [situation] in
       var filled = situation

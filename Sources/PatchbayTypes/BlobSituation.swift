@@ -9,11 +9,16 @@ package struct BlobSituation: Sendable, Hashable {
     package var name: String
     package var handleCount: Int
     package var since: WallTime
-    package init(process: Int32, name: String, handleCount: Int, since: WallTime) {
+    /// How far the slowest of its sequential readers of a window is; nil when there is none.
+    package var position: Int?
+    package init(
+      process: Int32, name: String, handleCount: Int, since: WallTime, position: Int? = nil
+    ) {
       self.process = process
       self.name = name
       self.handleCount = handleCount
       self.since = since
+      self.position = position
     }
   }
 

@@ -29,6 +29,7 @@ extension BlobSituation {
     writer.put(party.name.cut(toUTF8Count: WireLimit.name))
     writer.put(UInt32(clamping: party.handleCount))
     writer.put(party.since.rawValue)
+    writer.put(optional: party.position)
   }
 
   init(from reader: inout WireReader) throws(PatchbayError) {
@@ -54,8 +55,9 @@ extension BlobSituation {
       Party(
         process: try reader.take(),
         name: try reader.takeText(atMost: WireLimit.name, "a client's name"),
-        handleCount: Int(try reader.take(UInt32.self)), since: WallTime(rawValue: try reader.take())
-      )
+        handleCount: Int(try reader.take(UInt32.self)),
+        since: WallTime(rawValue: try reader.take()),
+        position: try reader.takeOptionalPosition("a reader's position"))
     }
   }
 }

@@ -85,10 +85,10 @@ import Testing
     let wide = screen.lines(width: 120, height: 24)
     #expect(
       wide[3].hasPrefix(
-        "STATE     WRITTEN     LENGTH   DONE        RATE   QUIET  READERS  MAP"))
+        "STATE     WRITTEN     LENGTH   DONE        RATE   QUIET  READERS        LAG  MAP"))
     #expect(
       wide[4].hasPrefix(
-        "open     1.00 MiB   4.00 MiB   25 %           -       -        3  ████"))
+        "open     1.00 MiB   4.00 MiB   25 %           -       -        3          -  ████"))
     #expect(wide[4].hasSuffix("models/v7") && wide[4].contains("·"))
     #expect(wide[5].hasSuffix("  zebra") && !wide[5].contains("·"))
     let narrow = screen.lines(width: 40, height: 24)

@@ -119,6 +119,23 @@ import Testing
       ])
   }
 
+  @Test func `of a window the slowest reader is named, with how far it is behind`() {
+    func reader(_ process: Int32, _ position: Int?) -> BlobSituation.Party {
+      BlobSituation.Party(
+        process: process, name: "", handleCount: 1, since: WallTime(rawValue: 0),
+        position: position)
+    }
+    let look = look(
+      .open, { $0.subscribers = [reader(1, 900), reader(2, 100), reader(3, nil)] },
+      bytesPerSecond: 0, [2: .stopped])
+    #expect(
+      look.verdict
+        == "process 42 (maker) waits for its slowest reader when the window is full: process 2 is "
+        + "900 B behind. It is stopped; kill -CONT 2 lets it go on.")
+    #expect(look.lines.contains { $0.contains("process 2, stopped, 900 B behind") })
+    #expect(JSON.object(look.json).text.contains(#""position":900,"behindBytes":100"#))
+  }
+
   @Test func `scripts get the same`() {
     let text = JSON.object(
       look(

@@ -106,6 +106,55 @@ import Testing
     }
   }
 
+  // MARK: For tasks
+
+  @Test func `a task takes events as a sequence, and misses none`() async throws {
+    try await withBroker { _, client in
+      let events = try await client.events(prefix: Array("k".utf8))
+      for index in 0..<200 {
+        try await client.publish([1], as: BlobKey("k\(index)"))
+        try await client.publish([1], as: "other")
+        try await client.remove("other")
+      }
+      var told: [String] = []
+      for try await event in events {
+        told.append(words(event))
+        if told.count == 200 { break }
+      }
+      #expect(told == (0..<200).map { "sealed k\($0)" })
+      try await client.remove("k7")
+      let next = try await events.next(deadline: .after(.seconds(20)))
+      #expect(words(next) == "removed k7", "a loop that ends leaves the watch")
+    }
+  }
+
+  @Test func `a waiting task ends by its deadline, by cancellation, and by a close`() async throws {
+    try await withBroker { _, client in
+      let events = try await client.events()
+      let late = await code { _ = try await events.next(deadline: .after(.milliseconds(5))) }
+      #expect(late == .timedOut)
+      let cancelled = Task { await code { for try await _ in events {} } }
+      cancelled.cancel()
+      #expect(await cancelled.value == .cancelled)
+      try await client.publish([1], as: "k")
+      #expect(words(try await events.next()) == "sealed k", "the watch went on")
+      let closed = Task { await code { _ = try await events.next() } }
+      events.close()
+      #expect(await closed.value == .closed)
+    }
+  }
+
+  @Test func `a task that watches ends with the broker`() async throws {
+    let directory = try TemporaryDirectory()
+    let broker = try Broker(
+      BrokerConfiguration(socketPath: directory.file("s"), memoryLimit: 64 << 20))
+    let client = try await broker.makeClient()
+    let events = try await client.events()
+    let watching = Task { await code { for try await _ in events {} } }
+    await broker.drain()
+    #expect(await watching.value == .noBroker)
+  }
+
   @Test(arguments: [
     "", "x", "12-", "-12", "0123456789abcdef", "0123456789abcdef-", "0123456789abcdef-x",
     "123456789abcdef-1", "0123456789abcdefg-1", "+123456789abcdef-1", "0123456789abcdef-+1",

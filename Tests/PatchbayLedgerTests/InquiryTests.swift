@@ -10,8 +10,8 @@ extension Rig {
   fileprivate mutating func why(_ session: SessionID, _ key: BlobKey) throws -> BlobSituation {
     let before = trace.count
     post(session, .why(WhyRequest(key: key)))
-    for case .explain(_, _, var situation, let report, _) in trace[before...] {
-      situation.info = report?.info
+    for case .explain(_, _, var situation, let figures) in trace[before...] {
+      situation.info = figures?.report.info
       return situation
     }
     throw PatchbayError(.inputOutput, "The ledger explained nothing.")

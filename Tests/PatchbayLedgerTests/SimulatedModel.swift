@@ -110,7 +110,7 @@ struct SimulatedModel {
     case .reply(let session, let number, let reply, let descriptors):
       answered(session, number, reply, descriptors)
     case .report(let session, let number, _, _), .reportStatistics(let session, let number, _),
-      .explain(let session, let number, _, _, _):
+      .explain(let session, let number, _, _):
       _ = settleDebt(session, number)
     case .disconnect(let session): end(session)
     case .createRing(let ring, let dataByteCount, let hasMap, _):

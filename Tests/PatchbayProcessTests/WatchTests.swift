@@ -249,4 +249,26 @@ import Testing
     waiter.kill(SIGKILL)
     try broker.stop()
   }
+
+  @Test func `the slowest reader of a full window is named`() throws {
+    let broker = try BrokerProcess()
+    let client = try PatchbayClient(socketPath: broker.socket)
+    var options = BlobOptions(order: .appendOnly)
+    options.policy = .backpressure
+    let publisher = try client.publisher("w", options)
+    let reader = try broker.peer()
+    try reader.ask("open w")
+    try reader.ask("attach w")
+    reader.process.kill(SIGSTOP)
+    let piece = [UInt8](repeating: 1, count: 10_000)
+    try publisher.append(piece)
+    let why = try broker.run(["why", "w", "--json"]).output
+    #expect(why.contains(#""position":0,"behindBytes":10000"#), "\(why)")
+    #expect(why.contains("kill -CONT \(reader.process.pid)"))
+    let top = try broker.run(["top", "--json", "--count", "1"]).output
+    #expect(top.contains(#""lagBytes":10000"#), "\(top)")
+    reader.process.kill(SIGCONT)
+    try publisher.seal()
+    try broker.stop()
+  }
 }

@@ -140,7 +140,9 @@ enum Golden {
         process: 4242, name: "maker", handleCount: 1, since: WallTime(rawValue: 5))
     ]
     situation.subscribers = [
-      BlobSituation.Party(process: 4343, name: "", handleCount: 2, since: WallTime(rawValue: 6))
+      BlobSituation.Party(
+        process: 4343, name: "", handleCount: 2, since: WallTime(rawValue: 6),
+        position: 4096)
     ]
     situation.waits = [
       BlobSituation.Wait(want: .memory, process: 4242, name: "maker", since: WallTime(rawValue: 7))
@@ -411,7 +413,7 @@ enum Extreme {
     situation.info = info
     let party = BlobSituation.Party(
       process: .min, name: text(WireLimit.name), handleCount: Int(UInt32.max),
-      since: WallTime(rawValue: .max))
+      since: WallTime(rawValue: .max), position: top)
     situation.publishers = [BlobSituation.Party](repeating: party, count: WireLimit.parties)
     situation.subscribers = situation.publishers
     let wait = BlobSituation.Wait(

@@ -10,9 +10,10 @@ struct TopVerb: Verb {
     commandName: "top",
     abstract: "Shows blobs as they are written and read, again and again.",
     discussion: """
-      What moves comes first: state, bytes written, rate, for how long nothing came, readers, and \
-      a map of what is written. q ends it. Without a terminal it prints one table, with rates over \
-      one interval; with --json one object each interval, until it is ended or for --count times.
+      What moves comes first: state, bytes written, rate, for how long nothing came, readers, how \
+      far the slowest is behind (where the publisher waits for it), and a map of what is written. \
+      q ends it. Without a terminal it prints one table, with rates over one interval; with --json \
+      one object each interval, until it is ended or for --count times.
 
       Example: patchbay top models/ --interval 250ms
 
@@ -37,6 +38,8 @@ struct TopVerb: Verb {
 
   /// More blobs are not asked for: the broker has other things to do.
   private static let blobLimit = 4096
+  /// Each is a question of its own.
+  private static let lagLimit = 256
 
   func validate() throws {
     guard count ?? 1 > 0 else { throw ValidationError("--count is at least one look.") }
@@ -62,7 +65,8 @@ struct TopVerb: Verb {
       if index > 0 { try Interruption.sleep(interval) }
       let look = try look(client)
       history.add(look)
-      let screen = TopScreen(look: look, history: history, written: [:])
+      let screen = TopScreen(
+        look: look, history: history, written: [:], lags: lags(of: history.rows, client))
       try StandardOutput.line(JSON.object(screen.json).text)
     }
   }
@@ -75,7 +79,8 @@ struct TopVerb: Verb {
     let look = try look(client)
     history.add(look)
     let screen = TopScreen(
-      look: look, history: history, written: maps.ranges(of: history.rows, client))
+      look: look, history: history, written: maps.ranges(of: history.rows, client),
+      lags: lags(of: history.rows, client))
     let lines = screen.lines(width: 120, height: .max)
     try StandardOutput.write(lines.map { $0 + "\n" }.joined())
   }
@@ -93,10 +98,26 @@ struct TopVerb: Verb {
       let size = Terminal.output.size
       let shown = Array(history.rows.prefix(size.rows))
       let frame = TopScreen(
-        look: look, history: history, written: maps.ranges(of: shown, client))
+        look: look, history: history, written: maps.ranges(of: shown, client),
+        lags: lags(of: shown, client))
       try screen.draw(frame.lines(width: size.columns, height: size.rows))
       if try screen.isLeft(within: interval) { return }
     }
+  }
+
+  /// How far the slowest readers of windows are behind. One that cannot be asked for has no lag.
+  private func lags(of rows: [TopRow], _ client: PatchbayClient) -> [Generation: Int] {
+    let windows = rows.filter {
+      $0.info.policy == .backpressure && $0.info.state == .open && $0.info.subscriberCount > 0
+    }
+    var lags: [Generation: Int] = [:]
+    for row in windows.prefix(Self.lagLimit) {
+      guard let situation = try? client.situation(of: row.info.key), let info = situation.info,
+        let slowest = situation.subscribers.compactMap(\.position).min()
+      else { continue }
+      lags[info.generation] = max(0, info.frontier - slowest)
+    }
+    return lags
   }
 
   private func look(_ client: PatchbayClient) throws(PatchbayError) -> TopLook {

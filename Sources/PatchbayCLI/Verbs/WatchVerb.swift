@@ -68,7 +68,7 @@ enum WatchStart: Equatable {
     default:
       guard let position = EventPosition(text) else {
         throw ValidationError(
-          "A start is live, start, or the position of an event, 0123456789abcdef-42.")
+          "A start is live, start, or the position of an event, 0a1b2c3d4e5f6071-42.")
       }
       return .behind(position)
     }
