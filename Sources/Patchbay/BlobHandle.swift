@@ -104,6 +104,13 @@ final class BlobHandle: Sendable {
       session, key: key, grant: grant, board, delivery, isWritable: isWritable)
   }
 
+  /// The grant of a handle that looks at the same blob, for reading only, without an end of its own.
+  var lookingGrant: BlobGrant {
+    var grant = grant
+    grant.extent = nil
+    return grant
+  }
+
   var generation: Generation { grant.blob.generation }
   var plan: ExtentPlan { grant.plan }
 

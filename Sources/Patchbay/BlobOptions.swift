@@ -36,6 +36,16 @@ public struct BlobOptions: Sendable, Hashable {
   public var type: String
   /// Labels that travel with the blob; at most 32.
   public var labels: [BlobInfo.Label]
+  /// Whether others may join as publishers of the blob, each in the ranges that it claims. Only for
+  /// blobs written in any order.
+  public var isJoinable = false
+  /// How long a blob that others may join is kept while nobody publishes it. Nil: ten minutes for
+  /// one that was left or never had a publisher; one whose last publisher goes otherwise has failed.
+  public var idleLimit: Duration?
+  /// Takes over the covered bytes of a failed blob of the key, if there is one; `missing` tells what
+  /// is left to write. Length, order and sizes of extents must be what they were. Marks are not taken
+  /// over.
+  public var resumes = false
 
   /// Options with what matters most; the rest are properties.
   public init(

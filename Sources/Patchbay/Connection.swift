@@ -247,6 +247,8 @@ final class Connection: Sendable {
     switch reply {
     case .opened(let grant): owe(.close(grant.blob))
     case .created(let grant): owe(.abandon(grant.blob))
+    case .joined(let grant): owe(.leave(grant.blob))
+    case .claimed(let grant): owe(RangeClaim.release(grant))
     default: break
     }
   }

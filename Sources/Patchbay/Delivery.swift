@@ -49,6 +49,20 @@ extension Delivery {
     }
   }
 
+  var joined: BlobGrant {
+    get throws(PatchbayError) {
+      guard case .joined(let grant) = reply else { throw Session.unexpected(reply) }
+      return grant
+    }
+  }
+
+  var claimed: ClaimGrant {
+    get throws(PatchbayError) {
+      guard case .claimed(let grant) = reply else { throw Session.unexpected(reply) }
+      return grant
+    }
+  }
+
   var opened: BlobGrant {
     get throws(PatchbayError) {
       guard case .opened(let grant) = reply else { throw Session.unexpected(reply) }

@@ -65,13 +65,14 @@ public final class PatchbayClient: Sendable {
     _ key: BlobKey, _ options: BlobOptions = BlobOptions(),
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> Publisher {
-    let delivery = try session.connection.call(
-      .create(request(key, options)), deadline: deadline)
+    let delivery = try session.connection.call(createRequest(key, options), deadline: deadline)
     let grant = try delivery.created
     do throws(PatchbayError) {
       let handle = try BlobHandle(
         session, key: key, grant: grant, delivery, isWritable: true, deadline: deadline)
-      return Publisher(handle, slowestLimit: options.slowestLimit)
+      let publisher = Publisher(handle, options)
+      if options.resumes { publisher.appendsFrom(try publisher.writtenEnd()) }
+      return publisher
     } catch {
       session.connection.post(.abandon(grant.blob))
       throw error
@@ -109,6 +110,7 @@ public final class PatchbayClient: Sendable {
     _ bytes: [UInt8], as key: BlobKey, _ options: BlobOptions = BlobOptions(),
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> Generation {
+    try Self.checkWhole(key, options)
     guard bytes.count <= Frame.inlineByteLimit, options.policy == .keep else {
       return try publishWhole(byteCount: bytes.count, key, options, deadline: deadline) {
         (publisher) throws(PatchbayError) in try publisher.append(bytes)
@@ -137,6 +139,7 @@ public final class PatchbayClient: Sendable {
     contentsOf path: String, as key: BlobKey, _ options: BlobOptions = BlobOptions(),
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> Generation {
+    try Self.checkWhole(key, options)
     let file = try InputFile(path)
     if let byteCount = file.byteCount, byteCount <= Frame.inlineByteLimit,
       options.policy == .keep
@@ -164,6 +167,17 @@ public final class PatchbayClient: Sendable {
       try? publisher.fail("\(error)")
       throw error
     }
+  }
+
+  /// A whole blob has one source, which begins at 0.
+  static func checkWhole(
+    _ key: BlobKey, _ options: BlobOptions
+  ) throws(PatchbayError) {
+    guard options.isJoinable || options.resumes else { return }
+    throw PatchbayError(
+      .notPermitted,
+      "The blob \(key) cannot be published whole and be joinable or resumed; take a publisher and "
+        + "write what is missing.")
   }
 
   func request(_ key: BlobKey, _ options: BlobOptions) -> CreateRequest {

@@ -15,13 +15,14 @@ extension PatchbayClient {
     _ key: BlobKey, _ options: BlobOptions = BlobOptions(), deadline: Deadline = .standard
   ) async throws(PatchbayError) -> Publisher {
     let delivery = try await session.connection.call(
-      .create(request(key, options)), deadline: deadline)
+      createRequest(key, options), deadline: deadline)
     let grant = try delivery.created
     do throws(PatchbayError) {
-      return Publisher(
-        try await BlobHandle.made(
-          session, key: key, grant: grant, delivery, isWritable: true, deadline: deadline),
-        slowestLimit: options.slowestLimit)
+      let handle = try await BlobHandle.made(
+        session, key: key, grant: grant, delivery, isWritable: true, deadline: deadline)
+      let publisher = Publisher(handle, options)
+      if options.resumes { publisher.appendsFrom(try await publisher.writtenEnd()) }
+      return publisher
     } catch {
       session.connection.post(.abandon(grant.blob))
       throw error
@@ -55,6 +56,7 @@ extension PatchbayClient {
     _ bytes: [UInt8], as key: BlobKey, _ options: BlobOptions = BlobOptions(),
     deadline: Deadline = .standard
   ) async throws(PatchbayError) -> Generation {
+    try Self.checkWhole(key, options)
     guard bytes.count <= Frame.inlineByteLimit, options.policy == .keep else {
       return try await publishWhole(byteCount: bytes.count, key, options, deadline: deadline) {
         (publisher) async throws(PatchbayError) in try await publisher.append(bytes)
@@ -73,6 +75,7 @@ extension PatchbayClient {
     contentsOf path: String, as key: BlobKey, _ options: BlobOptions = BlobOptions(),
     deadline: Deadline = .standard
   ) async throws(PatchbayError) -> Generation {
+    try Self.checkWhole(key, options)
     let file = try await FileThreads.shared.run { () throws(PatchbayError) in
       try OpenFile(path)
     }

@@ -12,7 +12,8 @@ import Synchronization
 /// Writes one blob. All methods may be called from any thread at once; appends take turns.
 ///
 /// A publisher that goes without `seal` has failed its blob: its readers get what is covered, then
-/// `abandoned`.
+/// `abandoned`. A joinable blob may have several, in several processes; it goes on when one of them
+/// goes, and waits for the next one when the last has gone by `leave`.
 public final class Publisher: Sendable {
   let handle: BlobHandle
   let inFlight = WritesInFlight()
@@ -26,6 +27,12 @@ public final class Publisher: Sendable {
   let turns = LineSignal()
   /// What a batch has copied into a blob with a map and will cover at its end; in flight until then.
   let batchedRange = Mutex<Range<Int>?>(nil)
+  /// Whether others may publish the blob, too: then every write needs a claim.
+  let isShared: Bool
+  let claims = ClaimList()
+  /// Whether there may be bytes that this publisher has not written.
+  let looksAround: Bool
+  let lookedAt = Mutex<BlobHandle?>(nil)
   private let ending = Mutex(Ending.none)
 
   /// How far this publisher is on its way to its end.
@@ -36,12 +43,17 @@ public final class Publisher: Sendable {
     /// written, and only a repeated seal, or a failure, tells.
     case unanswered
     case failing
+    /// Closed by its owner; the broker is told when nothing is in flight any more.
+    case closing
     case ended
   }
 
-  init(_ handle: BlobHandle, slowestLimit: Duration) {
+  /// What a creation with these options gives; a join, as one of a joinable blob.
+  init(_ handle: BlobHandle, _ options: BlobOptions) {
     self.handle = handle
-    self.slowestLimit = slowestLimit
+    isShared = options.isJoinable
+    looksAround = options.isJoinable || options.resumes
+    slowestLimit = options.slowestLimit
     windowWriter =
       if let window = handle.window, let entry = handle.entry {
         WindowWriter(handle, window, entry)
@@ -50,7 +62,7 @@ public final class Publisher: Sendable {
       }
   }
 
-  deinit { if !isEnded { abandon() } }
+  deinit { if ending.withLock({ $0 != .ended }) { abandon() } }
 
   private func abandon() {
     handle.dropExtents()
@@ -64,12 +76,12 @@ public final class Publisher: Sendable {
   /// The announced length, nil if none was.
   public var byteCount: Int? { handle.grant.byteCount }
   /// Whether the blob was sealed or failed, or this handle closed.
-  public var isEnded: Bool { ending.withLock { $0 == .ended } }
+  public var isEnded: Bool { ending.withLock { $0 == .ended || $0 == .closing } }
 
   static let closed = PatchbayError(
     .closed, "This publisher has ended: it was sealed, failed or closed.")
   static let sealing = PatchbayError(
-    .closed, "This publisher is sealing its blob; nothing can be written any more.")
+    .closed, "This publisher is sealing or leaving its blob; nothing can be written any more.")
 
   // MARK: Bounds
 
@@ -111,8 +123,11 @@ public final class Publisher: Sendable {
   /// Completes the blob: its length and bytes never change again, and readers that reach the end
   /// see it as the end. Blocks until writes under way have ended and the broker has looked at what
   /// is covered.
-  /// - Throws: `holesAtSeal` with the first missing ranges, or `lengthMismatch` for an announced
-  ///   length not reached: then the blob is open still and writing can go on. `closed`, also while
+  ///
+  /// A joinable blob is sealed for all its publishers.
+  /// - Throws: `holesAtSeal` with the first missing ranges, `lengthMismatch` for an announced
+  ///   length not reached, or `rangeOverlap` while another publisher of the blob holds a claim:
+  ///   then the blob is open still and writing can go on. `closed`, also while
   ///   another thread seals; `fenced`; `timedOut` or `noBroker`: when the broker did not answer the
   ///   blob may be sealed or not, nothing can be written, and `seal` can be called again.
   @available(*, noasync)
@@ -123,7 +138,8 @@ public final class Publisher: Sendable {
     do throws(PatchbayError) {
       try stopAppending(until: MonotonicTime(deadline))
       try inFlight.close(Self.sealing, until: MonotonicTime(deadline))
-      try handle.session.perform(try seal.request(of: self), deadline: deadline)
+      try handle.session.perform(
+        try seal.request(of: self, writtenEnd: try writtenEnd()), deadline: deadline)
     } catch {
       sealRefused(seal, error)
       throw error
@@ -131,7 +147,26 @@ public final class Publisher: Sendable {
     end()
   }
 
-  /// A seal under way.
+  /// Goes from a joinable blob without ending it: other publishers go on, or the blob waits for one
+  /// to join, until its idle limit. Blocks until writes under way have ended, and for the broker's
+  /// answer. Claims of this publisher have ended then.
+  /// - Throws: `notPermitted` for a blob that only its creator writes, `closed`, `timedOut`,
+  ///   `noBroker`.
+  @available(*, noasync)
+  public func leave(deadline: Deadline = .standard) throws(PatchbayError) {
+    let seal = try beginSealing()
+    do throws(PatchbayError) {
+      try stopAppending(until: MonotonicTime(deadline))
+      try inFlight.close(Self.sealing, until: MonotonicTime(deadline))
+      try handle.session.perform(seal.leaveRequest(of: self), deadline: deadline)
+    } catch {
+      sealRefused(seal, error)
+      throw error
+    }
+    end()
+  }
+
+  /// A seal, or a leave, under way.
   final class Seal {
     /// How far the publisher was before.
     fileprivate let before: Ending
@@ -141,10 +176,16 @@ public final class Publisher: Sendable {
     fileprivate init(_ before: Ending) { self.before = before }
 
     /// The message, when all writes have ended.
-    func request(of publisher: Publisher) throws(PatchbayError) -> Request {
-      let length = try publisher.finalLength()
+    /// - Parameter writtenEnd: where the written bytes end, as `Publisher.writtenEnd` says.
+    func request(of publisher: Publisher, writtenEnd: Int?) throws(PatchbayError) -> Request {
+      let length = if let writtenEnd { writtenEnd } else { try publisher.finalLength() }
       isAsked = true
       return .seal(SealRequest(blob: publisher.handle.grant.blob, byteCount: length))
+    }
+
+    func leaveRequest(of publisher: Publisher) -> Request {
+      isAsked = true
+      return .leave(publisher.handle.grant.blob)
     }
   }
 
@@ -154,7 +195,7 @@ public final class Publisher: Sendable {
       switch ending {
       case .none, .unanswered: break
       case .sealing: throw Self.sealing
-      case .failing, .ended: throw Self.closed
+      case .failing, .closing, .ended: throw Self.closed
       }
       defer { ending = .sealing }
       return Seal(ending)
@@ -206,7 +247,8 @@ public final class Publisher: Sendable {
     do throws(PatchbayError) {
       try await stopAppending(deadline: deadline)
       try await inFlight.close(Self.sealing, deadline: deadline)
-      try await handle.session.perform(try seal.request(of: self), deadline: deadline)
+      try await handle.session.perform(
+        try seal.request(of: self, writtenEnd: try await writtenEnd()), deadline: deadline)
     } catch {
       sealRefused(seal, error)
       throw error
@@ -234,7 +276,7 @@ public final class Publisher: Sendable {
   /// Lets nothing new be written; the message that says why.
   func beginFailing(_ cause: String) throws(PatchbayError) -> Request {
     try ending.withLock { (ending) throws(PatchbayError) in
-      guard ending != .ended else { throw Self.closed }
+      guard ending != .ended, ending != .closing else { throw Self.closed }
       ending = .failing
     }
     refuseWrites()
@@ -242,15 +284,19 @@ public final class Publisher: Sendable {
       FailRequest(blob: handle.grant.blob, cause: cause.cut(toUTF8Count: WireLimit.cause)))
   }
 
-  /// Ends this handle. A blob that is not sealed has failed as abandoned. Does nothing the second
-  /// time.
+  /// Ends this handle. A blob that is not sealed has failed as abandoned, unless others publish it or
+  /// it was created to wait for them. Does nothing the second time.
   public func close() {
     let wasOpen = ending.withLock { ending in
-      defer { ending = .ended }
-      return ending != .ended
+      guard ending != .ended, ending != .closing else { return false }
+      ending = .closing
+      return true
     }
     guard wasOpen else { return }
     refuseWrites()
+    // The claims of a shared blob must outlive what is being written; then `deinit` ends them.
+    guard !isShared || inFlight.isIdle else { return }
+    ending.withLock { $0 = .ended }
     abandon()
   }
 

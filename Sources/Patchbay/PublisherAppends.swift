@@ -80,9 +80,9 @@ extension Publisher {
   ///   - expected: the position the bytes must land on; nil: wherever the end is.
   /// - Throws: `rangeOverlap` or `rangeOutOfBounds` with `resumePosition`, the true end, when that
   ///   is before or behind `expected`; `rangeOutOfBounds` beyond the announced length (nothing is
-  ///   written then); `noSpaceMemory` (the same), `closed`, `fenced`, `noBroker`. Of a blob with the
-  ///   policy `backpressure` this waits for the slowest subscriber, and what was appended when it
-  ///   throws stays: `position` tells.
+  ///   written then); `noSpaceMemory` (the same), `notPermitted` for a blob that others may join,
+  ///   `closed`, `fenced`, `noBroker`. Of a blob with the policy `backpressure` this waits for the
+  ///   slowest subscriber, and what was appended when it throws stays: `position` tells.
   @available(*, noasync)
   public func append(
     _ bytes: Span<UInt8>, expecting expected: Int? = nil
@@ -132,6 +132,12 @@ extension Publisher {
 
   private func check(_ state: AppendState, _ expected: Int?) throws(PatchbayError) {
     if let refusal = state.refusal { throw refusal }
+    guard !isShared else {
+      throw PatchbayError(
+        .notPermitted,
+        "The blob \(key) may have several publishers, so it has no one end to append to. Write at "
+          + "a position, or append from one with `appending(from:)`.")
+    }
     guard !state.isLent else {
       throw PatchbayError(
         .rangeOverlap, "The end of the blob \(key) is lent; commit or drop the loan first.")
@@ -192,10 +198,11 @@ extension Publisher {
   private func enters(
     _ range: Range<Int>, _ stand: (inout WaitingLine) -> Void
   ) throws(PatchbayError) -> Bool {
-    switch try startWriting(range, skippingCovered: false, stand) {
-    case .pieces: return true
+    switch try startWriting(range, skippingCovered: false, under: nil, stand) {
+    case .begun: return true
     case .waits: return false
-    case .needsExtents: throw Self.closed
+    // Looked at before: the extents are mapped, and a shared blob is not appended to.
+    case .needsExtents, .needsClaim: throw Self.closed
     }
   }
 
@@ -226,7 +233,8 @@ extension Publisher {
     } else if append.isBatched {
       try appendBatched(bytes, append.range)
     } else {
-      _ = try finishWriting(bytes, append.range, [append.range])
+      _ = try finishWriting(
+        bytes, RangeWrite(range: append.range, pieces: [append.range], claim: nil))
       appending.withLock { $0.end = append.range.upperBound }
     }
     return nil

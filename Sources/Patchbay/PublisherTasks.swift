@@ -19,22 +19,32 @@ extension Publisher {
   ) async throws(PatchbayError) -> Int {
     let range = try writableRange(at: position, bytes.count)
     guard !range.isEmpty else { return 0 }
+    var claim: RangeClaim?
+    do throws(PatchbayError) {
+      let count = try await write(bytes, range, skippingCovered: skippingCovered, &claim)
+      await claim?.end()
+      return count
+    } catch {
+      await claim?.end()
+      throw error
+    }
+  }
+
+  /// - Parameter claim: what this write had to claim; for the caller to end.
+  private func write(
+    _ bytes: [UInt8], _ range: Range<Int>, skippingCovered: Bool, _ claim: inout RangeClaim?
+  ) async throws(PatchbayError) -> Int {
     while true {
       var wait: Awaited<Void>?
-      switch try startWriting(range, skippingCovered: skippingCovered, { $0.add(&wait) }) {
-      case .pieces(let pieces): return try finishWriting(bytes.span, range, pieces)
+      switch try startWriting(
+        range, skippingCovered: skippingCovered, under: claim, { $0.add(&wait) })
+      {
+      case .begun(let write): return try finishWriting(bytes.span, write)
+      case .needsClaim: claim = try await ownClaim(range)
       case .needsExtents: try await handle.grow(range)
       case .waits: if let wait { try await inFlight.wait(wait, deadline: .standard) }
       }
     }
-  }
-
-  /// The ranges nobody has written yet; as the blocking `missing`.
-  /// - Throws: nothing yet; a publisher that resumes will have to ask the broker.
-  public func missing(
-    inPiecesOf size: Int? = nil
-  ) async throws(PatchbayError) -> [Range<Int>] {
-    missingRanges(inPiecesOf: size)
   }
 
   // MARK: At the end

@@ -17,8 +17,9 @@ extension Publisher {
   ///   - position: where the first byte goes.
   ///   - skippingCovered: writes only what is uncovered, instead of refusing the whole write.
   /// - Returns: how many bytes were covered by this call.
-  /// - Throws: `rangeOverlap` when a byte of the range is covered already (nothing is written
-  ///   then), `rangeOutOfBounds`, `noSpaceMemory`, `closed`, `fenced`, `noBroker`.
+  /// - Throws: `rangeOverlap` when a byte of the range is covered already, or claimed by another
+  ///   publisher of a joinable blob (nothing is written then); `rangeOutOfBounds`, `noSpaceMemory`,
+  ///   `closed`, `fenced`, `noBroker`.
   @available(*, noasync)
   @discardableResult
   public func write(
@@ -26,10 +27,16 @@ extension Publisher {
   ) throws(PatchbayError) -> Int {
     let range = try writableRange(at: position, bytes.count)
     guard !range.isEmpty else { return 0 }
+    // Ended when the range has left, and not before: what is looked at under it stays as it was.
+    var claim: RangeClaim?
+    defer { claim?.end() }
     while true {
       let before = inFlight.now
-      switch try startWriting(range, skippingCovered: skippingCovered, { $0.addThread() }) {
-      case .pieces(let pieces): return try finishWriting(bytes, range, pieces)
+      switch try startWriting(
+        range, skippingCovered: skippingCovered, under: claim, { $0.addThread() })
+      {
+      case .begun(let write): return try finishWriting(bytes, write)
+      case .needsClaim: claim = try ownClaim(range)
       case .needsExtents: try handle.grow(range)
       case .waits: try inFlight.sleep(since: before, until: MonotonicTime(Deadline.standard))
       }
@@ -63,12 +70,23 @@ extension Publisher {
 
   /// What becomes of a write that wants to begin.
   enum WriteStart {
-    /// Its range is in flight; these pieces of it are to be written.
-    case pieces([Range<Int>])
+    /// Its range is in flight.
+    case begun(RangeWrite)
+    /// Others write the blob, too, and no claim of this publisher holds the whole range.
+    case needsClaim
     /// Extents of its range have to be mapped first.
     case needsExtents
     /// Another write overlaps it; the caller stands in line.
     case waits
+  }
+
+  /// A range in flight.
+  struct RangeWrite {
+    let range: Range<Int>
+    /// What of it is to be written.
+    let pieces: [Range<Int>]
+    /// What keeps other publishers off it; nil for a blob that has one.
+    let claim: RangeClaim?
   }
 
   /// A range of a blob that is written in any order.
@@ -83,37 +101,48 @@ extension Publisher {
     return range
   }
 
-  /// Enters a range if its extents are mapped and no other write overlaps it.
-  /// - Parameter stand: puts the caller in line when it has to wait.
+  /// Enters a range if it is claimed, its extents are mapped and no other write overlaps it.
+  /// - Parameters:
+  ///   - own: the claim that the caller got for this write alone.
+  ///   - stand: puts the caller in line when it has to wait.
   func startWriting(
-    _ range: Range<Int>, skippingCovered: Bool, _ stand: (inout WaitingLine) -> Void
+    _ range: Range<Int>, skippingCovered: Bool, under own: RangeClaim?,
+    _ stand: (inout WaitingLine) -> Void
   ) throws(PatchbayError) -> WriteStart {
-    // Extents are made before the list's lock is taken: the broker may take its time.
+    // Claims and extents are had before the list's lock is taken: the broker may take its time.
+    // Under the claim all that others have covered in the range can be seen, and nothing is added.
+    let claim = own ?? claims.holding(range)
+    guard claim != nil || !isShared else { return .needsClaim }
     guard handle.firstUnmapped(in: range) == nil else { return .needsExtents }
     let entered = try inFlight.tryEnter(range, stand) { () throws(PatchbayError) in
       let pieces = uncovered(in: range)
       guard skippingCovered || pieces == [range] else {
         throw overlap(range, firstUncovered: pieces.first)
       }
-      return pieces
+      return RangeWrite(range: range, pieces: pieces, claim: claim)
     }
-    return entered.map { .pieces($0) } ?? .waits
+    return entered.map { .begun($0) } ?? .waits
   }
 
   /// Writes the pieces of a range in flight, covers them, and takes the range out.
   func finishWriting(
-    _ bytes: Span<UInt8>, _ range: Range<Int>, _ pieces: [Range<Int>]
+    _ bytes: Span<UInt8>, _ write: RangeWrite
   ) throws(PatchbayError) -> Int {
+    let range = write.range
     var coveredEnd = range.lowerBound
-    defer { inFlight.leave(range, coveredTo: coveredEnd) }
-    for piece in pieces {
+    defer {
+      inFlight.leave(range, coveredTo: coveredEnd)
+      // Only now may the claim end.
+      withExtendedLifetime(write.claim) {}
+    }
+    for piece in write.pieces {
       try copyAndCover(
         bytes.extracting(
           piece.lowerBound - range.lowerBound..<piece.upperBound - range.lowerBound),
         at: piece.lowerBound)
       coveredEnd = piece.upperBound
     }
-    return pieces.reduce(0) { $0 + $1.count }
+    return write.pieces.reduce(0) { $0 + $1.count }
   }
 
   private func overlap(_ range: Range<Int>, firstUncovered: Range<Int>?) -> PatchbayError {
@@ -165,32 +194,6 @@ extension Publisher {
         extent.cover(at..<end)
         ring(at..<end)
         at = end
-      }
-    }
-  }
-
-  /// The ranges nobody has written yet, in order, cut into pieces; with an unknown length, those
-  /// below the highest byte this publisher has written.
-  /// - Parameter size: the most bytes of a piece; nil: uncut.
-  /// - Throws: nothing yet; a publisher that resumes will have to ask the broker.
-  @available(*, noasync)
-  public func missing(inPiecesOf size: Int? = nil) throws(PatchbayError) -> [Range<Int>] {
-    missingRanges(inPiecesOf: size)
-  }
-
-  func missingRanges(inPiecesOf size: Int?) -> [Range<Int>] {
-    guard handle.grant.order == .any else {
-      let end = appendEnd
-      return cut([end..<max(end, byteCount ?? end)], size)
-    }
-    return cut(uncovered(in: 0..<(byteCount ?? inFlight.highestEnd)), size)
-  }
-
-  private func cut(_ ranges: [Range<Int>], _ size: Int?) -> [Range<Int>] {
-    guard let size, size > 0 else { return ranges.filter { !$0.isEmpty } }
-    return ranges.flatMap { range in
-      stride(from: range.lowerBound, to: range.upperBound, by: size).map {
-        $0..<min($0 + size, range.upperBound)
       }
     }
   }

@@ -1,6 +1,7 @@
 // The ranges that this process is writing right now. A write enters its range, looks what is covered,
 // copies, covers, and leaves; one that overlaps an entry waits for it. So within a process a covered
-// byte never changes; between processes disjoint claims see to that. Sealing and ending wait until
+// byte never changes; between processes disjoint claims see to that, which are held for longer than
+// their range is in flight. Sealing and ending wait until
 // the list is empty, so no mark follows a seal.
 
 import PatchbaySystem
@@ -84,6 +85,8 @@ final class WritesInFlight: Sendable {
       return state.ranges.isEmpty
     }
   }
+
+  var isIdle: Bool { state.withLock { $0.ranges.isEmpty } }
 
   /// Lets writes enter again, after a seal that was refused.
   func reopen() { state.withLock { $0.closed = nil } }

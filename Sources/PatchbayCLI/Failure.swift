@@ -97,10 +97,10 @@ enum ExitStatus {
   static let table: [PatchbayError.Code: Int32] = [
     .noBroker: noBroker, .noSuchKey: noSuchKey, .keyExists: exists, .invalidKey: usage,
     .blobFailed: blobEnded, .removed: blobEnded, .evicted: blobEnded, .abandoned: blobEnded,
-    .overrun: overrun, .rangeOverlap: `internal`, .rangeOutOfBounds: usage,
+    .overrun: overrun, .rangeOverlap: exists, .rangeOutOfBounds: usage,
     .holesAtSeal: contentFailed, .lengthMismatch: contentFailed, .digestMismatch: contentFailed,
     .contentDiverged: contentFailed, .fenced: blobEnded, .timedOut: timedOut,
-    .cancelled: timedOut, .closed: `internal`, .noSpaceMemory: noSpace, .noSpaceSpool: noSpace,
+    .cancelled: timedOut, .closed: blobEnded, .noSpaceMemory: noSpace, .noSpaceSpool: noSpace,
     .limitReached: noSpace, .notPermitted: notPermitted, .versionMismatch: mismatch,
     .protocolViolation: mismatch, .corrupt: contentFailed, .inputOutput: inputOutput,
   ]

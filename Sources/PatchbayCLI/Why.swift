@@ -143,7 +143,6 @@ struct WhyLook {
     case .board: "its place on the board"
     case .memory: "memory"
     case .verification: "its seal to be verified"
-    case .turn: "another publisher"
     }
   }
 

@@ -95,7 +95,7 @@ extension Ledger {
   /// for, when there is room for it.
   private mutating func serveWaiting(_ access: Access) {
     while let generation = accessClasses[access]?.waiting.first {
-      if let blob = blobs[generation], blob.isHeld {
+      if let blob = blobs[generation], blob.isHeld || !blob.isBorn {
         guard let slot = takeSlot(access) else { break }
         blobs[generation]?.slot = slot
       }

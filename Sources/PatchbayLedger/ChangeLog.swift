@@ -57,6 +57,8 @@ struct ChangeLog: Sendable {
   private var firstRemoval = 0
   /// Blobs that are being written, ascending.
   private(set) var open: [Generation] = []
+  /// Blobs that wait for a publisher.
+  private(set) var suspendedCount = 0
 
   init(removalLimit: Int) { self.removalLimit = removalLimit }
 
@@ -74,6 +76,7 @@ struct ChangeLog: Sendable {
     var standing =
       standings[generation]
       ?? Standing(born: last, state: last, latest: last, blobState: state, time: time)
+    countSuspended(standings[generation]?.blobState, state)
     standing.state = last
     standing.latest = last
     standing.blobState = state
@@ -110,6 +113,7 @@ struct ChangeLog: Sendable {
   ) {
     guard let standing = standings.removeValue(forKey: generation) else { return }
     last += 1
+    countSuspended(standing.blobState, nil)
     setOpen(generation, false)
     removals.append(
       Removal(
@@ -129,6 +133,10 @@ struct ChangeLog: Sendable {
     guard places.count > 2 * standings.count + 64 else { return }
     let standings = standings
     places.removeAll { standings[$0.generation]?.latest != $0.number }
+  }
+
+  private mutating func countSuspended(_ before: BlobState?, _ after: BlobState?) {
+    suspendedCount += (after == .suspended ? 1 : 0) - (before == .suspended ? 1 : 0)
   }
 
   private mutating func setOpen(_ generation: Generation, _ isOpen: Bool) {

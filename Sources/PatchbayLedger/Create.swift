@@ -10,18 +10,26 @@ import PatchbayWire
 
 extension Ledger {
   mutating func create(
-    _ session: SessionID, _ number: UInt64, _ request: CreateRequest
+    _ session: SessionID, _ number: UInt64, _ request: CreateRequest,
+    _ terms: CreateTerms = .plain
   ) throws(PatchbayError) {
     try checkOffer(request)
+    try checkTerms(request, terms)
     guard !isDraining else { throw .draining }
     guard !isJournalFull else { throw .journalFull(request.key) }
     let old = owners[request.key]
+    if let same = sameCreation(old, session, request, terms) {
+      try repeatCreation(of: same, RequestID(session: session, number: number))
+      return
+    }
     try checkTaken(old, request)
     try checkHandles(session)
     if let bytes = request.inlineBytes {
       try createInline(session, number, request, bytes, replacing: old)
+    } else if let source = source(old, terms) {
+      try resume(source, session, number, request, terms)
     } else {
-      try createWithExtents(session, number, request, replacing: old)
+      try createWithExtents(session, number, request, terms, replacing: old)
     }
   }
 
@@ -40,6 +48,55 @@ extension Ledger {
     }
   }
 
+  /// Refuses terms that contradict each other.
+  private func checkTerms(
+    _ request: CreateRequest, _ terms: CreateTerms
+  ) throws(PatchbayError) {
+    guard terms != .plain else { return }
+    guard request.inlineBytes == nil else {
+      throw .badTerms(request.key, "a whole blob in one message is nobody's to write")
+    }
+    guard request.policy == .keep else {
+      throw .badTerms(
+        request.key, "a window has one publisher, and nothing of it is kept to be taken over")
+    }
+    guard terms.ownership != .exclusive || terms.idleLimit == nil else {
+      throw .badTerms(
+        request.key, "an exclusive blob ends with its publisher, not by an idle limit")
+    }
+    guard terms.ownership == .exclusive || request.order == .any else {
+      throw .badTerms(
+        request.key,
+        "a blob that is appended to has one end, so one publisher; several need a "
+          + "blob that is written in any order")
+    }
+  }
+
+  /// The live blob that an ownerless creation asks for, if there is one already: who asks again,
+  /// having lost the answer or not, gets the answer again.
+  private func sameCreation(
+    _ old: Generation?, _ session: SessionID, _ request: CreateRequest, _ terms: CreateTerms
+  ) -> Blob? {
+    guard let old, let blob = blobs[old], !request.replaces, terms.ownership == .ownerless,
+      LifeCycle.outcome(of: .createSame, in: blob.state) == .stays
+    else { return nil }
+    var first = blob.origin.request
+    first.replaces = false
+    let isSame =
+      first == request && blob.origin.terms.ownership == .ownerless
+      && blob.origin.terms.idleLimit == terms.idleLimit
+      && blob.origin.access.uid == sessions[session]?.peer.uid
+    return isSame ? blob : nil
+  }
+
+  private mutating func repeatCreation(of blob: Blob, _ asker: RequestID) throws(PatchbayError) {
+    guard !blob.isBorn else { return answerCreation(of: blob, asker) }
+    guard blob.birthWaiters.count < Self.waiterLimit else {
+      throw .tooManyWaiters(blob, limit: Self.waiterLimit)
+    }
+    blobs[blob.origin.generation]?.birthWaiters.append(asker)
+  }
+
   private func checkTaken(
     _ old: Generation?, _ request: CreateRequest
   ) throws(PatchbayError) {
@@ -55,15 +112,16 @@ extension Ledger {
   }
 
   private mutating func makeOrigin(
-    _ session: SessionID, _ number: UInt64, _ request: CreateRequest, plan: ExtentPlan,
-    window: WindowShape? = nil
+    _ session: SessionID, _ number: UInt64, _ request: CreateRequest, _ terms: CreateTerms,
+    plan: ExtentPlan, window: WindowShape? = nil
   ) -> BlobOrigin? {
     guard let creator = sessions[session] else { return nil }
     lastGeneration += 1
     return BlobOrigin(
-      request: request, generation: Generation(rawValue: lastGeneration),
+      request: request, terms: terms, generation: Generation(rawValue: lastGeneration),
       access: Access(uid: creator.peer.uid, gid: creator.peer.gid, mode: request.mode), plan: plan,
-      window: window, created: now.wall, creator: session, token: creator.token, number: number)
+      window: window, created: now.wall, creator: RequestID(session: session, number: number),
+      token: creator.token)
   }
 
   private mutating func createInline(
@@ -75,7 +133,7 @@ extension Ledger {
     try makeRoomInCatalog()
     if let old { unname(old) }
     try makeRoom(bytes.count, for: "the blob \(request.key)")
-    guard let origin = makeOrigin(session, number, request, plan: plan) else { return }
+    guard let origin = makeOrigin(session, number, request, .plain, plan: plan) else { return }
     var blob = Blob(origin: origin)
     blob.state = .sealed
     blob.byteCount = bytes.count
@@ -90,7 +148,8 @@ extension Ledger {
   }
 
   private mutating func createWithExtents(
-    _ session: SessionID, _ number: UInt64, _ request: CreateRequest, replacing old: Generation?
+    _ session: SessionID, _ number: UInt64, _ request: CreateRequest, _ terms: CreateTerms,
+    replacing old: Generation?
   ) throws(PatchbayError) {
     let window = try makeWindow(request)
     let plan =
@@ -100,31 +159,54 @@ extension Ledger {
         try makePlan(request)
       }
     let geometry = try firstGeometry(request, plan)
+    try makeRoomForBlob(geometry?.objectByteCount ?? 0, session, request, replacing: old)
+    guard
+      let generation = beginBlob(
+        session, number, request, terms, plan: plan, window: window, source: nil)
+    else { return }
+    if let geometry {
+      requestRing(for: generation, index: 0, geometry: geometry, waiters: [])
+    }
+    bearIfReady(generation)
+  }
+
+  /// Makes room for the rings of a new blob, its board and its name, and takes the old blob of the
+  /// key away once it is certain that there will be.
+  mutating func makeRoomForBlob(
+    _ ringByteCount: Int, _ session: SessionID, _ request: CreateRequest,
+    replacing old: Generation? = nil
+  ) throws(PatchbayError) {
     guard let peer = sessions[session]?.peer else { return }
     let access = Access(uid: peer.uid, gid: peer.gid, mode: request.mode)
     try checkAccessClass(access)
     let what = "the blob \(request.key)"
-    try checkRoom((geometry?.objectByteCount ?? 0) + boardNeed(access), for: what)
+    try checkRoom(ringByteCount + boardNeed(access), for: what)
     try makeRoomInCatalog()
     if let old { unname(old) }
-    try makeRoom((geometry?.objectByteCount ?? 0) + boardNeed(access), for: what)
-    guard let origin = makeOrigin(session, number, request, plan: plan, window: window) else {
-      return
-    }
+    try makeRoom(ringByteCount + boardNeed(access), for: what)
+  }
+
+  /// A blob that is not born yet, with the key and, unless it is ownerless, its publisher.
+  mutating func beginBlob(
+    _ session: SessionID, _ number: UInt64, _ request: CreateRequest, _ terms: CreateTerms,
+    plan: ExtentPlan, window: WindowShape? = nil, source: Generation?
+  ) -> Generation? {
+    guard
+      let origin = makeOrigin(session, number, request, terms, plan: plan, window: window)
+    else { return nil }
     let generation = origin.generation
     var blob = Blob(origin: origin)
-    blob.publisher = session
+    blob.source = source
+    if terms.ownership != .ownerless {
+      blob.publishers = [BlobPublisher(session: session, number: number)]
+      sessions[session]?.handles[generation] = Handle(publishes: true)
+      sessions[session]?.handleCount += 1
+    }
     blobs[generation] = blob
     owners[request.key] = generation
     openBlobCount += 1
-    sessions[session]?.handles[generation] = Handle(publishes: true)
-    sessions[session]?.handleCount += 1
     seekSlot(generation)
-    if let geometry {
-      requestRing(
-        for: generation, index: 0, geometry: geometry, access: access, number: number)
-    }
-    bearIfReady(generation)
+    return generation
   }
 
   /// The window as it was asked for, or one that stays in a core's cache; nil for the policy `keep`.
@@ -152,7 +234,7 @@ extension Ledger {
   }
 
   /// The extents as they were asked for, or one for the whole of a known length, or doubling ones.
-  private func makePlan(_ request: CreateRequest) throws(PatchbayError) -> ExtentPlan {
+  func makePlan(_ request: CreateRequest) throws(PatchbayError) -> ExtentPlan {
     let asked = max(request.firstExtent, request.extentLimit, request.byteCount ?? 0)
     guard min(request.firstExtent, request.extentLimit, request.byteCount ?? 0) >= 0,
       asked <= ExtentPlan.positionLimit
@@ -201,32 +283,43 @@ extension Ledger {
     return try RingGeometry(dataByteCount: share, hasMap: order == .any)
   }
 
-  /// Lets a blob into the world once its entry and its first ring are there.
+  /// Lets a blob into the world once its entry and its first rings are there, with the bytes that
+  /// it takes over.
   mutating func bearIfReady(_ generation: Generation) {
     guard let blob = blobs[generation], !blob.isBorn, blob.slot != nil,
-      blob.pendingExtents.isEmpty
+      blob.pendingExtents.isEmpty, hasCopied(generation)
     else { return }
+    // It was counted as open; it is from now on only if somebody writes it.
+    if blob.state == .suspended {
+      openBlobCount -= 1
+      awaitPublisher(generation)
+    }
     born(generation)
   }
 
   private mutating func born(_ generation: Generation) {
+    let waiters = blobs[generation]?.birthWaiters ?? []
     blobs[generation]?.isBorn = true
     blobs[generation]?.modified = now.wall
     touch(generation)
+    blobs[generation]?.birthWaiters = []
     guard let blob = blobs[generation] else { return }
-    let origin = blob.origin
     catalog.insert(blob.key)
     changed(generation)
     post(generation)
     record(generation)
-    let grant = blob.grant(epoch: blob.epoch, beginsUse: true)
-    var descriptors: [DescriptorSource] = []
-    if let first = blob.extent(at: 0) {
-      rings[first.ring]?.beginNumber = origin.number
-      descriptors = [.ring(first.ring, isWritable: true)]
-    }
-    reply(origin.creator, origin.number, .created(grant), descriptors)
+    for asker in [blob.origin.creator] + waiters { answerCreation(of: blob, asker) }
     answerParked(blob.key)
+  }
+
+  /// Tells who created a blob, with its first extent if that makes it a publisher.
+  private mutating func answerCreation(of blob: Blob, _ asker: RequestID) {
+    let isPublisher = blob.publishers.contains(
+      BlobPublisher(session: asker.session, number: asker.number))
+    let (extent, descriptors) = isPublisher ? grantFirst(of: blob, asker) : (nil, [])
+    reply(
+      asker.session, asker.number, .created(blob.grant(epoch: blob.epoch, extent: extent)),
+      descriptors)
   }
 
   /// Undoes a creation that came to nothing: the blob never existed.
@@ -234,18 +327,22 @@ extension Ledger {
     guard let blob = blobs[generation], !blob.isBorn else { return }
     _ = orphanPendingRings(of: generation)
     for extent in blob.extents { dropRing(extent.ring, exists: true) }
-    endPublisherHandle(generation)
+    for publisher in blob.publishers { endPublisher(publisher.session, generation) }
     openBlobCount -= 1
     if owners[blob.key] == generation { owners[blob.key] = nil }
     if let slot = blob.slot { clear(slot, of: generation) }
     blobs[generation] = nil
-    if let error { refuse(blob.origin.creator, blob.origin.number, error) }
+    giveBackSource(blob)
+    guard let error else { return }
+    for asker in [blob.origin.creator] + blob.birthWaiters {
+      refuse(asker.session, asker.number, error)
+    }
   }
 }
 
 extension Blob {
   /// What a client is told that opens or creates it.
-  func grant(epoch: UInt32, beginsUse: Bool) -> BlobGrant {
+  func grant(epoch: UInt32, extent: ExtentGrant?) -> BlobGrant {
     BlobGrant(
       blob: BlobReference(generation: origin.generation, epoch: epoch), state: state,
       byteCount: byteCount, order: origin.request.order, policy: origin.request.policy,
@@ -253,7 +350,7 @@ extension Blob {
       wakeClasses: origin.wakeClasses, board: slot?.board ?? 0, entry: slot?.entry ?? 0,
       inlineBytes: epoch == 0 ? inlineBytes : nil,
       extentEnd: (extents.last?.index).map { $0 + 1 } ?? 0,
-      extent: extent(at: 0)?.grant(beginsUse: beginsUse))
+      extent: extent)
   }
 }
 

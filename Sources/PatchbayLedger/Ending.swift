@@ -19,11 +19,10 @@ extension Ledger {
 
   /// A publisher that closes without a seal has abandoned its blob.
   private mutating func closePublisher(_ session: SessionID, _ reference: BlobReference) {
-    guard let blob = blobs[reference.generation], blob.isBorn, blob.publisher == session,
+    guard let blob = blobs[reference.generation], blob.isBorn, blob.isPublished(by: session),
       blob.epoch == reference.epoch
     else { return }
-    failBlob(
-      reference.generation, .abandoned, abandonedCause(blob, .abandoned), raisesEpoch: true)
+    depart(session, reference.generation, .abandoned)
   }
 
   /// Ends the open that this request made.
@@ -67,6 +66,10 @@ extension Ledger {
   /// record: a record without its rings is recognized at the next start, the reverse is litter.
   mutating func unname(_ generation: Generation, as kind: BlobChange.Kind = .removed) {
     guard let blob = blobs[generation], blob.isNamed else { return }
+    // Nobody could join it any more: whoever reads it must not wait for bytes.
+    if blob.state == .suspended {
+      failBlob(generation, .removed, "it was removed while nobody wrote it", raisesEpoch: true)
+    }
     vanished(generation, as: kind)
     blobs[generation]?.isNamed = false
     if owners[blob.key] == generation { owners[blob.key] = nil }

@@ -7,9 +7,6 @@ import PatchbayTypes
 import PatchbayWire
 
 extension Ledger {
-  /// How a publisher went, as its blob's cause tells it.
-  enum Departure { case abandoned, ended, undelivered }
-
   mutating func fail(
     _ session: SessionID, _ number: UInt64, _ request: FailRequest
   ) throws(PatchbayError) {
@@ -23,15 +20,17 @@ extension Ledger {
   mutating func abandon(
     _ session: SessionID, _ number: UInt64, _ reference: BlobReference
   ) throws(PatchbayError) {
-    let blob = try published(reference, by: session, for: .abandon)
-    failBlob(
-      reference.generation, .abandoned, abandonedCause(blob, .abandoned), raisesEpoch: true)
+    _ = try published(reference, by: session, for: .abandon)
+    depart(session, reference.generation, .abandoned)
     reply(session, number, .done)
   }
 
-  /// The publisher's session ended while the blob was open.
-  mutating func losePublisher(_ session: SessionID, _ generation: Generation) {
-    guard let blob = blobs[generation], blob.publisher == session else { return }
+  /// A publisher's session ended while the blob was open. Unless its process is gone, too, it may
+  /// still write into rings that it has mapped.
+  mutating func losePublisher(
+    _ session: SessionID, _ generation: Generation, isProcessGone: Bool
+  ) {
+    guard let blob = blobs[generation], blob.isPublished(by: session) else { return }
     guard blob.isBorn else {
       discardUnborn(generation, nil)
       return
@@ -39,31 +38,31 @@ extension Ledger {
     guard case .becomes(.failed) = LifeCycle.outcome(of: .publisherLost, in: blob.state) else {
       return
     }
-    failBlob(generation, .abandoned, abandonedCause(blob, .ended), raisesEpoch: true)
+    depart(
+      session, generation, .ended, keepsClaims: !isProcessGone && !blob.extents.isEmpty)
   }
 
-  func abandonedCause(_ blob: Blob, _ departure: Departure) -> String {
-    guard let session = blob.publisher, let publisher = sessions[session] else {
+  func abandonedCause(_ session: SessionID, _ departure: Departure) -> String {
+    guard let publisher = sessions[session] else {
       return "its publisher ended without sealing"
     }
     let name = publisher.name.isEmpty ? "" : " (\(publisher.name))"
     let who = "its publisher, process \(publisher.peer.process)\(name),"
     return switch departure {
+    case .left: "\(who) left it"
     case .abandoned: "\(who) abandoned it without sealing"
     case .ended: "\(who) ended without sealing"
     case .undelivered: "\(who) could not be given its memory"
     }
   }
 
-  /// Fails an open blob: posted and recorded before anybody is woken or answered.
+  /// Fails an open or suspended blob: posted and recorded before anybody is woken or answered.
   mutating func failBlob(
     _ generation: Generation, _ code: PatchbayError.Code, _ cause: String, raisesEpoch: Bool
   ) {
-    guard let before = blobs[generation], before.state == .open, let publisher = before.publisher
-    else { return }
+    guard let before = blobs[generation], before.state.isLive else { return }
     let orphans = orphanPendingRings(of: generation)
-    endPublisherHandle(generation)
-    openBlobCount -= 1
+    endWriting(generation)
     blobs[generation]?.state = .failed
     blobs[generation]?.causeCode = code
     blobs[generation]?.cause = cause
@@ -75,11 +74,35 @@ extension Ledger {
     record(generation)
     post(generation)
     ring(generation)
-    for number in (before.pendingSeal?.numbers ?? []) + orphans {
-      refuse(publisher, number, blob.failure)
+    for waiter in (before.pendingSeal?.waiters ?? []) + orphans {
+      refuse(waiter.session, waiter.number, blob.failure)
     }
     settle(generation)
   }
+
+  /// Takes away all that only an open or suspended blob has: publishers, claims, the idle limit.
+  mutating func endWriting(_ generation: Generation) {
+    guard let blob = blobs[generation] else { return }
+    if blob.state == .open { openBlobCount -= 1 }
+    for publisher in blob.publishers { endPublisher(publisher.session, generation) }
+    blobs[generation]?.claims = []
+    blobs[generation]?.suspensionEnd = nil
+  }
+
+  /// Takes a publisher's handle away from its session and from the blob.
+  mutating func endPublisher(_ session: SessionID, _ generation: Generation) {
+    blobs[generation]?.publishers.removeAll { $0.session == session }
+    sessions[session]?.handles[generation]?.publishes = false
+    sessions[session]?.handleCount -= 1
+    if sessions[session]?.handles[generation]?.isEmpty == true {
+      sessions[session]?.handles[generation] = nil
+    }
+  }
+}
+
+extension BlobState {
+  /// Whether it may still become complete.
+  var isLive: Bool { self == .open || self == .suspended }
 }
 
 extension Blob {

@@ -21,10 +21,11 @@ extension Ledger {
     }
     // Epoch 0 is a reader's: it was never a publisher's to lose.
     if reference.epoch != 0, reference.epoch != blob.epoch { throw .fenced(blob, reference) }
+    guard blob.state != .suspended else { throw .notPublished(generation, step: step) }
     if case .refused(let code) = LifeCycle.outcome(of: step, in: blob.state) {
       throw .ended(blob, step: step, code: code)
     }
-    guard blob.publisher == session, reference.epoch != 0 else {
+    guard blob.isPublished(by: session), reference.epoch != 0 else {
       throw .notPublished(generation, step: step)
     }
     return blob
@@ -35,14 +36,15 @@ extension Ledger {
   ) throws(PatchbayError) {
     let blob = try published(request.blob, by: session, for: .grow)
     let generation = request.blob.generation
+    let asker = RequestID(session: session, number: number)
     let geometry = try extentGeometry(blob, request.index)
     if let extent = blob.extent(at: request.index) {
-      grantExtent(session, number, extent)
+      grantExtent(asker, extent)
     } else if let pending = blob.pendingExtents[request.index] {
-      guard rings[pending]?.numbers.count ?? 0 < Self.waiterLimit else {
+      guard rings[pending]?.waiters.count ?? 0 < Self.waiterLimit else {
         throw .tooManyWaiters(blob, limit: Self.waiterLimit)
       }
-      rings[pending]?.numbers.append(number)
+      rings[pending]?.waiters.append(asker)
     } else {
       guard !isJournalFull else { throw .journalFull(blob.key) }
       guard blob.extents.count + blob.pendingExtents.count < limits.extentsPerBlob else {
@@ -51,8 +53,7 @@ extension Ledger {
       try makeRoom(
         geometry.objectByteCount, for: "extent \(request.index) of the blob \(blob.key)")
       requestRing(
-        for: generation, index: request.index, geometry: geometry, access: blob.origin.access,
-        number: number)
+        for: generation, index: request.index, geometry: geometry, waiters: [asker])
     }
   }
 
@@ -72,14 +73,25 @@ extension Ledger {
   }
 
   /// Grants an extent for writing. Exactly one grant that arrives begins the ring's use.
-  private mutating func grantExtent(
-    _ session: SessionID, _ number: UInt64, _ extent: ExtentRecord
-  ) {
-    let begins = rings[extent.ring]?.beginNumber == nil
-    if begins { rings[extent.ring]?.beginNumber = number }
+  private mutating func grantExtent(_ asker: RequestID, _ extent: ExtentRecord) {
+    let grant = extent.grant(beginsUse: beginUse(of: extent.ring, by: asker))
     reply(
-      session, number, .extent(extent.grant(beginsUse: begins)),
-      [.ring(extent.ring, isWritable: true)])
+      asker.session, asker.number, .extent(grant), [.ring(extent.ring, isWritable: true)])
+  }
+
+  private mutating func beginUse(of ring: RingID, by asker: RequestID) -> Bool {
+    guard let known = rings[ring], known.beginner == nil, !known.isFilled else { return false }
+    rings[ring]?.beginner = asker
+    return true
+  }
+
+  /// The first extent, for a grant that brings it along to a publisher.
+  mutating func grantFirst(
+    of blob: Blob, _ asker: RequestID
+  ) -> (ExtentGrant?, [DescriptorSource]) {
+    guard let first = blob.extent(at: 0) else { return (nil, []) }
+    let grant = first.grant(beginsUse: beginUse(of: first.ring, by: asker))
+    return (grant, [.ring(first.ring, isWritable: true)])
   }
 
   mutating func ringCreated(_ id: RingID) {
@@ -93,9 +105,9 @@ extension Ledger {
       index: ring.index, ring: id, useNumber: 1, dataByteCount: ring.dataByteCount)
     blobs[ring.generation]?.pendingExtents[ring.index] = nil
     blobs[ring.generation]?.insert(extent)
-    rings[id]?.numbers = []
+    rings[id]?.waiters = []
     if blob.isBorn {
-      extentArrived(extent, of: ring.generation, numbers: ring.numbers)
+      extentArrived(extent, of: ring.generation, waiters: ring.waiters)
     } else {
       bearIfReady(ring.generation)
     }
@@ -106,15 +118,15 @@ extension Ledger {
   }
 
   private mutating func extentArrived(
-    _ extent: ExtentRecord, of generation: Generation, numbers: [UInt64]
+    _ extent: ExtentRecord, of generation: Generation, waiters: [RequestID]
   ) {
     blobs[generation]?.extentVersion &+= 1
     blobs[generation]?.modified = now.wall
     record(generation)
-    if let publisher = blobs[generation]?.publisher {
-      for number in numbers { grantExtent(publisher, number, extent) }
-    }
+    // Posted before it is granted: whoever knows that an extent was granted, and asks the board what
+    // there is, finds that there is more.
     post(generation)
+    for waiter in waiters { grantExtent(waiter, extent) }
     ring(generation)
   }
 
@@ -133,8 +145,7 @@ extension Ledger {
       discardUnborn(ring.generation, error)
       return
     }
-    guard let publisher = blob.publisher else { return }
-    for number in ring.numbers { refuse(publisher, number, error) }
+    for waiter in ring.waiters { refuse(waiter.session, waiter.number, error) }
   }
 
   /// Gives a reader the descriptor of an extent of a blob that it has open.
@@ -161,13 +172,13 @@ extension Ledger {
         return
       }
       guard handle.publishes, let blob = blobs[generation], blob.isBorn else { continue }
-      if blob.origin.number == number {
-        failBlob(generation, .abandoned, abandonedCause(blob, .undelivered), raisesEpoch: true)
-        return
-      }
       // The use was not begun by whoever did not get the ring: the next grant begins it.
-      for extent in blob.extents where rings[extent.ring]?.beginNumber == number {
-        rings[extent.ring]?.beginNumber = nil
+      let asker = RequestID(session: session, number: number)
+      for extent in blob.extents where rings[extent.ring]?.beginner == asker {
+        rings[extent.ring]?.beginner = nil
+      }
+      if blob.publishers.contains(BlobPublisher(session: session, number: number)) {
+        depart(session, generation, .undelivered)
         return
       }
     }

@@ -20,7 +20,7 @@ extension Request {
   /// What it is about, if its answer may come later.
   fileprivate var waitingSubject: Unanswered.Subject? {
     switch self {
-    case .create(let create): .key(create.key)
+    case .create(let create), .createWith(let create, _): .key(create.key)
     case .open(let open): .key(open.key)
     case .grow(let grow): .blob(grow.blob.generation)
     case .seal(let seal): .blob(seal.blob.generation)
@@ -115,8 +115,7 @@ extension Ledger {
     switch kind {
     case .open: isThere ? .board : .key
     case .seal: .verification
-    case .create, .grow: .memory
-    default: .turn
+    default: .memory
     }
   }
 }
@@ -124,7 +123,7 @@ extension Ledger {
 extension Reply {
   fileprivate var grantedGeneration: Generation? {
     switch self {
-    case .created(let grant), .opened(let grant): grant.blob.generation
+    case .created(let grant), .joined(let grant), .opened(let grant): grant.blob.generation
     default: nil
     }
   }

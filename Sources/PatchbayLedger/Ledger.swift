@@ -37,8 +37,11 @@ package struct Ledger: Sendable {
   var parkedCount = 0
   /// Opens that wait for a board.
   var askerCount = 0
+  /// Blobs that are open or unborn.
   var openBlobCount = 0
   var inspections: [InspectionID: Generation] = [:]
+  var copies: [CopyID: Generation] = [:]
+  var suspensions = Heap<Suspension>()
 
   var rings: [RingID: Ring] = [:]
   var pendingRingCount = 0
@@ -60,6 +63,7 @@ package struct Ledger: Sendable {
   var lastClient: UInt64 = 0
   var lastBoard: UInt32 = 0
   var lastInspection: UInt64 = 0
+  var lastCopy: UInt64 = 0
 
   var watching: Watching
   /// Requests without an answer, by their numbers.
@@ -104,11 +108,13 @@ package struct Ledger: Sendable {
     case .boardCreated(let board): boardCreated(board)
     case .boardRefused(let board, let errno): boardRefused(board, errno)
     case .inspected(let inspection, let result): inspected(inspection, result)
+    case .copied(let copy, let error): copied(copy, error)
     case .undelivered(let session, let number): undelivered(session, number)
     case .overheadChanged(let byteCount): overheadByteCount = max(0, byteCount)
     case .journalFull(let isFull): isJournalFull = isFull
     case .tick:
       endLateHandshakes()
+      endLongSuspensions()
       sampleIfDue()
     case .congested(let session): congested(session)
     case .relieved(let session): relieved(session)
@@ -120,7 +126,7 @@ package struct Ledger: Sendable {
   /// When a `tick` is next needed, on the monotonic clock; nil while nothing is due.
   package var nextDeadline: Int64? {
     if watching.hasMore { return now.monotonicNanoseconds }
-    return [handshakes.nextDeadline, nextSample].compactMap(\.self).min()
+    return [handshakes.nextDeadline, suspensions.first?.end, nextSample].compactMap(\.self).min()
   }
 
   /// Whether a broker that drains may end: no publisher has a blob open and no answer is owed.
@@ -129,8 +135,11 @@ package struct Ledger: Sendable {
     isDraining && openBlobCount == 0 && askerCount == 0 && pendingRingCount == 0
   }
 
-  /// Whether nobody is connected and nothing is being written. What is sealed waits for nobody.
-  package var isIdle: Bool { connectionCount == 0 && openBlobCount == 0 }
+  /// Whether nobody is connected and nothing is being written, or waits for somebody to write it.
+  /// What is sealed waits for nobody.
+  package var isIdle: Bool {
+    connectionCount == 0 && openBlobCount == 0 && watching.log.suspendedCount == 0
+  }
 
   private mutating func requested(_ session: SessionID, _ number: UInt64, _ request: Request) {
     guard let phase = sessions[session]?.phase else { return }
@@ -175,6 +184,11 @@ package struct Ledger: Sendable {
     case .subscriptions(let blob): try subscriptions(session, number, blob)
     case .attachTable(let request): try attachTable(session, number, request)
     case .detach(let request): try detach(session, number, request)
+    case .createWith(let create, let terms): try self.create(session, number, create, terms)
+    case .join(let join): try self.join(session, number, join)
+    case .claim(let claim): try self.claim(session, number, claim)
+    case .release(let claim): release(session, number, claim)
+    case .leave(let blob): try leave(session, number, blob)
     case .watch(let watch): try self.watch(session, number, watch)
     case .why(let why): self.why(session, number, why)
     }

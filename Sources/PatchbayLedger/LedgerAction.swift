@@ -30,6 +30,8 @@ package enum LedgerAction: Sendable, Hashable {
   /// frontiers; of a window how much ever was. Answered by `inspected`.
   case inspect(
     InspectionID, [ExtentRecord], ExtentPlan, isWindow: Bool, byteCount: Int)
+  /// Fills fresh rings with what others had covered; answered by `copied`.
+  case copy(CopyID, [ExtentCopy])
   /// Sends `why`, after what rings, bell and tables say has been filled in.
   case explain(SessionID, number: UInt64, BlobSituation, LiveFigures?)
   /// Reads how far open blobs are, from the headers of their rings: hints. Answered by `sampled`.
@@ -74,6 +76,16 @@ package struct BlobReport: Sendable, Hashable {
     self.plan = plan
     self.isWindow = isWindow
     self.liveExtents = liveExtents
+  }
+}
+
+/// A ring and the one into which its covered bytes are copied, of the same size.
+package struct ExtentCopy: Sendable, Hashable {
+  package var source: ExtentRecord
+  package var target: ExtentRecord
+  package init(source: ExtentRecord, target: ExtentRecord) {
+    self.source = source
+    self.target = target
   }
 }
 
@@ -122,12 +134,15 @@ package struct BlobRecord: Sendable, Hashable {
   package var segment: Int
   package var extents: [ExtentRecord]
   package var inlineBytes: [UInt8]?
+  package var ownership: Ownership
+  package var idleLimit: Duration?
   /// Who created it, and by which request: a repeated create finds its own work.
   package var token: Token
   package var request: UInt64
   package init(
     info: BlobInfo, epoch: UInt32, plan: ExtentPlan, segment: Int, extents: [ExtentRecord],
-    inlineBytes: [UInt8]?, token: Token, request: UInt64
+    inlineBytes: [UInt8]?, ownership: Ownership, idleLimit: Duration?, token: Token,
+    request: UInt64
   ) {
     self.info = info
     self.epoch = epoch
@@ -135,6 +150,8 @@ package struct BlobRecord: Sendable, Hashable {
     self.segment = segment
     self.extents = extents
     self.inlineBytes = inlineBytes
+    self.ownership = ownership
+    self.idleLimit = idleLimit
     self.token = token
     self.request = request
   }

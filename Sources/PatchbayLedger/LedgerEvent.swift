@@ -23,6 +23,8 @@ package enum LedgerEvent: Sendable, Hashable {
   case boardRefused(UInt32, errno: Int32)
   /// Answer to `inspect`: the coverage, or why the rings could not be read.
   case inspected(InspectionID, Result<Coverage, PatchbayError>)
+  /// Answer to `copy`: nil when every byte and its mark is there.
+  case copied(CopyID, PatchbayError?)
   /// A reply could not be delivered with its descriptors; the client got a failure instead. What
   /// the reply granted is taken back.
   case undelivered(SessionID, number: UInt64)
@@ -40,6 +42,12 @@ package enum LedgerEvent: Sendable, Hashable {
   case tick
   /// The broker shuts down: no new connections, creates or opens; what is open may finish.
   case drainBegan
+}
+
+/// One copy of a blob's rings that is under way.
+package struct CopyID: RawRepresentable, Hashable, Sendable {
+  package let rawValue: UInt64
+  package init(rawValue: UInt64) { self.rawValue = rawValue }
 }
 
 /// One pending look into a blob's rings.

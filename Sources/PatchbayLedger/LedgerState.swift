@@ -5,6 +5,12 @@
 import PatchbayTypes
 import PatchbayWire
 
+/// A request that waits for its answer.
+struct RequestID: Sendable, Hashable {
+  let session: SessionID
+  let number: UInt64
+}
+
 struct Session: Sendable {
   enum Phase: Sendable, Hashable {
     /// Connected, has not said hello.
@@ -44,6 +50,7 @@ struct Handle: Sendable {
 /// part stays small.
 final class BlobOrigin: Sendable {
   let request: CreateRequest
+  let terms: CreateTerms
   let generation: Generation
   let access: Access
   let plan: ExtentPlan
@@ -51,18 +58,18 @@ final class BlobOrigin: Sendable {
   let window: WindowShape?
   let wakeClasses: WakeClasses
   let created: WallTime
-  let creator: SessionID
+  let creator: RequestID
   let token: Token
-  let number: UInt64
 
   init(
-    request: CreateRequest, generation: Generation, access: Access, plan: ExtentPlan,
-    window: WindowShape?, created: WallTime, creator: SessionID, token: Token, number: UInt64
+    request: CreateRequest, terms: CreateTerms, generation: Generation, access: Access,
+    plan: ExtentPlan, window: WindowShape?, created: WallTime, creator: RequestID, token: Token
   ) {
     // The bytes of an inline blob live in the blob, or they would be held twice.
     var request = request
     request.inlineBytes = nil
     self.request = request
+    self.terms = terms
     self.generation = generation
     self.access = access
     self.plan = plan
@@ -71,7 +78,6 @@ final class BlobOrigin: Sendable {
     self.created = created
     self.creator = creator
     self.token = token
-    self.number = number
   }
 }
 
@@ -80,6 +86,13 @@ struct Blob: Sendable {
   var state = BlobState.open
   /// Whether its creation was answered. Before that only its creator's request knows of it.
   var isBorn = false
+  /// The requests, beside its creator's, that a birth answers: the same creation again.
+  var birthWaiters: [RequestID] = []
+  /// The failed blob whose bytes it takes over, until it has.
+  var source: Generation?
+  var pendingCopy: CopyID?
+  /// Whether its bytes are being taken over.
+  var isSource = false
   /// Whether its key leads to it; false once removed or replaced.
   var isNamed = true
   /// Whether its rings' names are gone; what is left is the charge for ghosts.
@@ -91,8 +104,15 @@ struct Blob: Sendable {
   var extents: [ExtentRecord] = []
   var pendingExtents: [Int: RingID] = [:]
   var extentVersion: UInt32 = 0
-  /// Who writes it; nil unless it is open.
-  var publisher: SessionID?
+  /// Who writes it, in the order of coming; one if it is exclusive, none unless it is open.
+  var publishers: [BlobPublisher] = []
+  var claims: [Claim] = []
+  /// End of the highest range that was ever claimed.
+  var claimedEnd = 0
+  /// While it is suspended: when it is given up, by the monotonic clock.
+  var suspensionEnd: Int64?
+  /// Whether it stands among the suspensions; it may be open again.
+  var isAwaited = false
   /// Who sealed it, so that a repeated seal is recognized.
   var sealer: SessionID?
   var pendingSeal: PendingSeal?
@@ -121,11 +141,17 @@ struct Blob: Sendable {
     self.origin = origin
     byteCount = origin.request.byteCount
     modified = origin.created
+    if origin.terms.ownership == .ownerless { state = .suspended }
   }
 
   var key: BlobKey { origin.request.key }
   var isHeld: Bool {
-    publisher != nil || readerCount > 0 || observerCount > 0 || !askers.isEmpty
+    !publishers.isEmpty || readerCount > 0 || observerCount > 0 || !askers.isEmpty || isSource
+  }
+  var isJoinable: Bool { origin.terms.ownership != .exclusive }
+
+  func isPublished(by session: SessionID) -> Bool {
+    publishers.contains { $0.session == session }
   }
 
   /// Where the extent with this index is, or would go.
@@ -150,12 +176,23 @@ struct Blob: Sendable {
   }
 }
 
+/// A session that writes a blob.
+struct BlobPublisher: Sendable, Hashable {
+  let session: SessionID
+  /// The request that made it one.
+  let number: UInt64
+}
+
 /// A seal whose bytes are being looked at.
 struct PendingSeal: Sendable {
   let inspection: InspectionID
   let byteCount: Int
-  /// The requests that want to know, all of the publisher.
-  var numbers: [UInt64]
+  /// How far is looked: beyond the length where others may have written there.
+  let inspectedEnd: Int
+  /// The requests that want to know.
+  var waiters: [RequestID]
+  /// Whether a claim was granted meanwhile.
+  var isDisturbed = false
 }
 
 /// An open that cannot be answered yet.
@@ -172,7 +209,9 @@ struct Ring: Sendable {
   /// Bytes of the whole object: what it is charged with.
   let byteCount: Int
   /// Grows that wait for it.
-  var numbers: [UInt64] = []
+  var waiters: [RequestID] = []
   /// The request that was told to begin its use; nil until one was.
-  var beginNumber: UInt64?
+  var beginner: RequestID?
+  /// Whether the broker began its use, by filling it.
+  var isFilled = false
 }

@@ -84,6 +84,10 @@ package struct LedgerLimits: Hashable, Sendable {
   package var handlesPerSession = 65536
   package var blobCount = 1 << 20
   package var extentsPerBlob = 16384
+  package var publishersPerBlob = 1024
+  /// Claims of one publisher, and of all, in one blob; those of processes that hung up included.
+  package var claimsPerPublisher = 1024
+  package var claimsPerBlob = 4096
   /// Owners, groups and modes of blobs: each has a board, which stays as long as the broker.
   package var accessClassCount = 64
   /// Entries of one board; the layout's number except in tests.
@@ -94,6 +98,8 @@ package struct LedgerLimits: Hashable, Sendable {
   /// Blobs that are gone and of which watchers can still be told.
   package var removalCount = 4096
   package var handshake: Duration = .seconds(5)
+  /// How long a suspended blob is kept whose creator did not say.
+  package var idle: Duration = .seconds(600)
   /// Sizes of extents where the publisher leaves them to the broker.
   package var firstExtent = 64 * 1024
   package var extentLimit = 64 * 1024 * 1024

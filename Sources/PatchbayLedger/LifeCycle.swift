@@ -16,6 +16,11 @@ package enum LifeCycle {
     case attachExtent, close, remove
     case publisherLost = "publisher hangs up or exits"
     case memoryShort = "evicted"
+    case createSame = "create, ownerless, the same again"
+    case join, claim, release
+    case leave = "leave, as the last publisher"
+    case lastLost = "last publisher lost, with an idle limit"
+    case idle = "idle limit passed"
   }
 
   package enum Outcome: Sendable, Hashable {
@@ -28,8 +33,7 @@ package enum LifeCycle {
     case refusedWithCause
   }
 
-  /// The states that a blob can be in so far; nothing is suspended in this version.
-  package static let states: [BlobState] = [.open, .sealed, .failed, .gone]
+  package static let states: [BlobState] = BlobState.allCases
 
   package static func outcome(of step: Step, in state: BlobState) -> Outcome {
     switch step {
@@ -45,6 +49,22 @@ package enum LifeCycle {
     case .remove: state == .gone ? .refused(.noSuchKey) : .becomes(.gone)
     case .publisherLost: state == .open ? .becomes(.failed) : .stays
     case .memoryShort: state == .sealed || state == .failed ? .becomes(.gone) : .stays
+    case .createSame: state.isLive ? .stays : outcome(of: .create, in: state)
+    case .join: joinOutcome(in: state)
+    case .claim: state == .open ? .stays : .refused(.closed)
+    case .release: .stays
+    case .leave, .lastLost: state == .open ? .becomes(.suspended) : .stays
+    case .idle: state == .suspended ? .becomes(.failed) : .stays
+    }
+  }
+
+  private static func joinOutcome(in state: BlobState) -> Outcome {
+    switch state {
+    case .open: .stays
+    case .suspended: .becomes(.open)
+    case .sealed: .refused(.closed)
+    case .failed: .refusedWithCause
+    case .gone: .refused(.noSuchKey)
     }
   }
 

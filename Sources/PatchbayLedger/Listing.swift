@@ -55,7 +55,7 @@ extension Blob {
       key: request.key, generation: origin.generation, state: state, byteCount: byteCount,
       frontier: settled, coveredByteCount: settled, residentByteCount: residentByteCount,
       spilledByteCount: 0, order: request.order, policy: request.policy,
-      acknowledgement: request.acknowledgement, publisherCount: publisher == nil ? 0 : 1,
+      acknowledgement: request.acknowledgement, publisherCount: publishers.count,
       subscriberCount: readerCount, type: request.type, labels: request.labels,
       created: origin.created, modified: modified, lastRead: lastRead, isCache: request.isCache,
       isPinned: false, access: origin.access, causeCode: causeCode, cause: cause)

@@ -69,7 +69,7 @@ extension Ledger {
     guard let blob = blobs[generation], !blob.isQueued else { return }
     blobs[generation]?.isQueued = true
     idleBlobs.push(
-      EvictionQueue.Entry(
+      EvictionEntry(
         isFailed: blob.state == .failed, stamp: blob.accessStamp, generation: generation))
     // Removed blobs leave their entries behind; they are swept when they are the majority.
     guard idleBlobs.count > 2 * blobs.count + 64 else { return }
@@ -81,7 +81,7 @@ extension Ledger {
   mutating func updateIdle(_ generation: Generation) {
     guard let blob = blobs[generation] else { return }
     let isIdle =
-      blob.isBorn && blob.isNamed && blob.state != .open && !blob.isHeld && blob.ghostCount == 0
+      blob.isBorn && blob.isNamed && !blob.state.isLive && !blob.isHeld && blob.ghostCount == 0
     guard isIdle != blob.isIdle else { return }
     blobs[generation]?.isIdle = isIdle
     idleByteCount += isIdle ? blob.residentByteCount : -blob.residentByteCount
@@ -97,7 +97,7 @@ extension Ledger {
   /// whatever may have been the last use.
   mutating func settle(_ generation: Generation) {
     updateIdle(generation)
-    guard let blob = blobs[generation], blob.isBorn, blob.state != .open, !blob.isHeld else {
+    guard let blob = blobs[generation], blob.isBorn, !blob.state.isLive, !blob.isHeld else {
       return
     }
     if let slot = blob.slot { clear(slot, of: generation) }
@@ -121,13 +121,14 @@ extension Ledger {
 
   /// Asks for a ring, charged from now on. The caller has made room.
   mutating func requestRing(
-    for generation: Generation, index: Int, geometry: RingGeometry, access: Access, number: UInt64
+    for generation: Generation, index: Int, geometry: RingGeometry, waiters: [RequestID]
   ) {
+    guard let access = blobs[generation]?.origin.access else { return }
     lastRing += 1
     let ring = RingID(rawValue: lastRing)
     rings[ring] = Ring(
       generation: generation, index: index, dataByteCount: geometry.dataByteCount,
-      byteCount: geometry.objectByteCount, numbers: [number])
+      byteCount: geometry.objectByteCount, waiters: waiters)
     pendingRingCount += 1
     ringByteCount += geometry.objectByteCount
     blobs[generation]?.pendingExtents[index] = ring
@@ -139,15 +140,15 @@ extension Ledger {
 
   /// Gives up the rings that were asked for and have not come: each is unlinked when it does.
   /// - Returns: the requests that waited for them, in the order of their extents.
-  mutating func orphanPendingRings(of generation: Generation) -> [UInt64] {
+  mutating func orphanPendingRings(of generation: Generation) -> [RequestID] {
     guard let pending = blobs[generation]?.pendingExtents, !pending.isEmpty else { return [] }
     blobs[generation]?.pendingExtents = [:]
-    var numbers: [UInt64] = []
+    var waiters: [RequestID] = []
     for (_, ring) in pending.sorted(by: { $0.key < $1.key }) {
-      numbers += rings[ring]?.numbers ?? []
+      waiters += rings[ring]?.waiters ?? []
       blobs[generation]?.residentByteCount -= rings[ring]?.byteCount ?? 0
     }
-    return numbers
+    return waiters
   }
 
   /// Frees a ring that nobody was ever given, or that was refused.

@@ -41,7 +41,7 @@ extension Ledger {
       blobs[generation]?.lastRead = now.wall
     }
     guard blob.inlineBytes == nil else {
-      reply(asker.session, asker.number, .opened(blob.grant(epoch: 0, beginsUse: false)))
+      reply(asker.session, asker.number, .opened(blob.grant(epoch: 0, extent: nil)))
       return
     }
     sessions[asker.session]?.handleCount += 1
@@ -120,9 +120,11 @@ extension Ledger {
       sessions[asker.session]?.handles[generation, default: Handle()].readers.append(asker.number)
     }
     updateIdle(generation)
+    let first = blob.extent(at: 0)
     reply(
-      asker.session, asker.number, .opened(blob.grant(epoch: 0, beginsUse: false)),
-      blob.extent(at: 0).map { [.ring($0.ring, isWritable: false)] } ?? [])
+      asker.session, asker.number,
+      .opened(blob.grant(epoch: 0, extent: first?.grant(beginsUse: false))),
+      first.map { [.ring($0.ring, isWritable: false)] } ?? [])
   }
 
   private mutating func park(_ asker: ParkedOpen, _ key: BlobKey) throws(PatchbayError) {

@@ -208,7 +208,7 @@ extension PatchbayError {
     PatchbayError(
       code,
       "A \(step.rawValue) came too late: the blob \(blob.key), generation "
-        + "\(blob.origin.generation), is \(blob.state). Create the key again.")
+        + "\(blob.origin.generation), is \(blob.state).")
   }
 
   static func otherSealPending(_ key: BlobKey, _ first: Int, _ second: Int) -> PatchbayError {
@@ -239,6 +239,115 @@ extension PatchbayError {
     let length = blob.byteCount.map { "\($0) bytes" } ?? "at most \(ExtentPlan.positionLimit) bytes"
     return PatchbayError(
       .rangeOutOfBounds, "The blob \(blob.key) has \(length); its extent \(index) lies outside.")
+  }
+
+  // MARK: Several publishers
+
+  static func badTerms(_ key: BlobKey, _ why: String) -> PatchbayError {
+    PatchbayError(.protocolViolation, "The blob \(key) cannot be created so: \(why).")
+  }
+
+  static func notJoinable(_ blob: Blob) -> PatchbayError {
+    PatchbayError(
+      .notPermitted,
+      "The blob \(blob.key), generation \(blob.origin.generation), belongs to its creator alone: "
+        + "nobody can join, claim or leave it. Create it as joinable.")
+  }
+
+  static func foreignBlob(_ blob: Blob) -> PatchbayError {
+    PatchbayError(
+      .notPermitted,
+      "The blob \(blob.key) belongs to \(blob.origin.access.shown); only that user may write it.")
+  }
+
+  static func joinedAlready(_ blob: Blob) -> PatchbayError {
+    PatchbayError(
+      .limitReached,
+      "This connection publishes the blob \(blob.key), generation \(blob.origin.generation), "
+        + "already, and once is all it may. Use that publisher, or another client.")
+  }
+
+  static func tooManyPublishers(_ blob: Blob, limit: Int) -> PatchbayError {
+    PatchbayError(
+      .limitReached, "The blob \(blob.key) has \(limit) publishers, the limit. Let one leave.")
+  }
+
+  static func tooManyClaims(_ blob: Blob, _ ownCount: Int, _ limits: LedgerLimits) -> PatchbayError
+  {
+    PatchbayError(
+      .limitReached,
+      "This connection has \(ownCount) claims on the blob \(blob.key), of \(blob.claims.count) in "
+        + "all; the limits are \(limits.claimsPerPublisher) and \(limits.claimsPerBlob). Release "
+        + "some.")
+  }
+
+  static func claimOutOfBounds(_ blob: Blob, _ range: Range<Int>) -> PatchbayError {
+    let length = blob.byteCount ?? ExtentPlan.positionLimit
+    return PatchbayError(
+      .rangeOutOfBounds,
+      "The range \(range.lowerBound)..<\(range.upperBound) of the blob \(blob.key) cannot be "
+        + "claimed: it is empty, or leaves the blob's \(length) bytes.")
+  }
+
+  static func claimedByOther(
+    _ blob: Blob, _ range: Range<Int>, _ other: Claim, holder: String
+  ) -> PatchbayError {
+    let first = max(range.lowerBound, other.range.lowerBound)
+    return PatchbayError(
+      .rangeOverlap,
+      "The range \(range.lowerBound)..<\(range.upperBound) of the blob \(blob.key) cannot be "
+        + "claimed: \(other.range.lowerBound)..<\(other.range.upperBound) is claimed by \(holder)."
+        + " Claim another range, or this one later.", resumePosition: first)
+  }
+
+  static func claimedAtSeal(_ blob: Blob, _ other: Claim, holder: String) -> PatchbayError {
+    PatchbayError(
+      .rangeOverlap,
+      "The blob \(blob.key) cannot be sealed yet: \(other.range.lowerBound)..<"
+        + "\(other.range.upperBound) is claimed by \(holder). Seal it when that claim has ended.",
+      resumePosition: other.range.lowerBound)
+  }
+
+  static func disturbedSeal(_ blob: Blob) -> PatchbayError {
+    PatchbayError(
+      .rangeOverlap,
+      "The blob \(blob.key) was not sealed: while its bytes were verified another publisher wrote. "
+        + "Seal it again when nobody writes.")
+  }
+
+  static func coveredBehindEnd(
+    _ blob: Blob, _ coverage: Coverage, byteCount: Int
+  ) -> PatchbayError {
+    PatchbayError(
+      .lengthMismatch,
+      "The blob \(blob.key) cannot be sealed with \(byteCount) bytes: "
+        + "\(coverage.coveredByteCount) are covered, others behind them. Seal the length that is "
+        + "there.")
+  }
+
+  static func departed(_ blob: Blob) -> PatchbayError {
+    PatchbayError(
+      .closed,
+      "This connection stopped publishing the blob \(blob.key), generation "
+        + "\(blob.origin.generation), before the answer was there.")
+  }
+
+  // MARK: Resuming
+
+  static func otherLength(_ blob: Blob, _ byteCount: Int?) -> PatchbayError {
+    func shown(_ length: Int?) -> String { length.map { "\($0) bytes" } ?? "an unknown length" }
+    return PatchbayError(
+      .lengthMismatch,
+      "The blob \(blob.key) cannot be resumed: generation \(blob.origin.generation) was announced "
+        + "with \(shown(blob.origin.request.byteCount)), not \(shown(byteCount)). Name the same, "
+        + "or create it without resuming.")
+  }
+
+  static func notResumable(_ blob: Blob, _ why: String) -> PatchbayError {
+    PatchbayError(
+      .keyExists,
+      "The blob \(blob.key), generation \(blob.origin.generation), cannot be resumed: \(why). "
+        + "Create it alike, or without resuming.")
   }
 
   // MARK: Readers

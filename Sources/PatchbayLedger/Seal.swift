@@ -16,23 +16,34 @@ extension Ledger {
     }
     let blob = try published(request.blob, by: session, for: .seal)
     try checkLength(blob, request.byteCount)
+    try checkClaims(blob, except: session)
+    let asker = RequestID(session: session, number: number)
+    // Where nobody announced a length others may have written behind this one.
+    let end =
+      blob.byteCount == nil ? max(request.byteCount, blob.claimedEnd) : request.byteCount
     if let pending = blob.pendingSeal {
-      try join(pending, blob, number, request)
-    } else if request.byteCount == 0 {
-      finishSeal(request.blob.generation, 0, answering: [number])
+      try join(pending, blob, asker, request)
+    } else if end == 0 {
+      finishSeal(request.blob.generation, 0, answering: [asker])
     } else {
-      inspect(blob, number, request)
+      inspect(blob, asker, request, upTo: end)
     }
   }
 
-  /// Whether this session has sealed the blob already, so that the request is a repetition.
+  /// A blob is complete only when nobody may be writing it.
+  private func checkClaims(_ blob: Blob, except session: SessionID) throws(PatchbayError) {
+    guard let other = blob.claims.first(where: { $0.session != session }) else { return }
+    throw .claimedAtSeal(blob, other, holder: holder(of: other))
+  }
+
+  /// Whether the blob was sealed so already: by this session, or by one of those that shared it.
   private func isRepeatedSeal(
     _ session: SessionID, _ request: SealRequest
   ) throws(PatchbayError) -> Bool {
     guard let blob = blobs[request.blob.generation], blob.isBorn, blob.state == .sealed,
       request.blob.epoch == blob.epoch
     else { return false }
-    guard blob.sealer == session else {
+    guard blob.sealer == session || blob.isJoinable else {
       throw .ended(blob, step: .seal, code: .closed)
     }
     guard let sealed = blob.byteCount, sealed == request.byteCount else {
@@ -51,31 +62,31 @@ extension Ledger {
   }
 
   private mutating func join(
-    _ pending: PendingSeal, _ blob: Blob, _ number: UInt64, _ request: SealRequest
+    _ pending: PendingSeal, _ blob: Blob, _ asker: RequestID, _ request: SealRequest
   ) throws(PatchbayError) {
     guard pending.byteCount == request.byteCount else {
       throw .otherSealPending(blob.key, pending.byteCount, request.byteCount)
     }
-    guard pending.numbers.count < Self.waiterLimit else {
+    guard pending.waiters.count < Self.waiterLimit else {
       throw .tooManyWaiters(blob, limit: Self.waiterLimit)
     }
-    blobs[request.blob.generation]?.pendingSeal?.numbers.append(number)
+    blobs[request.blob.generation]?.pendingSeal?.waiters.append(asker)
   }
 
-  private mutating func inspect(_ blob: Blob, _ number: UInt64, _ request: SealRequest) {
+  private mutating func inspect(
+    _ blob: Blob, _ asker: RequestID, _ request: SealRequest, upTo end: Int
+  ) {
     lastInspection += 1
     let inspection = InspectionID(rawValue: lastInspection)
     let plan = blob.origin.plan
     inspections[inspection] = request.blob.generation
     blobs[request.blob.generation]?.pendingSeal = PendingSeal(
-      inspection: inspection, byteCount: request.byteCount, numbers: [number])
-    let touched = blob.extents.filter {
-      plan.range(of: $0.index).lowerBound < request.byteCount
-    }
+      inspection: inspection, byteCount: request.byteCount, inspectedEnd: end, waiters: [asker])
+    let touched = blob.extents.filter { plan.range(of: $0.index).lowerBound < end }
     actions.append(
       .inspect(
         inspection, touched, plan, isWindow: blob.origin.window != nil,
-        byteCount: request.byteCount))
+        byteCount: end))
   }
 
   mutating func inspected(
@@ -87,57 +98,71 @@ extension Ledger {
     else { return }
     blobs[generation]?.pendingSeal = nil
     switch result {
-    case .success(let coverage) where Self.isComplete(coverage, pending.byteCount):
-      finishSeal(generation, pending.byteCount, answering: pending.numbers)
     case .success(let coverage):
-      refuseSeal(blob, pending, .incomplete(blob, coverage, byteCount: pending.byteCount))
+      do throws(PatchbayError) {
+        try checkCoverage(coverage, pending, blob)
+        try checkUndisturbed(pending, blob)
+        finishSeal(generation, pending.byteCount, answering: pending.waiters)
+      } catch {
+        refuseSeal(pending, error)
+      }
     case .failure(let error):
-      refuseSeal(blob, pending, error)
+      refuseSeal(pending, error)
     }
   }
 
-  private static func isComplete(_ coverage: Coverage, _ byteCount: Int) -> Bool {
-    coverage.missing.isEmpty && coverage.coveredByteCount >= byteCount
+  /// Every byte below the length is covered, and none behind it.
+  private func checkCoverage(
+    _ coverage: Coverage, _ pending: PendingSeal, _ blob: Blob
+  ) throws(PatchbayError) {
+    let byteCount = pending.byteCount
+    let firstMissing = coverage.missing.first?.lowerBound ?? pending.inspectedEnd
+    guard firstMissing >= byteCount, coverage.coveredByteCount >= byteCount else {
+      throw .incomplete(blob, coverage, byteCount: byteCount)
+    }
+    guard pending.inspectedEnd > byteCount else { return }
+    guard firstMissing == byteCount, coverage.coveredByteCount == byteCount else {
+      throw .coveredBehindEnd(blob, coverage, byteCount: byteCount)
+    }
   }
 
-  /// The blob stays open: its publisher may fill the holes and try again.
-  private mutating func refuseSeal(_ blob: Blob, _ pending: PendingSeal, _ error: PatchbayError) {
-    guard let publisher = blob.publisher else { return }
-    for number in pending.numbers { refuse(publisher, number, error) }
+  /// Nobody has begun to write meanwhile. Where a length was announced and all of it is covered, a
+  /// claim that has come and gone wrote nothing.
+  private func checkUndisturbed(
+    _ pending: PendingSeal, _ blob: Blob
+  ) throws(PatchbayError) {
+    let askers = Set(pending.waiters.map(\.session))
+    if let other = blob.claims.first(where: { !askers.contains($0.session) }) {
+      throw .claimedAtSeal(blob, other, holder: holder(of: other))
+    }
+    guard blob.byteCount == nil, pending.isDisturbed else { return }
+    throw .disturbedSeal(blob)
+  }
+
+  /// The blob stays open: its publishers may fill the holes and try again.
+  private mutating func refuseSeal(_ pending: PendingSeal, _ error: PatchbayError) {
+    for waiter in pending.waiters { refuse(waiter.session, waiter.number, error) }
   }
 
   private mutating func finishSeal(
-    _ generation: Generation, _ byteCount: Int, answering numbers: [UInt64]
+    _ generation: Generation, _ byteCount: Int, answering waiters: [RequestID]
   ) {
-    guard let publisher = blobs[generation]?.publisher else { return }
     let orphans = orphanPendingRings(of: generation)
-    endPublisherHandle(generation)
-    openBlobCount -= 1
+    endWriting(generation)
     blobs[generation]?.state = .sealed
     blobs[generation]?.byteCount = byteCount
-    blobs[generation]?.sealer = publisher
+    blobs[generation]?.sealer = waiters.first?.session
     blobs[generation]?.modified = now.wall
     guard let blob = blobs[generation] else { return }
     changed(generation)
     record(generation)
     post(generation)
     ring(generation)
-    for number in numbers { reply(publisher, number, .done) }
-    for number in orphans {
-      refuse(publisher, number, .ended(blob, step: .grow, code: .closed))
+    for waiter in waiters { reply(waiter.session, waiter.number, .done) }
+    for waiter in orphans {
+      refuse(waiter.session, waiter.number, .ended(blob, step: .grow, code: .closed))
     }
     settle(generation)
-  }
-
-  /// Takes the publisher's handle away from its session and from the blob.
-  mutating func endPublisherHandle(_ generation: Generation) {
-    guard let publisher = blobs[generation]?.publisher else { return }
-    blobs[generation]?.publisher = nil
-    sessions[publisher]?.handles[generation]?.publishes = false
-    sessions[publisher]?.handleCount -= 1
-    if sessions[publisher]?.handles[generation]?.isEmpty == true {
-      sessions[publisher]?.handles[generation] = nil
-    }
   }
 
   /// Writes the blob's journal record; a removed blob has none.
@@ -148,6 +173,8 @@ extension Ledger {
         BlobRecord(
           info: blob.info, epoch: blob.epoch, plan: blob.origin.plan,
           segment: blob.origin.window?.segmentByteCount ?? 0, extents: blob.extents,
-          inlineBytes: blob.inlineBytes, token: blob.origin.token, request: blob.origin.number)))
+          inlineBytes: blob.inlineBytes, ownership: blob.origin.terms.ownership,
+          idleLimit: blob.origin.terms.idleLimit, token: blob.origin.token,
+          request: blob.origin.creator.number)))
   }
 }

@@ -96,7 +96,7 @@ extension Ledger {
       return
     }
     ghosts.removeAll { $0 == session }
-    layToRest(session)
+    layToRest(session, isProcessGone: true)
   }
 
   private mutating func end(_ session: SessionID, isProcessGone: Bool) {
@@ -109,7 +109,7 @@ extension Ledger {
     takeBackAsked(session, ended.asked)
     let opened = ended.handles.keys.sorted()
     if !isProcessGone { haunt(session, opened) }
-    for generation in opened { endHandles(session, generation) }
+    for generation in opened { endHandles(session, generation, isProcessGone: isProcessGone) }
     sessions[session]?.handles = [:]
     if ended.phase == .talking { actions.append(.eraseClient(ended.clientID)) }
     if sessions[session]?.haunted.isEmpty ?? true {
@@ -118,7 +118,9 @@ extension Ledger {
       ghosts.append(session)
     }
     forgetGreeted()
-    if ghosts.count > limits.connectionCount { layToRest(ghosts.removeFirst()) }
+    if ghosts.count > limits.connectionCount {
+      layToRest(ghosts.removeFirst(), isProcessGone: false)
+    }
   }
 
   private mutating func countOut(_ ended: Session) {
@@ -140,20 +142,24 @@ extension Ledger {
     }
   }
 
-  private mutating func endHandles(_ session: SessionID, _ generation: Generation) {
+  private mutating func endHandles(
+    _ session: SessionID, _ generation: Generation, isProcessGone: Bool
+  ) {
     guard let handle = sessions[session]?.handles[generation] else { return }
     blobs[generation]?.readerCount -= handle.readers.count
     blobs[generation]?.observerCount -= handle.observers.count
     sessions[session]?.handles[generation]?.readers = []
     sessions[session]?.handles[generation]?.observers = []
     dropSubscriptions(of: generation, by: session)
-    if handle.publishes { losePublisher(session, generation) }
+    if handle.publishes { losePublisher(session, generation, isProcessGone: isProcessGone) }
     settle(generation)
   }
 
-  private mutating func layToRest(_ ghost: SessionID) {
+  /// Forgets a ghost. What it had claimed is free only if it cannot write any more.
+  private mutating func layToRest(_ ghost: SessionID, isProcessGone: Bool) {
     for generation in sessions.removeValue(forKey: ghost)?.haunted ?? [] {
       blobs[generation]?.ghostCount -= 1
+      if isProcessGone { dropClaims(of: ghost, generation) }
       settle(generation)
     }
   }

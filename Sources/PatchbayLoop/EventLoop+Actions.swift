@@ -34,6 +34,7 @@ extension EventLoop {
     case .ring(let slot): boards.ring(slot)
     case .inspect(let inspection, let extents, let plan, let isWindow, let byteCount):
       inspect(inspection, extents, plan, isWindow: isWindow, byteCount: byteCount)
+    case .copy(let copy, let pairs): self.copy(copy, pairs)
     case .sample(let blobs): sample(blobs)
     case .explain(let session, let number, let situation, let figures):
       explain(session, number: number, situation, figures)
@@ -268,6 +269,18 @@ extension EventLoop {
     }
   }
 
+  private func copy(_ copy: CopyID, _ pairs: [ExtentCopy]) {
+    let placed = pairs.map {
+      PlacedCopy(pair: $0, source: rings[$0.source.ring], target: rings[$0.target.ring])
+    }
+    let work: @Sendable () -> WorkResult = { .copied(copy, RingLook.copy(placed)) }
+    if pairs.reduce(0, { $0 + $1.source.dataByteCount }) <= Self.inlineRingByteCount {
+      finish(work())
+    } else if !maker.submit(work) {
+      finish(.copied(copy, busy))
+    }
+  }
+
   /// Takes what a worker, or the loop itself, has finished.
   func finish(_ result: WorkResult) {
     switch result {
@@ -282,6 +295,7 @@ extension EventLoop {
     case .situation(let session, let number, let situation):
       deliver(.why(situation), [], to: session, number: number)
     case .coverage(let inspection, let coverage): submit(.inspected(inspection, coverage))
+    case .copied(let copy, let error): submit(.copied(copy, error))
     case .report(let session, let number, .info, let infos):
       if let info = infos.first { deliver(.info(info), [], to: session, number: number) }
     case .report(let session, let number, .list(let hasMore), let infos):

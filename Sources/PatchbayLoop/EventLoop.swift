@@ -24,6 +24,7 @@ enum WorkResult: Sendable {
   case coverage(InspectionID, Result<Coverage, PatchbayError>)
   case report(SessionID, number: UInt64, ReportKind, [BlobInfo])
   case unlinked(RingID)
+  case copied(CopyID, PatchbayError?)
   case samples([BlobSample])
   case situation(SessionID, number: UInt64, BlobSituation)
 }

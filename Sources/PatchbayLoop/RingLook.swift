@@ -14,7 +14,32 @@ struct PlacedExtent: Sendable {
   let place: RingPlace?
 }
 
+/// A ring to fill from another, and where they are.
+struct PlacedCopy: Sendable {
+  let pair: ExtentCopy
+  let source: RingPlace?
+  let target: RingPlace?
+}
+
 enum RingLook {
+  /// Fills fresh rings with what others have covered; nil when all is there.
+  static func copy(_ copies: [PlacedCopy]) -> PatchbayError? {
+    do throws(PatchbayError) {
+      for copy in copies {
+        guard let source = copy.source, let target = copy.target else {
+          throw PatchbayError(
+            .inputOutput, "A ring of extent \(copy.pair.source.index) is gone.")
+        }
+        try RingCopy.fill(
+          target.open(isWritable: true), from: source.open(isWritable: false), source.geometry,
+          useNumber: copy.pair.target.useNumber, index: copy.pair.target.index)
+      }
+      return nil
+    } catch {
+      return error
+    }
+  }
+
   /// How much of [0, byteCount) is covered, from private copies of maps or frontiers.
   static func coverage(
     _ extents: [PlacedExtent], _ plan: ExtentPlan, isWindow: Bool, byteCount: Int

@@ -12,7 +12,11 @@ struct RingTag: Sendable {
 
   init(_ words: SharedWords, useNumber: UInt32, index: Int) {
     self.words = words
-    value = UInt64(useNumber) << 32 | UInt64(UInt32(truncatingIfNeeded: index) &+ 1)
+    value = Self.value(useNumber: useNumber, index: index)
+  }
+
+  static func value(useNumber: UInt32, index: Int) -> UInt64 {
+    UInt64(useNumber) << 32 | UInt64(UInt32(truncatingIfNeeded: index) &+ 1)
   }
 
   /// Whether the ring serves this use now: the look before a read.

@@ -32,8 +32,6 @@ package struct BlobSituation: Sendable, Hashable {
     case memory = 3
     /// That the broker has looked whether all is covered.
     case verification = 4
-    /// That another publisher has done with a part of the blob.
-    case turn = 5
   }
 
   /// A request that the broker has not answered yet.

@@ -56,6 +56,16 @@ public enum WriteOrder: UInt8, Sendable, Hashable, CaseIterable {
   case appendOnly = 2
 }
 
+/// Who writes a blob.
+public enum Ownership: UInt8, Sendable, Hashable, CaseIterable {
+  /// Its creator alone. When that goes without sealing, the blob has failed.
+  case exclusive = 1
+  /// Its creator and all that join, each in the ranges that it claims.
+  case joinable = 2
+  /// As joinable, but its creator is no publisher of it: at first nobody writes.
+  case ownerless = 3
+}
+
 /// Who may do what with a blob, as with a file.
 public struct Access: Sendable, Hashable {
   /// The owning user.

@@ -27,6 +27,12 @@ public struct Deadline: Sendable, Hashable {
     return Deadline(instant: max(instant, ContinuousClock.now + duration))
   }
 
+  /// This deadline, or a span from now if that is sooner.
+  package func atMost(_ duration: Duration) -> Deadline {
+    let soon = ContinuousClock.now + duration
+    return Deadline(instant: instant.map { min($0, soon) } ?? soon)
+  }
+
   /// How long is left: nil when there is no deadline, never negative.
   package var remaining: Duration? {
     instant.map { max(.zero, $0 - ContinuousClock.now) }

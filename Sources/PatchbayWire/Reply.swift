@@ -24,6 +24,9 @@ package enum Reply: Sendable, Hashable {
   case subscriptions(SubscriptionList)
   /// One descriptor: another client's table, read-only.
   case table
+  /// At most one descriptor: the first extent's ring, read-write.
+  case joined(BlobGrant)
+  case claimed(ClaimGrant)
   case events(EventPage)
   case why(BlobSituation)
 
@@ -31,6 +34,7 @@ package enum Reply: Sendable, Hashable {
     case failure = 256
     case welcome, created, extent, done, opened, board, info, list, statistics, pong
     case subscriptions, table
+    case joined, claimed
     case events = 288
     case why
   }
@@ -139,6 +143,19 @@ package struct SubscriptionList: Sendable, Hashable {
   package init(version: UInt32, subscriptions: [Subscription]) {
     self.version = version
     self.subscriptions = subscriptions
+  }
+}
+
+/// A range that nobody else may write.
+package struct ClaimGrant: Sendable, Hashable {
+  package var blob: BlobReference
+  /// The number by which it is released: that of the request that asked for it.
+  package var claim: UInt64
+  package var range: Range<Int>
+  package init(blob: BlobReference, claim: UInt64, range: Range<Int>) {
+    self.blob = blob
+    self.claim = claim
+    self.range = range
   }
 }
 

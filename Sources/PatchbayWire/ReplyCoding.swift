@@ -18,6 +18,8 @@ extension Reply {
     case .pong: .pong
     case .subscriptions: .subscriptions
     case .table: .table
+    case .joined: .joined
+    case .claimed: .claimed
     case .events: .events
     case .why: .why
     }
@@ -33,7 +35,11 @@ extension Reply {
       writer.put(welcome.token.low)
       writer.put(welcome.instance)
       writer.put(welcome.brokerProcess)
-    case .created(let grant), .opened(let grant): writer.put(grant)
+    case .created(let grant), .opened(let grant), .joined(let grant): writer.put(grant)
+    case .claimed(let claim):
+      writer.put(claim.blob)
+      writer.put(claim.claim)
+      writer.put(claim.range)
     case .extent(let extent): writer.put(extent)
     case .board(let board):
       writer.put(board.board)
@@ -88,6 +94,12 @@ extension Reply {
             atMost: WireLimit.subscriptions, "the sequential subscribers"
           ) { (reader) throws(PatchbayError) -> Subscription in try reader.takeSubscription() }))
     case .table: self = .table
+    case .joined: self = .joined(try reader.takeGrant())
+    case .claimed:
+      self = .claimed(
+        ClaimGrant(
+          blob: try reader.takeReference(), claim: try reader.take(),
+          range: try reader.takeRange("a claim")))
     case .events: self = .events(try EventPage(from: &reader))
     case .why: self = .why(try BlobSituation(from: &reader))
     }

@@ -32,6 +32,13 @@ package enum Request: Sendable, Hashable {
   case attachTable(TableRequest)
   /// A subscriber has held its publisher for too long.
   case detach(DetachRequest)
+  /// A create whose blob has other owners than its creator alone, or takes over covered bytes.
+  case createWith(CreateRequest, CreateTerms)
+  case join(JoinRequest)
+  case claim(ClaimRequest)
+  case release(ReleaseRequest)
+  /// Ends a publisher handle of a joinable blob that others, or nobody, will go on with.
+  case leave(BlobReference)
   /// Answered by `events` again and again, until it is cancelled.
   case watch(WatchRequest)
   case why(WhyRequest)
@@ -41,6 +48,7 @@ package enum Request: Sendable, Hashable {
     case create, grow, seal, fail, abandon, open, cancel
     case attachExtent, attachBoard, close, info, list, remove, statistics, ping
     case subscribe, unsubscribe, subscriptions, attachTable, detach
+    case createWith, join, claim, release, leave
     case watch = 32
     case why
   }
@@ -105,6 +113,53 @@ package struct CreateRequest: Sendable, Hashable {
   /// The whole blob, at most 16 KiB: created and sealed in one step.
   package var inlineBytes: [UInt8]?
   package init(key: BlobKey) { self.key = key }
+}
+
+/// What `createWith` says beyond `create`.
+package struct CreateTerms: Sendable, Hashable {
+  package var ownership: Ownership
+  /// How long a blob without a publisher is kept; nil: as the broker likes.
+  package var idleLimit: Duration?
+  /// Takes over the covered bytes of a failed blob of the key.
+  package var resumes: Bool
+  /// What a plain `create` means.
+  package static let plain = CreateTerms(ownership: .exclusive, idleLimit: nil, resumes: false)
+  package init(ownership: Ownership, idleLimit: Duration?, resumes: Bool) {
+    self.ownership = ownership
+    self.idleLimit = idleLimit
+    self.resumes = resumes
+  }
+}
+
+/// Asks to become one more publisher of a joinable blob.
+package struct JoinRequest: Sendable, Hashable {
+  package var key: BlobKey
+  /// Joins this life only; nil: whichever it is.
+  package var generation: Generation?
+  package init(key: BlobKey, generation: Generation?) {
+    self.key = key
+    self.generation = generation
+  }
+}
+
+/// Asks for a range that nobody else may write until the claim ends.
+package struct ClaimRequest: Sendable, Hashable {
+  package var blob: BlobReference
+  package var range: Range<Int>
+  package init(blob: BlobReference, range: Range<Int>) {
+    self.blob = blob
+    self.range = range
+  }
+}
+
+package struct ReleaseRequest: Sendable, Hashable {
+  package var blob: BlobReference
+  /// The number of the request that made the claim.
+  package var claim: UInt64
+  package init(blob: BlobReference, claim: UInt64) {
+    self.blob = blob
+    self.claim = claim
+  }
 }
 
 /// Asks for the extent with this index, to write into.

@@ -27,6 +27,11 @@ extension Request {
     case .subscriptions: .subscriptions
     case .attachTable: .attachTable
     case .detach: .detach
+    case .createWith: .createWith
+    case .join: .join
+    case .claim: .claim
+    case .release: .release
+    case .leave: .leave
     case .watch: .watch
     case .why: .why
     }
@@ -50,7 +55,8 @@ extension Request {
     case .fail(let fail):
       writer.put(fail.blob)
       writer.put(fail.cause)
-    case .abandon(let blob), .close(let blob), .subscriptions(let blob): writer.put(blob)
+    case .abandon(let blob), .close(let blob), .subscriptions(let blob), .leave(let blob):
+      writer.put(blob)
     case .open(let open):
       writer.put(open.key)
       writer.put(open.waits)
@@ -80,6 +86,18 @@ extension Request {
     case .detach(let request):
       writer.put(request.blob)
       writer.put(request.subscription)
+    case .createWith(let create, let terms):
+      create.encode(&writer)
+      terms.encode(&writer)
+    case .join(let join):
+      writer.put(join.key)
+      writer.put(join.generation?.rawValue ?? 0)
+    case .claim(let claim):
+      writer.put(claim.blob)
+      writer.put(claim.range)
+    case .release(let release):
+      writer.put(release.blob)
+      writer.put(release.claim)
     }
   }
 
@@ -126,11 +144,8 @@ extension Request {
           after: try reader.takeBlock(atMost: BlobKey.byteLimit, "a key"),
           limit: Int(try reader.take(UInt32.self))))
     case .remove:
-      let key = try reader.takeKey()
-      let generation = try reader.take(UInt64.self)
       self = .remove(
-        RemoveRequest(
-          key: key, generation: generation == 0 ? nil : Generation(rawValue: generation)))
+        RemoveRequest(key: try reader.takeKey(), generation: try reader.takeOptionalGeneration()))
     case .statistics: self = .statistics
     case .ping: self = .ping
     case .subscribe: self = .subscribe(try reader.takeSubscriptionRequest())
@@ -143,9 +158,41 @@ extension Request {
       self = .detach(
         DetachRequest(
           blob: try reader.takeReference(), subscription: try reader.takeSubscription()))
+    case .createWith:
+      self = .createWith(try CreateRequest(from: &reader), try CreateTerms(from: &reader))
+    case .join:
+      self = .join(
+        JoinRequest(key: try reader.takeKey(), generation: try reader.takeOptionalGeneration()))
+    case .claim:
+      self = .claim(
+        ClaimRequest(blob: try reader.takeReference(), range: try reader.takeRange("a claim")))
+    case .release:
+      self = .release(
+        ReleaseRequest(blob: try reader.takeReference(), claim: try reader.take()))
+    case .leave: self = .leave(try reader.takeReference())
     case .watch: self = .watch(try WatchRequest(from: &reader))
     case .why: self = .why(WhyRequest(key: try reader.takeKey()))
     }
+  }
+}
+
+extension CreateTerms {
+  func encode(_ writer: inout WireWriter) {
+    writer.put(ownership.rawValue)
+    writer.put(idleLimit?.wholeNanoseconds ?? 0)
+    writer.put(resumes)
+  }
+
+  init(from reader: inout WireReader) throws(PatchbayError) {
+    let ownership: Ownership = try reader.takeCase("an ownership")
+    let nanoseconds = try reader.take(Int64.self)
+    guard nanoseconds >= 0 else {
+      throw PatchbayError(
+        .protocolViolation, "An idle limit is \(nanoseconds) nanoseconds; 0 stands for none.")
+    }
+    self.init(
+      ownership: ownership, idleLimit: nanoseconds == 0 ? nil : .nanoseconds(nanoseconds),
+      resumes: try reader.takeFlag())
   }
 }
 
@@ -213,6 +260,12 @@ extension WireWriter {
 extension WireReader {
   mutating func takeReference() throws(PatchbayError) -> BlobReference {
     BlobReference(generation: Generation(rawValue: try take()), epoch: try take())
+  }
+
+  /// 0 stands for nil.
+  mutating func takeOptionalGeneration() throws(PatchbayError) -> Generation? {
+    let number = try take(UInt64.self)
+    return number == 0 ? nil : Generation(rawValue: number)
   }
 
   /// An extent's index, or one more than the highest: a ring's tag holds the index plus one in 32

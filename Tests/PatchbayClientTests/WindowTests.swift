@@ -15,13 +15,13 @@ private func window(_ policy: FlowPolicy, segments: Int = 4) -> BlobOptions {
 }
 
 /// Reads to the end, in pieces; how many bytes, or what went wrong.
-/// - Parameter joined: called when the first byte has been read: the publisher waits from then on.
+/// - Parameter joined: called when the publisher waits for this reader.
 private func readAll(
   _ subscriber: Subscriber, piece: Int, pause: Int = 0, joined: () -> Void = {}
 ) -> String {
   var cursor = subscriber.cursor()
   do {
-    _ = try cursor.read(upTo: 1)
+    try cursor.attach()
     joined()
     while let bytes = try cursor.read(upTo: piece, deadline: .after(.seconds(60))) {
       let at = cursor.position - bytes.count
@@ -68,9 +68,8 @@ private final class Results: Sendable {
             readAll(reader, piece: 700 * number, pause: number) { joined.add("\(number)") })
         }
       }
-      try publisher.append(oracleBytes(generation, 0..<1))
       try eventually("all hold the publisher") { joined.all.count == 3 }
-      for start in stride(from: 1, to: total, by: step) {
+      for start in stride(from: 0, to: total, by: step) {
         try publisher.append(oracleBytes(generation, start..<min(total, start + step)))
       }
       try publisher.seal()
@@ -242,8 +241,11 @@ private final class Results: Sendable {
     try withBroker { _, client in
       let publisher = try client.publisher("k", window(.backpressure))
       let reader = try client.open("k")
-      let results = Results()
-      let thread = TestThread { results.add(readAll(reader, piece: 999)) }
+      let (results, joined) = (Results(), Results())
+      let thread = TestThread {
+        results.add(readAll(reader, piece: 999) { joined.add("") })
+      }
+      try eventually("it holds the publisher") { joined.all.count == 1 }
       let generation = publisher.generation.rawValue
       for _ in 0..<40 {
         try publisher.withBatch {

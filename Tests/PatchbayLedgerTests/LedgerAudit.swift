@@ -31,16 +31,26 @@ extension Ledger {
       ("idle bytes", idleByteCount, idle), ("ring bytes", ringByteCount, ringBytes),
       ("inline bytes", inlineByteCount, inlineBytes), ("askers", askerCount, askers),
       ("parked opens", parkedCount, parked),
-      ("open blobs", openBlobCount, blobs.values.count { $0.state == .open }),
+      ("open blobs", openBlobCount, blobs.values.count { $0.state == .open || !$0.isBorn }),
+      ("copies", copies.count, blobs.values.count { $0.pendingCopy != nil } + staleCopyCount),
       ("names", catalog.count, blobs.values.count { $0.isBorn && $0.isNamed }),
       ("standings", watching.log.standings.count, catalog.count),
+      (
+        "suspended standings", watching.log.suspendedCount,
+        blobs.values.count { $0.isBorn && $0.isNamed && $0.state == .suspended }
+      ),
       (
         "open standings", watching.log.open.count,
         blobs.values.count { $0.isBorn && $0.isNamed && $0.state == .open }
       ),
-      ("owners", owners.count, blobs.values.count { $0.isNamed }),
+      ("owners", owners.count, blobs.values.count { $0.isNamed && !$0.isSource }),
     ]
     return figures.first { $0.1 != $0.2 }.map { "\($0.0): kept \($0.1), counted \($0.2)" }
+  }
+
+  /// Copies whose blob came to nothing meanwhile.
+  private var staleCopyCount: Int {
+    copies.count { blobs[$0.value]?.pendingCopy != $0.key }
   }
 
   private func inconsistency(of blob: Blob) -> String? {
@@ -54,11 +64,19 @@ extension Ledger {
     let handles = sessions.values.compactMap { $0.handles[generation] }
     if blob.readerCount != handles.reduce(0, { $0 + $1.readers.count }) { return "readers" }
     if blob.observerCount != handles.reduce(0, { $0 + $1.observers.count }) { return "observers" }
-    if handles.count(where: \.publishes) != (blob.publisher == nil ? 0 : 1) { return "publishers" }
+    if handles.count(where: \.publishes) != blob.publishers.count { return "publishers" }
+    if blob.publishers.count > 1, !blob.isJoinable { return "several publishers" }
+    if !blob.claims.isEmpty, !blob.state.isLive { return "claims of a blob that has ended" }
+    if (blob.suspensionEnd != nil) != (blob.state == .suspended && blob.isBorn) {
+      return "idle end"
+    }
+    if blob.state == .suspended, blob.isBorn, !blob.isAwaited || !blob.isNamed || blob.slot == nil {
+      return "suspended for ever"
+    }
     if blob.ghostCount != sessions.values.count(where: { $0.haunted.contains(generation) }) {
       return "ghosts"
     }
-    if (blob.state == .open) != (blob.publisher != nil) { return "open without a publisher" }
+    if (blob.state == .open) != !blob.publishers.isEmpty { return "open without a publisher" }
     if blob.isBorn, blob.isNamed, watching.log.standings[generation]?.blobState != blob.state {
       return "watchers were not told that it is \(blob.state)"
     }
@@ -67,7 +85,7 @@ extension Ledger {
 
   /// Whether nothing is left of any blob or client but the last.
   var isBare: Bool {
-    blobs.isEmpty && owners.isEmpty && rings.isEmpty && inspections.isEmpty
+    blobs.isEmpty && owners.isEmpty && rings.isEmpty && inspections.isEmpty && copies.isEmpty
       && watching.watchers.isEmpty && watching.congested.isEmpty && watching.log.open.isEmpty
       && parkedOpens.isEmpty && sessions.count == 1 && ghosts.isEmpty && connectionCount == 1
       && accessClasses.values.allSatisfy { $0.waiting.isEmpty && $0.pendingBoard == nil }

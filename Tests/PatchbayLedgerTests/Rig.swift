@@ -32,6 +32,7 @@ struct Rig {
   var holdsRings = false
   var holdsBoards = false
   var holdsInspections = false
+  var holdsCopies = false
   /// Nil: everything asked about is covered.
   var coverage: Coverage?
   private var lastSession: UInt64 = 0
@@ -68,6 +69,7 @@ struct Rig {
       .inspected(
         inspection,
         .success(coverage ?? Coverage(coveredByteCount: byteCount, missing: [])))
+    case .copy(let copy, _) where !holdsCopies: .copied(copy, nil)
     default: nil
     }
   }
@@ -139,6 +141,27 @@ struct Rig {
     return ask(session, .create(request))?.code
   }
 
+  /// As `create`, with terms; a suspended blob unless told otherwise.
+  mutating func create(
+    _ session: SessionID, _ key: BlobKey, as ownership: Ownership, idle: Duration? = nil,
+    resumes: Bool = false, _ adjust: (inout CreateRequest) -> Void = { _ in }
+  ) -> Reply? {
+    var request = CreateRequest(key: key)
+    adjust(&request)
+    let terms = CreateTerms(ownership: ownership, idleLimit: idle, resumes: resumes)
+    return ask(session, .createWith(request, terms))
+  }
+
+  mutating func join(_ session: SessionID, _ key: BlobKey) -> Reply? {
+    ask(session, .join(JoinRequest(key: key, generation: nil)))
+  }
+
+  mutating func claim(
+    _ session: SessionID, _ grant: BlobGrant, _ range: Range<Int>
+  ) -> Reply? {
+    ask(session, .claim(ClaimRequest(blob: grant.blob, range: range)))
+  }
+
   /// Creates and seals a blob of one extent.
   mutating func sealed(_ session: SessionID, _ key: BlobKey, byteCount: Int) -> BlobGrant? {
     guard let grant = create(session, key, { $0.byteCount = byteCount }) else { return nil }
@@ -190,7 +213,7 @@ func need<Value>(_ value: Value?, _ location: SourceLocation = #_sourceLocation)
 extension Reply {
   var grant: BlobGrant? {
     switch self {
-    case .created(let grant), .opened(let grant): grant
+    case .created(let grant), .opened(let grant), .joined(let grant): grant
     default: nil
     }
   }
@@ -204,6 +227,10 @@ extension Reply {
   }
 
   var code: PatchbayError.Code? { error?.code }
+
+  var claim: ClaimGrant? {
+    if case .claimed(let claim) = self { claim } else { nil }
+  }
 }
 
 extension BlobGrant {

@@ -30,7 +30,10 @@ struct SimulatedModel {
   private var posted: [Generation: BlobState] = [:]
   /// Final states that were posted over an open one and whose bell has not been rung.
   private var unrung: [BoardSlot: Generation] = [:]
-  private var publishers: [Generation: SessionID] = [:]
+  private var writing: SimulatedClaims
+  /// Keys that were to be resumed by a session that has ended; an ownerless blob is born after it.
+  private var orphanedResumes: Set<BlobKey> = []
+  private var now: Int64 = 0
   private var readers: [Generation: [SessionID: [UInt64]]] = [:]
   private var subscriptions: [Generation: [SessionID: Set<Int>]] = [:]
   private var clientIDs: [SessionID: UInt64] = [:]
@@ -40,13 +43,16 @@ struct SimulatedModel {
   private(set) var watches = SimulatedWatches()
   private(set) var violation: String?
 
+  init(idle: Duration) { writing = SimulatedClaims(standardLimit: idle) }
+
   private mutating func demand(_ holds: Bool, _ claim: @autoclosure () -> String) {
     if !holds, violation == nil { violation = claim() }
   }
 
   // MARK: What goes in
 
-  mutating func note(_ event: LedgerEvent) {
+  mutating func note(_ event: LedgerEvent, at moment: Moment) {
+    now = moment.monotonicNanoseconds
     switch event {
     case .connected(let session, _): live.insert(session)
     case .request(let session, let number, let request):
@@ -55,8 +61,19 @@ struct SimulatedModel {
       if case .watch(let watch) = request {
         watches.begin(RequestID(session: session, number: number), watch, known: known)
       }
-      if case .close(let blob) = request, blob.epoch == 0 { close(session, blob.generation) }
-    case .hungUp(let session), .exited(let session): end(session)
+      switch request {
+      case .close(let blob) where blob.epoch == 0: close(session, blob.generation)
+      case .close(let blob): writing.departed(session, blob)
+      case .release(let claim): writing.released(session, claim)
+      default: break
+      }
+    case .hungUp(let session): end(session)
+    case .exited(let session):
+      end(session)
+      writing.exited(session)
+    case .copied(let copy, let error):
+      let wrong = writing.copied(copy) { rings[$0]?.isUnlinked == false }
+      demand(error != nil || wrong == nil, wrong ?? "")
     case .undelivered(let session, let number): takeBack(session, number)
     case .ringRefused(let ring, _): rings[ring] = nil
     case .boardCreated(let board), .boardRefused(let board, _): pendingBoards.remove(board)
@@ -69,13 +86,16 @@ struct SimulatedModel {
 
   private mutating func end(_ session: SessionID) {
     live.remove(session)
+    for (request, asked) in owed where request.session == session {
+      if case .createWith(let create, let terms) = asked, terms.resumes {
+        orphanedResumes.insert(create.key)
+      }
+    }
     owed = owed.filter { $0.key.session != session }
     watches.end(session)
     for generation in readers.keys { readers[generation]?[session] = nil }
     for generation in subscriptions.keys { subscriptions[generation]?[session] = nil }
-    for (generation, publisher) in publishers where publisher == session {
-      publishers[generation] = nil
-    }
+    writing.hungUp(session)
   }
 
   private mutating func close(_ session: SessionID, _ generation: Generation) {
@@ -84,6 +104,7 @@ struct SimulatedModel {
   }
 
   private mutating func takeBack(_ session: SessionID, _ number: UInt64) {
+    writing.takeBack(session, number)
     for generation in readers.keys {
       readers[generation]?[session]?.removeAll { $0 == number }
       forgetSubscriptions(session, generation)
@@ -103,6 +124,10 @@ struct SimulatedModel {
     if let wrong = watches.violation { demand(false, wrong) }
     let silent = unrung
     demand(silent.isEmpty, "a final state was posted and its bell not rung: \(silent)")
+    var isTick = false
+    if case .tick = event { isTick = true }
+    let wrong = writing.settled(posted, isTick: isTick, at: now)
+    demand(wrong == nil, wrong ?? "")
   }
 
   private mutating func check(_ action: LedgerAction, after event: LedgerEvent) {
@@ -126,6 +151,12 @@ struct SimulatedModel {
     case .ring(let slot): unrung[slot] = nil
     case .inspect(_, let extents, _, _, _):
       demand(extents.allSatisfy { rings[$0.ring]?.isUnlinked == false }, "inspects a gone ring")
+    case .copy(let copy, let pairs):
+      writing.copies(copy, pairs)
+      for pair in pairs {
+        let sizes = [pair.source, pair.target].map { rings[$0.ring].map(\.byteCount) }
+        demand(sizes[0] != nil && sizes[0] == sizes[1], "\(pair) differs in size")
+      }
     case .recordBlob(let record): recorded(record)
     case .eraseBlob(let generation): erased(generation, after: event)
     case .sample(let reports):
@@ -151,15 +182,25 @@ struct SimulatedModel {
     }
     watches.end(RequestID(session: session, number: number))
     let request = settleDebt(session, number)
-    for case .ring(let ring, _) in descriptors {
+    for case .ring(let ring, let isWritable) in descriptors {
       demand(rings[ring]?.isUnlinked == false, "ring \(ring) was handed out after its end")
+      if isWritable, let generation = extentOwners[ring] {
+        writing.gaveRing(session, of: generation)
+      }
     }
     switch (reply, request) {
     case (.created(let grant), .create(let create)):
-      let generation = grant.blob.generation
-      demand(records[generation] != nil, "\(generation) was granted before its record")
-      demand(owners[create.key] == generation, "\(create.key) is not owned by \(generation)")
-      if grant.state == .open { publishers[generation] = session }
+      created(session, number, grant, create, .plain)
+    case (.created(let grant), .createWith(let create, let terms)):
+      created(session, number, grant, create, terms)
+    case (.joined(let grant), .join):
+      let wrong = writing.joined(session, number, grant)
+      demand(wrong == nil, wrong ?? "")
+    case (.claimed(let grant), .claim(let claim)):
+      let wrong = writing.claimed(session, number, grant, asked: claim.range)
+      demand(wrong == nil, wrong ?? "")
+    case (.done, .leave(let blob)), (.done, .abandon(let blob)):
+      writing.departed(session, blob)
     case (.opened(let grant), .open(let open)):
       opened(session, number, grant, open)
     case (.done, .seal(let seal)):
@@ -189,10 +230,12 @@ struct SimulatedModel {
         Set(list.subscriptions) == expectedSubscriptions(blob.generation),
         "the publisher of \(blob.generation) is told the wrong subscribers")
     case (.failure(let error), .open(let open)) where error.code == .noSuchKey:
-      demand(owners[open.key] == nil, "\(open.key) exists but was not found")
+      demand(
+        owners[open.key] == nil || isBeingResumed(open.key), "\(open.key) exists but was not found")
     case (.failure(let error), .create(let create)) where error.code == .keyExists:
       demand(
-        !create.replaces || owners[create.key] == nil, "\(create.key) could have been replaced")
+        !create.replaces || owners[create.key] == nil || isBeingResumed(create.key),
+        "\(create.key) could have been replaced")
     default: break
     }
   }
@@ -204,6 +247,26 @@ struct SimulatedModel {
       for entry in entries { expected.insert(Subscription(clientID: clientID, entry: entry)) }
     }
     return expected
+  }
+
+  /// Whether the key's failed blob may have an heir that is not born yet.
+  private func isBeingResumed(_ key: BlobKey) -> Bool {
+    guard let owner = owners[key], records[owner]?.info.state == .failed else { return false }
+    if orphanedResumes.contains(key) { return true }
+    return owed.values.contains { request in
+      guard case .createWith(let create, let terms) = request else { return false }
+      return terms.resumes && create.key == key
+    }
+  }
+
+  private mutating func created(
+    _ session: SessionID, _ number: UInt64, _ grant: BlobGrant, _ create: CreateRequest,
+    _ terms: CreateTerms
+  ) {
+    let generation = grant.blob.generation
+    demand(records[generation] != nil, "\(generation) was granted before its record")
+    demand(owners[create.key] == generation, "\(create.key) is not owned by \(generation)")
+    writing.created(session, number, grant, terms)
   }
 
   private mutating func opened(
@@ -220,7 +283,7 @@ struct SimulatedModel {
   }
 
   private func isHeld(_ generation: Generation) -> Bool {
-    publishers[generation] != nil || readers[generation]?.contains { !$0.value.isEmpty } == true
+    writing.isPublished(generation) || readers[generation]?.contains { !$0.value.isEmpty } == true
   }
 
   private mutating func unlinked(_ ring: RingID) {
@@ -238,15 +301,20 @@ struct SimulatedModel {
     entries[slot] = generation
     let before = posted[generation]
     demand(
-      before == nil || before == .open || before == post.state,
+      before == nil || before == .open || before == .suspended || before == post.state,
       "\(generation) went from \(String(describing: before)) to \(post.state)")
     demand(post.state != .sealed || post.byteCount != nil, "\(generation) sealed without length")
     demand(post.state != .failed || post.causeCode != nil, "\(generation) failed without cause")
-    if before == .open, post.state != .open {
-      unrung[slot] = generation
-      publishers[generation] = nil
-    }
+    if let before, before != post.state { unrung[slot] = generation }
     posted[generation] = post.state
+    let askers = owed.compactMap { request -> SessionID? in
+      guard case .seal(let seal) = request.value, seal.blob.generation == generation else {
+        return nil
+      }
+      return request.key.session
+    }
+    let wrong = writing.posted(generation, before, post, askers: Set(askers), at: now)
+    demand(wrong == nil, wrong ?? "")
   }
 
   private mutating func recorded(_ record: BlobRecord) {
@@ -259,6 +327,7 @@ struct SimulatedModel {
       }
       demand(owners[key] == nil, "\(key) has two owners")
       lastGenerations[key] = generation
+      orphanedResumes.remove(key)
       owners[key] = generation
     }
     records[generation] = record
@@ -274,6 +343,8 @@ struct SimulatedModel {
     switch event {
     case .request(_, _, .remove(let request)) where request.key == record.info.key: break
     case .request(_, _, .create(let request)) where request.key == record.info.key: break
+    case .request(_, _, .createWith(let request, _)) where request.key == record.info.key: break
+    case .copied: demand(record.info.state == .failed, "\(generation) was taken over")
     default:
       demand(!isHeld(generation), "\(generation) was evicted while it is open")
       demand(record.info.state != .open, "\(generation) was evicted while it is written")

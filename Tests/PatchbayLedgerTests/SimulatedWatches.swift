@@ -15,7 +15,6 @@ struct SimulatedWatches {
 
   private struct Watch {
     let prefix: [UInt8]
-    let wantsProgress: Bool
     var view: View
     /// Whether the picture began with something that is certain: all, nothing, or an earlier one.
     var isWhole: Bool
@@ -38,7 +37,7 @@ struct SimulatedWatches {
     let earlier = left.first { $0.position == request.after && $0.prefix == request.prefix }
     if earlier != nil { resumedCount += 1 }
     watches[id] = Watch(
-      prefix: request.prefix, wantsProgress: request.wantsProgress,
+      prefix: request.prefix,
       view: request.after == nil ? Self.part(of: known, request.prefix) : earlier?.view ?? [:],
       isWhole: request.after == nil || request.after == .start || earlier != nil)
   }
@@ -87,7 +86,6 @@ struct SimulatedWatches {
     case .removed, .evicted:
       if before?.generation == change.generation { watch.view[change.key] = nil }
     case .progress:
-      if !watch.wantsProgress { fail("progress was not asked for") }
       if watch.isWhole, before?.generation != change.generation { fail("progress of a new blob") }
       set(change, .open, &watch)
     case .created: set(change, .open, &watch)

@@ -19,13 +19,14 @@ struct SimulatedWorld {
   }
 
   private static let memory = 1 << 20
+  private static let idle = Duration.seconds(4)
   private static let entriesPerBoard = 4
   private static let boardByteCount = 2 * 4096 + entriesPerBoard * (256 + 64)
   private static let keys: [BlobKey] = ["a", "b", "c", "a/1", "a/2", "z", "zz", "é"]
 
   private var ledger: Ledger
   private var generator: SeededGenerator
-  private(set) var model = SimulatedModel()
+  private(set) var model = SimulatedModel(idle: idle)
   private(set) var trace: [LedgerAction] = []
   private var clients: [Client] = []
   private var answers: [LedgerAction] = []
@@ -45,6 +46,10 @@ struct SimulatedWorld {
     limits.handlesPerSession = 12
     limits.connectionsPerUser = 8
     limits.blobCount = 20
+    limits.idle = Self.idle
+    limits.claimsPerPublisher = 6
+    limits.claimsPerBlob = 10
+    limits.publishersPerBlob = 3
     limits.firstExtent = 8192
     limits.extentLimit = 32768
     limits.windowRing = 16384
@@ -69,7 +74,7 @@ struct SimulatedWorld {
 
   private mutating func feed(_ event: LedgerEvent) {
     guard violation == nil else { return }
-    model.note(event)
+    model.note(event, at: now)
     let actions = ledger.handle(event, at: now)
     trace += actions
     model.check(actions, after: event)
@@ -79,7 +84,7 @@ struct SimulatedWorld {
 
   /// What the ledger says is waited for must be what the model knows to be owed.
   private var debtViolation: String? {
-    let kinds: [Request.Kind] = [.open, .create, .grow, .seal]
+    let kinds: [Request.Kind] = [.open, .create, .createWith, .grow, .seal]
     let owed = Set(model.owed.filter { kinds.contains($0.value.kind) }.keys)
     let noted = ledger.unanswered.flatMap { session, requests in
       requests.keys.map { SimulatedModel.RequestID(session: session, number: $0) }
@@ -104,10 +109,11 @@ struct SimulatedWorld {
   private mutating func follow(_ actions: [LedgerAction]) {
     for action in actions {
       switch action {
-      case .createRing, .createBoard, .inspect, .sample: answers.append(action)
+      case .createRing, .createBoard, .inspect, .copy, .sample: answers.append(action)
       case .disconnect(let session):
         if let place = place(of: session) { clients[place].isConnected = false }
-      case .reply(let session, _, .created(let grant), _):
+      case .reply(let session, _, .created(let grant), _),
+        .reply(let session, _, .joined(let grant), _):
         if let place = place(of: session) { clients[place].published.append(grant.blob) }
       case .reply(let session, _, .opened(let grant), _):
         if let place = place(of: session) {
@@ -217,6 +223,8 @@ struct SimulatedWorld {
         .inspected(
           inspection,
           isRefused ? .failure(error) : .success(chance(2, in: 3) ? covered : holes)))
+    case .copy(let copy, _):
+      feed(.copied(copy, isRefused ? PatchbayError(.inputOutput, "The ring is gone.") : nil))
     case .sample(let reports):
       feed(
         .sampled(
@@ -274,7 +282,7 @@ struct SimulatedWorld {
 
   private mutating func randomRequest(_ client: Int) -> Request {
     if chance(1, in: 8) { return randomSubscription(client) }
-    return switch Int.random(in: 0..<100, using: &generator) {
+    return switch Int.random(in: 0..<160, using: &generator) {
     case 0..<18: .create(randomCreate())
     case 18..<28:
       .grow(GrowRequest(blob: randomReference(client), index: smallIndex()))
@@ -302,6 +310,7 @@ struct SimulatedWorld {
       .remove(
         RemoveRequest(key: randomKey(), generation: chance(1, in: 4) ? randomGeneration() : nil))
     case 96..<97: .statistics
+    case 100..<160: randomSharing(client)
     case 97..<99: .watch(randomWatch())
     default: chance(1, in: 20) ? .hello(Rig.hello()) : .ping
     }
@@ -325,6 +334,51 @@ struct SimulatedWorld {
           blob: randomReference(client),
           subscription: Subscription(clientID: clientID, entry: entry)))
     }
+  }
+
+  /// Requests of blobs that several write.
+  private mutating func randomSharing(_ client: Int) -> Request {
+    switch Int.random(in: 0..<20, using: &generator) {
+    case 0..<5: .createWith(randomShared(), randomTerms())
+    case 5..<10:
+      .join(
+        JoinRequest(key: sharedKey(), generation: chance(1, in: 8) ? randomGeneration() : nil))
+    case 10..<15: .claim(ClaimRequest(blob: randomReference(client), range: randomRange()))
+    case 15..<18:
+      .release(
+        ReleaseRequest(
+          blob: randomReference(client),
+          claim: clients[client].numbers.suffix(12).randomElement(using: &generator) ?? 0))
+    default: .leave(randomReference(client))
+    }
+  }
+
+  /// Few lengths and plans, so that the same creation comes again and failed blobs can be resumed.
+  private mutating func randomShared() -> CreateRequest {
+    guard chance(5, in: 6) else { return randomCreate() }
+    var create = CreateRequest(key: sharedKey())
+    create.byteCount = chance(1, in: 2) ? 60_000 : nil
+    create.replaces = chance(1, in: 8)
+    return create
+  }
+
+  /// Mostly one of two, so that publishers meet.
+  private mutating func sharedKey() -> BlobKey {
+    chance(1, in: 8) ? randomKey() : chance(1, in: 2) ? "a" : "z"
+  }
+
+  private mutating func randomTerms() -> CreateTerms {
+    let ownership = Ownership.allCases.randomElement(using: &generator) ?? .joinable
+    let limits: [Duration?] = [nil, nil, .seconds(1), .seconds(3)]
+    return CreateTerms(
+      ownership: ownership,
+      idleLimit: ownership == .exclusive ? nil : limits.randomElement(using: &generator) ?? nil,
+      resumes: chance(1, in: 2))
+  }
+
+  private mutating func randomRange() -> Range<Int> {
+    let start = Int.random(in: 0..<16, using: &generator) * 4000
+    return start..<start + Int.random(in: 0..<3, using: &generator) * 4000
   }
 
   private mutating func randomWatch() -> WatchRequest {

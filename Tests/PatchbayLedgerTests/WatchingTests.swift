@@ -98,6 +98,45 @@ extension Rig {
       ])
   }
 
+  @Test func `a blob without a writer is told as suspended, and as progress when it has one again`()
+    throws
+  {
+    var rig = Rig()
+    let client = rig.connect()
+    let watch = rig.watch(client)
+    rig.post(
+      client,
+      .createWith(
+        CreateRequest(key: "a"),
+        CreateTerms(ownership: .ownerless, idleLimit: .seconds(5), resumes: false)))
+    #expect(rig.told(client, watch) == ["suspended a"])
+    let writer = rig.connect()
+    rig.post(writer, .join(JoinRequest(key: "a", generation: nil)))
+    rig.send(.hungUp(writer))
+    rig.pass(.seconds(6))
+    rig.send(.tick)
+    #expect(
+      rig.told(client, watch) == ["suspended a", "progress a", "suspended a", "failed a"])
+  }
+
+  @Test func `a broker is idle without clients, open blobs, and blobs that wait for a writer`() {
+    var rig = Rig()
+    #expect(rig.ledger.isIdle)
+    let client = rig.connect()
+    #expect(!rig.ledger.isIdle)
+    _ = rig.sealed(client, "sealed", byteCount: 1)
+    rig.post(
+      client,
+      .createWith(
+        CreateRequest(key: "a"),
+        CreateTerms(ownership: .ownerless, idleLimit: .seconds(5), resumes: false)))
+    rig.send(.hungUp(client))
+    #expect(!rig.ledger.isIdle, "it waits for whoever joins")
+    rig.pass(.seconds(6))
+    rig.send(.tick)
+    #expect(rig.ledger.isIdle)
+  }
+
   @Test func `a watcher hears of the keys with its prefix only`() throws {
     var rig = Rig()
     let client = rig.connect()

@@ -93,7 +93,8 @@ enum Sample {
     return JournaledBlob(
       record: BlobRecord(
         info: info, epoch: 9, plan: try ExtentPlan(first: 4096, limit: 65536), segment: 8192,
-        extents: extents, inlineBytes: inlineBytes, token: Token(high: .max, low: 1), request: 42),
+        extents: extents, inlineBytes: inlineBytes, ownership: .joinable,
+        idleLimit: .nanoseconds(7), token: Token(high: .max, low: 1), request: 42),
       inodes: extents.indices.map { 9000 + UInt64($0) })
   }
 

@@ -8,7 +8,8 @@ import PatchbayTestSupport
 
 final class Conversation {
   private var client: PatchbayClient?
-  private var publishers: [String: Publisher] = [:]
+  var publishers: [String: Publisher] = [:]
+  var claims: [String: RangeClaim] = [:]
   private var subscribers: [String: Subscriber] = [:]
   private var leases: [Lease] = []
   /// Those that hold a publisher already.
@@ -34,9 +35,16 @@ final class Conversation {
     case "connect":
       client = try PatchbayClient(socketPath: try word(words, 0))
       return "\(getpid())"
+    case "hangUp":
+      // The process stays, with whatever it has mapped: only the connection ends.
+      _ = shutdown(connectionDescriptor(), Int32(SHUT_RDWR))
+      return ""
     case "publish", "write", "append", "batch", "loan", "patchwork", "seal", "fail", "missing",
       "zeros", "oracle", "drop":
       return try publish(verb, words)
+    case "create", "share", "takeOver", "join", "leave", "claim", "unclaim", "patches", "sample",
+      "openOrCreate", "zeroPatch":
+      return try patch(verb, words)
     case "threads": return try writeFromThreads(words)
     case "waiters": return try startWaiters(words)
     case "inline":
@@ -50,14 +58,22 @@ final class Conversation {
     }
   }
 
+  /// The only socket of this process.
+  private func connectionDescriptor() -> Int32 {
+    var information = stat()
+    return (3..<64).first {
+      fstat($0, &information) == 0 && information.st_mode & S_IFMT == S_IFSOCK
+    } ?? -1
+  }
+
   // MARK: Arguments
 
-  private func word(_ words: [String], _ index: Int) throws -> String {
+  func word(_ words: [String], _ index: Int) throws -> String {
     guard index < words.count else { throw HarnessError("argument \(index) is missing") }
     return words[index]
   }
 
-  private func number(_ words: [String], _ index: Int) throws -> Int {
+  func number(_ words: [String], _ index: Int) throws -> Int {
     guard let number = Int(try word(words, index)) else {
       throw HarnessError("argument \(index) is no number")
     }
@@ -69,12 +85,12 @@ final class Conversation {
     index < words.count ? .after(.milliseconds(try number(words, index))) : .never
   }
 
-  private func connected() throws -> PatchbayClient {
+  func connected() throws -> PatchbayClient {
     guard let client else { throw HarnessError("not connected") }
     return client
   }
 
-  private func publisher(_ words: [String]) throws -> Publisher {
+  func publisher(_ words: [String]) throws -> Publisher {
     guard let publisher = publishers[try word(words, 0)] else { throw HarnessError("no publisher") }
     return publisher
   }

@@ -126,6 +126,7 @@ private struct TableWalker {
       page.rows(under: "Numbers of the terms") == [
         ["state", shown(BlobState.self)], ["order", shown(WriteOrder.self)],
         ["policy", shown(FlowPolicy.self)], ["acknowledgement", shown(Acknowledgement.self)],
+        ["ownership", shown(Ownership.self)],
         ["change", shown(BlobChange.Kind.self)], ["want", shown(BlobSituation.Want.self)],
       ])
   }

@@ -82,6 +82,19 @@ enum Golden {
     Sample("subscriptions", 23, .subscriptions(reference)),
     Sample("attachTable", 24, .attachTable(TableRequest(blob: reference, clientID: 42))),
     Sample("detach", 25, .detach(DetachRequest(blob: reference, subscription: subscription))),
+    Sample("createWith", 26, .createWith(CreateRequest(key: key), .plain)),
+    Sample(
+      "createWith, every field", 27,
+      .createWith(
+        fullCreate,
+        CreateTerms(ownership: .ownerless, idleLimit: .seconds(60), resumes: true))),
+    Sample("join", 28, .join(JoinRequest(key: key, generation: nil))),
+    Sample(
+      "join, one generation", 29,
+      .join(JoinRequest(key: key, generation: Generation(rawValue: 9)))),
+    Sample("claim", 30, .claim(ClaimRequest(blob: reference, range: 4096..<1_000_000))),
+    Sample("release", 31, .release(ReleaseRequest(blob: reference, claim: 30))),
+    Sample("leave", 32, .leave(reference)),
     Sample(
       "watch", 20,
       .watch(WatchRequest(prefix: Array("demo/".utf8), after: nil, wantsProgress: true))),
@@ -124,6 +137,10 @@ enum Golden {
       "subscriptions", 23,
       .subscriptions(SubscriptionList(version: 7, subscriptions: [subscription]))),
     Sample("table", 24, .table),
+    Sample("joined", 28, .joined(joinedGrant)),
+    Sample(
+      "claimed", 30,
+      .claimed(ClaimGrant(blob: reference, claim: 30, range: 4096..<1_000_000))),
     Sample(
       "events", 20,
       .events(EventPage(hasGap: false, position: place(45), changes: [created, failed]))),
@@ -222,6 +239,12 @@ enum Golden {
       extent: ExtentGrant(
         index: 0, ringID: 0x5152_5354_5556_5758, useNumber: 1, dataByteCount: 65536,
         beginsUse: true))
+  }
+
+  private static var joinedGrant: BlobGrant {
+    BlobGrant(
+      blob: reference, state: .open, byteCount: 1_000_000, order: .any,
+      plan: plan(65536, 1 << 26), wakeClasses: shift(12), board: 5, entry: 17, extentEnd: 3)
   }
 
   private static var openedGrant: BlobGrant {
@@ -342,6 +365,15 @@ enum Extreme {
     Sample("attachTable", .max, .attachTable(TableRequest(blob: highest, clientID: .max))),
     Sample("detach", .max, .detach(DetachRequest(blob: highest, subscription: subscription))),
     Sample(
+      "createWith", .max,
+      .createWith(
+        create,
+        CreateTerms(ownership: .ownerless, idleLimit: .nanoseconds(Int64.max), resumes: true))),
+    Sample("join", .max, .join(JoinRequest(key: longKey, generation: highest.generation))),
+    Sample("claim", .max, .claim(ClaimRequest(blob: highest, range: top..<top))),
+    Sample("release", .max, .release(ReleaseRequest(blob: highest, claim: .max))),
+    Sample("leave", .max, .leave(highest)),
+    Sample(
       "watch", .max,
       .watch(
         WatchRequest(
@@ -403,6 +435,8 @@ enum Extreme {
           subscriptions: [Subscription](
             repeating: subscription, count: WireLimit.subscriptions)))),
     Sample("table", .max, .table),
+    Sample("joined", .max, .joined(grant)),
+    Sample("claimed", .max, .claimed(ClaimGrant(blob: highest, claim: .max, range: 0..<top))),
     Sample("events", .max, .events(page(of: 30, change))),
     Sample("events of most", 1, .events(page(of: WireLimit.pageChanges, smallChange))),
     Sample("why", .max, .why(situation)),
@@ -417,7 +451,8 @@ enum Extreme {
     situation.publishers = [BlobSituation.Party](repeating: party, count: WireLimit.parties)
     situation.subscribers = situation.publishers
     let wait = BlobSituation.Wait(
-      want: .turn, process: .max, name: text(WireLimit.name), since: WallTime(rawValue: .min))
+      want: .verification, process: .max, name: text(WireLimit.name),
+      since: WallTime(rawValue: .min))
     situation.waits = [BlobSituation.Wait](repeating: wait, count: WireLimit.parties)
     situation.waitCount = Int(UInt32.max)
     situation.wakeClassShift = .max

@@ -47,7 +47,7 @@ enum JournalCoding {
     4 * 8 + 2 * 4 + (4 + BlobKey.byteLimit) + (4 + WireLimit.type)
     + (4 + WireLimit.labelCount * 2 * (4 + WireLimit.labelPart))
     + (4 + extentLimit * extentByteCount) + (1 + 4 + Frame.inlineByteLimit)
-    + (2 + 1 + 4 + WireLimit.cause)
+    + (2 + 1 + 4 + WireLimit.cause) + (1 + 8)
 
   static func record(_ blob: JournaledBlob) -> pb_journal_record {
     let info = blob.record.info
@@ -123,6 +123,8 @@ enum JournalCoding {
     writer.put(info.causeCode?.rawValue ?? 0)
     writer.put(info.cause != nil)
     if let cause = info.cause { writer.put(cause.cut(toUTF8Count: WireLimit.cause)) }
+    writer.put(blob.record.ownership.rawValue)
+    writer.put(blob.record.idleLimit?.wholeNanoseconds ?? 0)
     return writer.bytes
   }
 
@@ -151,6 +153,8 @@ enum JournalCoding {
     let causeCode = try reader.take(UInt16.self)
     let cause =
       try reader.takeFlag() ? reader.takeText(atMost: WireLimit.cause, "a cause") : nil
+    let ownership: Ownership = try reader.takeCase("an ownership")
+    let idleLimit = try reader.take(Int64.self)
     try reader.finish()
     let info = BlobInfo(
       key: key, generation: Generation(rawValue: record.identity),
@@ -170,6 +174,7 @@ enum JournalCoding {
         info: info, epoch: record.epoch,
         plan: try ExtentPlan(first: Int(record.first_extent), limit: Int(record.extent_limit)),
         segment: Int(record.segment), extents: extents, inlineBytes: inlineBytes,
+        ownership: ownership, idleLimit: idleLimit > 0 ? .nanoseconds(idleLimit) : nil,
         token: Token(high: record.token.0, low: record.token.1), request: record.request),
       inodes: inodes)
   }
