@@ -176,6 +176,12 @@ final class Interruption: Sendable {
     _ = try wait(for: descriptor, POLLIN, timeout: -1)
   }
 
+  /// The same for a while; false when it has passed.
+  static func waitReadable(_ descriptor: Int32, for duration: Duration) throws -> Bool {
+    let milliseconds = max(0, duration.wholeNanoseconds) / 1_000_000 + 1
+    return try wait(for: descriptor, POLLIN, timeout: Int32(min(milliseconds, 60_000)))
+  }
+
   /// Waits until a descriptor takes bytes, or an error shows there.
   /// - Throws: `Interrupted` when a signal comes first.
   static func waitWritable(_ descriptor: Int32) throws {

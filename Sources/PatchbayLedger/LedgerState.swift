@@ -41,6 +41,8 @@ struct Handle: Sendable {
   var publishes = false
   var readers: [UInt64] = []
   var observers: [UInt64] = []
+  /// When the first of them was granted.
+  var since = WallTime(rawValue: 0)
   var isEmpty: Bool { !publishes && readers.isEmpty && observers.isEmpty }
 }
 

@@ -59,7 +59,7 @@ extension Ledger {
         continue
       }
       evictionCount += 1
-      unname(generation)
+      unname(generation, as: .evicted)
       return true
     }
     return false

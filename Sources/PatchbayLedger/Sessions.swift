@@ -103,6 +103,8 @@ extension Ledger {
     guard let ended = sessions[session], ended.phase != .ghost else { return }
     sessions[session]?.phase = .ghost
     countOut(ended)
+    forgetWatches(of: session)
+    unanswered[session] = nil
     unpark(session, ended.parked)
     takeBackAsked(session, ended.asked)
     let opened = ended.handles.keys.sorted()

@@ -40,6 +40,7 @@ struct SimulatedModel {
   private var seenGenerations: Set<Generation> = []
   private var lastGenerations: [BlobKey: Generation] = [:]
   private(set) var overhead = 0
+  private(set) var watches = SimulatedWatches()
   private(set) var violation: String?
 
   init(idle: Duration) { writing = SimulatedClaims(standardLimit: idle) }
@@ -57,6 +58,9 @@ struct SimulatedModel {
     case .request(let session, let number, let request):
       guard live.contains(session) else { return }
       owed[RequestID(session: session, number: number)] = request
+      if case .watch(let watch) = request {
+        watches.begin(RequestID(session: session, number: number), watch, known: known)
+      }
       switch request {
       case .close(let blob) where blob.epoch == 0: close(session, blob.generation)
       case .close(let blob): writing.departed(session, blob)
@@ -74,7 +78,9 @@ struct SimulatedModel {
     case .ringRefused(let ring, _): rings[ring] = nil
     case .boardCreated(let board), .boardRefused(let board, _): pendingBoards.remove(board)
     case .overheadChanged(let byteCount): overhead = byteCount
-    case .ringCreated, .inspected, .journalFull, .tick, .drainBegan: break
+    case .congested(let session): watches.congested.insert(session)
+    case .relieved(let session): watches.congested.remove(session)
+    case .ringCreated, .inspected, .sampled, .journalFull, .tick, .drainBegan: break
     }
   }
 
@@ -86,6 +92,7 @@ struct SimulatedModel {
       }
     }
     owed = owed.filter { $0.key.session != session }
+    watches.end(session)
     for generation in readers.keys { readers[generation]?[session] = nil }
     for generation in subscriptions.keys { subscriptions[generation]?[session] = nil }
     writing.hungUp(session)
@@ -113,6 +120,8 @@ struct SimulatedModel {
 
   mutating func check(_ actions: [LedgerAction], after event: LedgerEvent) {
     for action in actions { check(action, after: event) }
+    watches.compare(with: known)
+    if let wrong = watches.violation { demand(false, wrong) }
     let silent = unrung
     demand(silent.isEmpty, "a final state was posted and its bell not rung: \(silent)")
     var isTick = false
@@ -125,7 +134,8 @@ struct SimulatedModel {
     switch action {
     case .reply(let session, let number, let reply, let descriptors):
       answered(session, number, reply, descriptors)
-    case .report(let session, let number, _, _), .reportStatistics(let session, let number, _):
+    case .report(let session, let number, _, _), .reportStatistics(let session, let number, _),
+      .explain(let session, let number, _, _):
       _ = settleDebt(session, number)
     case .disconnect(let session): end(session)
     case .createRing(let ring, let dataByteCount, let hasMap, _):
@@ -149,6 +159,9 @@ struct SimulatedModel {
       }
     case .recordBlob(let record): recorded(record)
     case .eraseBlob(let generation): erased(generation, after: event)
+    case .sample(let reports):
+      demand(!reports.isEmpty, "nothing is to be sampled")
+      demand(reports.allSatisfy { $0.info.state == .open }, "a blob that has ended is sampled")
     case .recordClient, .eraseClient: break
     }
   }
@@ -163,6 +176,11 @@ struct SimulatedModel {
   private mutating func answered(
     _ session: SessionID, _ number: UInt64, _ reply: Reply, _ descriptors: [DescriptorSource]
   ) {
+    if case .events(let page) = reply {
+      watches.told(RequestID(session: session, number: number), page)
+      return
+    }
+    watches.end(RequestID(session: session, number: number))
     let request = settleDebt(session, number)
     for case .ring(let ring, let isWritable) in descriptors {
       demand(rings[ring]?.isUnlinked == false, "ring \(ring) was handed out after its end")
@@ -331,6 +349,14 @@ struct SimulatedModel {
       demand(!isHeld(generation), "\(generation) was evicted while it is open")
       demand(record.info.state != .open, "\(generation) was evicted while it is written")
     }
+  }
+
+  /// What exists, as every watcher that has been told all must know it.
+  private var known: SimulatedWatches.View {
+    SimulatedWatches.View(
+      uniqueKeysWithValues: records.values.map {
+        ($0.info.key, SimulatedWatches.Known(generation: $0.info.generation, state: $0.info.state))
+      })
   }
 
   // MARK: Sums

@@ -53,6 +53,8 @@ struct SimulatedWorld {
     limits.firstExtent = 8192
     limits.extentLimit = 32768
     limits.windowRing = 16384
+    limits.removalCount = 6
+    limits.watchesPerSession = 2
     ledger = Ledger(
       limits: limits, instance: 1, brokerProcess: 1, brokerUser: 1000, at: now,
       tokenSource: SeededGenerator(seed: seed ^ 0xabcd))
@@ -77,7 +79,17 @@ struct SimulatedWorld {
     trace += actions
     model.check(actions, after: event)
     follow(actions)
-    violation = model.violation ?? sumViolation ?? ledger.inconsistency
+    violation = model.violation ?? debtViolation ?? sumViolation ?? ledger.inconsistency
+  }
+
+  /// What the ledger says is waited for must be what the model knows to be owed.
+  private var debtViolation: String? {
+    let kinds: [Request.Kind] = [.open, .create, .createWith, .grow, .seal]
+    let owed = Set(model.owed.filter { kinds.contains($0.value.kind) }.keys)
+    let noted = ledger.unanswered.flatMap { session, requests in
+      requests.keys.map { SimulatedModel.RequestID(session: session, number: $0) }
+    }
+    return owed == Set(noted) ? nil : "waiting requests: owed \(owed), noted \(noted)"
   }
 
   private var sumViolation: String? {
@@ -97,7 +109,7 @@ struct SimulatedWorld {
   private mutating func follow(_ actions: [LedgerAction]) {
     for action in actions {
       switch action {
-      case .createRing, .createBoard, .inspect, .copy: answers.append(action)
+      case .createRing, .createBoard, .inspect, .copy, .sample: answers.append(action)
       case .disconnect(let session):
         if let place = place(of: session) { clients[place].isConnected = false }
       case .reply(let session, _, .created(let grant), _),
@@ -127,6 +139,7 @@ struct SimulatedWorld {
     case 32..<34: pass()
     case 34: feed(.journalFull(chance(1, in: 4)))
     case 35..<37: loseReply()
+    case 37..<39: congest()
     default: request()
     }
   }
@@ -173,6 +186,14 @@ struct SimulatedWorld {
     feed(.tick)
   }
 
+  /// A client stops reading, or takes everything that waited for it.
+  private mutating func congest() {
+    guard let client = pick({ $0.isConnected && $0.hasGreeted }) else { return }
+    let session = clients[client].session
+    let isStuck = ledger.watching.congested.contains(session)
+    feed(isStuck ? .relieved(session) : .congested(session))
+  }
+
   private mutating func loseReply() {
     guard let last = trace.last(where: { if case .reply = $0 { true } else { false } }),
       case .reply(let session, let number, _, let descriptors) = last, !descriptors.isEmpty
@@ -204,6 +225,14 @@ struct SimulatedWorld {
           isRefused ? .failure(error) : .success(chance(2, in: 3) ? covered : holes)))
     case .copy(let copy, _):
       feed(.copied(copy, isRefused ? PatchbayError(.inputOutput, "The ring is gone.") : nil))
+    case .sample(let reports):
+      feed(
+        .sampled(
+          reports.map {
+            let covered = Int.random(in: 0..<1000, using: &generator)
+            return BlobSample(
+              generation: $0.info.generation, frontier: covered / 2, coveredByteCount: covered)
+          }))
     default: break
     }
   }
@@ -274,13 +303,15 @@ struct SimulatedWorld {
     case 70..<71: .attachBoard(BoardRequest(board: UInt32.random(in: 0..<6, using: &generator)))
     case 71..<85: .close(BlobReference(generation: randomOpened(client), epoch: 0))
     case 85..<86: .close(randomReference(client))
-    case 86..<88: .info(InfoRequest(key: randomKey()))
+    case 86..<87: .info(InfoRequest(key: randomKey()))
+    case 87..<88: .why(WhyRequest(key: randomKey()))
     case 88..<90: .list(ListRequest(prefix: [], after: [], limit: smallIndex()))
     case 90..<96:
       .remove(
         RemoveRequest(key: randomKey(), generation: chance(1, in: 4) ? randomGeneration() : nil))
     case 96..<97: .statistics
     case 100..<160: randomSharing(client)
+    case 97..<99: .watch(randomWatch())
     default: chance(1, in: 20) ? .hello(Rig.hello()) : .ping
     }
   }
@@ -348,6 +379,22 @@ struct SimulatedWorld {
   private mutating func randomRange() -> Range<Int> {
     let start = Int.random(in: 0..<16, using: &generator) * 4000
     return start..<start + Int.random(in: 0..<3, using: &generator) * 4000
+  }
+
+  private mutating func randomWatch() -> WatchRequest {
+    let left = model.watches.left.randomElement(using: &generator)
+    let prefix = [[], [], Array("a".utf8), Array("zz".utf8)].randomElement(using: &generator)
+    var after: EventPosition?
+    switch Int.random(in: 0..<8, using: &generator) {
+    case 0..<2: after = .start
+    case 2..<6: after = left?.position
+    case 6:
+      after = EventPosition(instance: 1, number: UInt64.random(in: 0..<500, using: &generator))
+    default: break
+    }
+    return WatchRequest(
+      prefix: after == left?.position ? left?.prefix ?? [] : prefix ?? [], after: after,
+      wantsProgress: chance(1, in: 2))
   }
 
   private mutating func smallIndex() -> Int {
