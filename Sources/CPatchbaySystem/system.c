@@ -114,6 +114,13 @@ int pb_shm_open(const char *name, int read_write, uint32_t uid, int64_t byte_cou
   return descriptor;
 }
 
+int pb_give_back(int descriptor) {
+  struct stat facts;
+  if (fstat(descriptor, &facts) < 0) return -errno;
+  int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+  return fallocate(descriptor, mode, 0, facts.st_size) < 0 ? -errno : 0;
+}
+
 int pb_shm_unlink(const char *name) { return shm_unlink(name) < 0 ? -errno : 0; }
 
 static int address_of(const char *path, struct sockaddr_un *address) {

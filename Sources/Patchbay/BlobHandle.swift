@@ -61,7 +61,7 @@ final class BlobHandle: Sendable {
     bell = board.bells.bell(Int(grant.entry))
     spaceBell = board.bells.spaceBell(Int(grant.entry))
     guard grant.policy == .keep else {
-      window = try Self.mapWindow(grant, delivery, isWritable: isWritable)
+      window = try Self.mapWindow(session, grant, delivery, isWritable: isWritable)
       return
     }
     window = nil
@@ -69,18 +69,18 @@ final class BlobHandle: Sendable {
   }
 
   private static func mapWindow(
-    _ grant: BlobGrant, _ delivery: Delivery, isWritable: Bool
+    _ session: Session, _ grant: BlobGrant, _ delivery: Delivery, isWritable: Bool
   ) throws(PatchbayError) -> Window {
     guard let ring = grant.extent, ring.index == 0, ring.dataByteCount == grant.plan.first else {
       throw PatchbayError(.protocolViolation, "The broker granted a window without its ring.")
     }
     let shape = try WindowShape(
       ringByteCount: ring.dataByteCount, segmentByteCount: grant.segment)
-    let window = try Window(
-      delivery.takeDescriptor(), ringID: ring.ringID, useNumber: ring.useNumber, shape: shape,
-      isWritable: isWritable)
-    if isWritable { window.beginUse(isFresh: ring.useNumber == 1) }
-    return window
+    let geometry = try RingGeometry(dataByteCount: shape.ringByteCount, hasMap: false)
+    return try Window(
+      session.mappings.mapping(
+        delivery.takeDescriptor(), ring: ring.ringID, byteCount: geometry.objectByteCount,
+        isWritable: isWritable), ringID: ring.ringID, useNumber: ring.useNumber, shape: shape)
   }
 
   /// As `init`, with the board looked up; blocks when it is not mapped yet.
@@ -321,19 +321,31 @@ final class BlobHandle: Sendable {
         "Extent \(granted.index) has \(granted.dataByteCount) bytes; its plan allows "
           + "\(planned.count).")
     }
-    let extent = try Extent(
-      descriptor, index: granted.index, start: planned.lowerBound, ringID: granted.ringID,
-      useNumber: granted.useNumber, geometry: geometry, isWritable: isWritable)
-    return extents.withLock { extents in
-      // Two readers may have asked at once: one mapping serves both.
-      if let first = extents.mapped[granted.index] { return first }
-      // The grant that was to begin a fresh ring's use may have been lost: its answer came late, or
-      // the ring could not be mapped. To begin it is one store, which does no harm twice.
-      let isFresh = granted.useNumber == 1
-      if granted.beginsUse || isWritable && isFresh { extent.beginUse(isFresh: isFresh) }
+    let mapping = try session.mappings.mapping(
+      descriptor, ring: granted.ringID, byteCount: geometry.objectByteCount,
+      isWritable: isWritable)
+    let extent = Extent(
+      mapping, index: granted.index, start: planned.lowerBound, ringID: granted.ringID,
+      useNumber: granted.useNumber, geometry: geometry)
+    let (kept, isNew) = extents.withLock { extents in
+      // Two readers may have asked at once: one extent serves both.
+      if let first = extents.mapped[granted.index] { return (first, false) }
       extents.mapped[granted.index] = extent
-      return extent
+      return (extent, true)
     }
+    // A publisher needs to know all that it has written; its extents are as many as its blob's.
+    if isNew, !isWritable { session.mappings.hold(granted.index, of: self) }
+    return kept
+  }
+
+  /// Lets an extent go that is asked for again when it is needed.
+  func dropExtent(_ index: Int) {
+    let dropped = extents.withLock { extents in
+      if extents.latest?.index == index { extents.latest = nil }
+      return extents.mapped.removeValue(forKey: index)
+    }
+    // Unmapped here, outside of the lock.
+    _ = consume dropped
   }
 
   /// Unmaps everything; views and pieces of reads that are under way keep theirs.

@@ -103,7 +103,7 @@ extension Subscriber {
       guard range.count <= window.shape.ringByteCount else { throw beyondWindow(range, window) }
       guard end >= range.upperBound else { return .goOn(at: end) }
       // No view holds a window up; what cannot be copied any more is found to be gone.
-      return window.copyOut(range).map {
+      return copyOut(window, range).map {
         .lease(Lease(self, range, copy: $0, start: range.lowerBound))
       } ?? .goOn(at: range.lowerBound)
     case .bytes(let extent, let end):
@@ -149,6 +149,8 @@ extension Subscriber {
     guard let last = lastExtent(byteCount) else {
       return try lease(0..<byteCount, deadline: deadline).withBytes(body)
     }
+    try beginUse()
+    defer { endUse() }
     let mapping = try reserve(byteCount)
     for index in 0...last {
       try place(

@@ -96,7 +96,7 @@ extension Publisher {
       sealRefused(seal, error)
       throw error
     }
-    end()
+    endQuiescent()
   }
 
   /// The ranges nobody has written yet; as the blocking `missing`.

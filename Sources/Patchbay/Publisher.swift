@@ -34,6 +34,8 @@ public final class Publisher: Sendable {
   let looksAround: Bool
   let lookedAt = Mutex<BlobHandle?>(nil)
   private let ending = Mutex(Ending.none)
+  /// Whether the broker knows that nothing will be written any more.
+  private let hasToldQuiescent = Atomic<Bool>(false)
 
   /// How far this publisher is on its way to its end.
   fileprivate enum Ending {
@@ -62,11 +64,28 @@ public final class Publisher: Sendable {
       }
   }
 
-  deinit { if ending.withLock({ $0 != .ended }) { abandon() } }
+  deinit {
+    // Nothing is in flight: whatever writes holds the publisher.
+    tellQuiescent()
+    if ending.withLock({ $0 != .ended }) { abandon() }
+  }
 
   private func abandon() {
     handle.dropExtents()
     handle.session.connection.post(.abandon(handle.grant.blob))
+  }
+
+  /// Whether nothing is in flight and, writes and appends being refused, nothing will be.
+  private var isQuiescent: Bool {
+    inFlight.isIdle && appending.withLock { !$0.isTaken && !$0.isLent }
+  }
+
+  /// Tells the broker, once, that this publisher will not write into the blob's rings any more, so
+  /// that they can serve another blob.
+  private func tellQuiescent() {
+    // relaxed: as in `endQuiescent`.
+    guard handle.entry != nil, !hasToldQuiescent.exchange(true, ordering: .relaxed) else { return }
+    handle.session.connection.post(.quiesced(handle.grant.blob))
   }
 
   /// The blob's key.
@@ -144,7 +163,7 @@ public final class Publisher: Sendable {
       sealRefused(seal, error)
       throw error
     }
-    end()
+    endQuiescent()
   }
 
   /// Goes from a joinable blob without ending it: other publishers go on, or the blob waits for one
@@ -163,7 +182,7 @@ public final class Publisher: Sendable {
       sealRefused(seal, error)
       throw error
     }
-    end()
+    endQuiescent()
   }
 
   /// A seal, or a leave, under way.
@@ -237,7 +256,7 @@ public final class Publisher: Sendable {
     _ cause: String, deadline: Deadline = .standard
   ) throws(PatchbayError) {
     try handle.session.perform(try beginFailing(cause), deadline: deadline)
-    end()
+    endFailed()
   }
 
   /// As `seal`, without holding a thread.
@@ -253,7 +272,7 @@ public final class Publisher: Sendable {
       sealRefused(seal, error)
       throw error
     }
-    end()
+    endQuiescent()
   }
 
   /// As the blocking `fail`.
@@ -265,12 +284,12 @@ public final class Publisher: Sendable {
     let request = try beginFailing(cause)
     guard !Task.isCancelled else {
       handle.session.connection.post(request)
-      end()
+      endFailed()
       throw PatchbayError(
         .cancelled, "The task was cancelled; the broker has been told that the blob \(key) failed.")
     }
     try await handle.session.perform(request, deadline: deadline)
-    end()
+    endFailed()
   }
 
   /// Lets nothing new be written; the message that says why.
@@ -297,6 +316,7 @@ public final class Publisher: Sendable {
     // The claims of a shared blob must outlive what is being written; then `deinit` ends them.
     guard !isShared || inFlight.isIdle else { return }
     ending.withLock { $0 = .ended }
+    if isQuiescent { tellQuiescent() }
     abandon()
   }
 
@@ -310,8 +330,20 @@ public final class Publisher: Sendable {
     inFlight.refuse(Self.closed)
   }
 
-  /// After the broker has confirmed the ending.
-  func end() {
+  /// After the broker has confirmed a seal or a leave, before which all writes had ended.
+  func endQuiescent() {
+    // relaxed: it decides nothing but whether a message is sent.
+    hasToldQuiescent.store(true, ordering: .relaxed)
+    end()
+  }
+
+  /// After the broker has confirmed a failure.
+  private func endFailed() {
+    if isQuiescent { tellQuiescent() }
+    end()
+  }
+
+  private func end() {
     ending.withLock { $0 = .ended }
     refuseAppends(Self.closed)
     handle.dropExtents()

@@ -1,4 +1,4 @@
-// What all handles of one client share: the connection, the table of views, and the boards it has
+// What all handles of one client share: the connection, the table of views, and what it has
 // mapped. A handle keeps its session alive, so a connection ends after the last of them.
 
 import PatchbayLayout
@@ -12,6 +12,7 @@ final class Session: Sendable {
   let connection: Connection
   let welcome: Welcome
   let table: ClientTable
+  let mappings = RingMappings()
   private let boards = Mutex<[UInt32: Board]>([:])
 
   /// Connects and shakes hands.

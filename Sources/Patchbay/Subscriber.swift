@@ -20,7 +20,12 @@ public final class Subscriber: Sendable {
   /// What keeps the broker's side of this handle alive.
   private struct Holds {
     var leaseCount = 0
+    /// Calls that use the bytes in place, without a lease.
+    var useCount = 0
     var isClosed = false
+
+    /// Whether the broker can be told that this handle has ended.
+    var isOver: Bool { isClosed && leaseCount == 0 && useCount == 0 }
   }
 
   init(_ handle: BlobHandle) { self.handle = handle }
@@ -47,7 +52,7 @@ public final class Subscriber: Sendable {
     handle.dropExtents()
     let isLast = holds.withLock { holds in
       holds.isClosed = true
-      return holds.leaseCount == 0
+      return holds.isOver
     }
     if isLast { endHandle() }
   }
@@ -75,9 +80,34 @@ public final class Subscriber: Sendable {
   func leaseEnded() {
     let isLast = holds.withLock { holds in
       holds.leaseCount -= 1
-      return holds.isClosed && holds.leaseCount == 0
+      return holds.isOver
     }
     if isLast { endHandle() }
+  }
+
+  /// Before bytes are used in place: until `endUse` their rings stay this blob's.
+  /// - Throws: `closed`.
+  func beginUse() throws(PatchbayError) {
+    try holds.withLock { (holds) throws(PatchbayError) in
+      guard !holds.isClosed else { throw Self.closed }
+      holds.useCount += 1
+    }
+  }
+
+  func endUse() {
+    let isLast = holds.withLock { holds in
+      holds.useCount -= 1
+      return holds.isOver
+    }
+    if isLast { endHandle() }
+  }
+
+  /// Whether this handle has kept the rings its blob's all the time until now: the look after a
+  /// copy. Once it has been closed they may serve another blob.
+  var isHolding: Bool {
+    // relaxed: the fence of the look at the tag, just before, orders it behind the copy. Whoever has
+    // copied a byte of the next use comes after its beginning, and that after the closing. CLOSE.
+    !isClosed.load(ordering: .relaxed)
   }
 
   // MARK: Looking

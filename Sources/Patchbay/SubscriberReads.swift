@@ -123,7 +123,7 @@ extension Subscriber {
           return nil
         }
         unsafe memcpy(target + filled, from, count)
-        guard extent.isStillCurrent else { return nil }
+        guard extent.isStillCurrent, isHolding else { return nil }
         filled += count
         return count
       }
@@ -139,7 +139,7 @@ extension Subscriber {
       let source = unsafe window.bytes(from: range.lowerBound, limit: range.upperBound)
       guard let target = place.baseAddress, let from = source.baseAddress else { return nil }
       unsafe memcpy(target + filled, from, source.count)
-      guard window.wasThere(range.lowerBound) else { return nil }
+      guard window.wasThere(range.lowerBound), isHolding else { return nil }
       filled += source.count
       return source.count
     }
@@ -180,7 +180,7 @@ extension Subscriber {
         at += try copyOut(extent, at..<end, to: descriptor)
       case .passing(let window, let end):
         // Not from the ring itself: the descriptor may be slow, and the bytes are passing.
-        guard let bytes = window.copyOut(at..<min(end, at + Self.step)) else { continue }
+        guard let bytes = copyOut(window, at..<min(end, at + Self.step)) else { continue }
         at += bytes.count
         place?.advance(to: at)
         try Self.writeAll(bytes.count, to: descriptor) { (from, limit) throws(PatchbayError) in
@@ -202,14 +202,18 @@ extension Subscriber {
   /// Bytes of a window that are copied at once.
   static let step = 256 * 1024
 
-  /// Writes covered bytes under a view, so that the ring stays what it is meanwhile; 0 when it was
-  /// taken before the view stood.
+  /// A copy of bytes of a window; nil when they went meanwhile.
+  func copyOut(_ window: Window, _ range: Range<Int>) -> [UInt8]? {
+    guard let bytes = window.copyOut(range), isHolding else { return nil }
+    return bytes
+  }
+
+  /// Writes covered bytes in place; 0 when the ring is another blob's already.
   private func copyOut(
     _ extent: Extent, _ range: Range<Int>, to descriptor: Int32
   ) throws(PatchbayError) -> Int {
-    let table = handle.session.table
-    let view = try table.announce(ringID: extent.ringID, useNumber: extent.useNumber)
-    defer { table.end(view) }
+    try beginUse()
+    defer { endUse() }
     guard extent.isCurrent else { return 0 }
     try Self.writeAll(range.count, to: descriptor) { (from, limit) throws(PatchbayError) in
       try Self.writeSome(extent, range.lowerBound + from, limit, to: descriptor)

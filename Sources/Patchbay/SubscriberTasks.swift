@@ -180,6 +180,8 @@ extension Subscriber {
     guard let last = lastExtent(byteCount) else {
       return try await lease(0..<byteCount, deadline: deadline).withBytes(body)
     }
+    try beginUse()
+    defer { endUse() }
     let mapping = try reserve(byteCount)
     for index in 0...last {
       let answer = try await handle.session.connection.call(
@@ -240,7 +242,7 @@ extension Subscriber {
         at += try await copyOut(extent, at..<end, to: file)
       case .passing(let window, let end):
         // Not from the ring itself: the descriptor may be slow, and the bytes are passing.
-        guard let bytes = window.copyOut(at..<min(end, at + Self.step)) else { continue }
+        guard let bytes = copyOut(window, at..<min(end, at + Self.step)) else { continue }
         at += bytes.count
         place?.advance(to: at)
         try await file.write(bytes.count) { (from, limit) throws(PatchbayError) in
@@ -256,9 +258,8 @@ extension Subscriber {
   private func copyOut(
     _ extent: Extent, _ range: Range<Int>, to file: TaskFile
   ) async throws(PatchbayError) -> Int {
-    let table = handle.session.table
-    let view = try table.announce(ringID: extent.ringID, useNumber: extent.useNumber)
-    defer { table.end(view) }
+    try beginUse()
+    defer { endUse() }
     guard extent.isCurrent else { return 0 }
     try await file.write(range.count) { (from, limit) throws(PatchbayError) in
       try Self.writeSome(extent, range.lowerBound + from, limit, to: file.descriptor)

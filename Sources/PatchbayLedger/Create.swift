@@ -159,31 +159,32 @@ extension Ledger {
         try makePlan(request)
       }
     let geometry = try firstGeometry(request, plan)
-    try makeRoomForBlob(geometry?.objectByteCount ?? 0, session, request, replacing: old)
+    let needs = try makeRoomForBlob(
+      geometry.map { [(0, $0)] } ?? [], session, request, replacing: old)
     guard
       let generation = beginBlob(
         session, number, request, terms, plan: plan, window: window, source: nil)
     else { return }
-    if let geometry {
-      requestRing(for: generation, index: 0, geometry: geometry, waiters: [])
-    }
+    for need in needs { requestRing(for: generation, need, waiters: []) }
     bearIfReady(generation)
   }
 
   /// Makes room for the rings of a new blob, its board and its name, and takes the old blob of the
   /// key away once it is certain that there will be.
+  /// - Parameter geometries: the rings' sizes by the index of their extents.
   mutating func makeRoomForBlob(
-    _ ringByteCount: Int, _ session: SessionID, _ request: CreateRequest,
-    replacing old: Generation? = nil
-  ) throws(PatchbayError) {
-    guard let peer = sessions[session]?.peer else { return }
+    _ geometries: [(index: Int, geometry: RingGeometry)], _ session: SessionID,
+    _ request: CreateRequest, replacing old: Generation? = nil
+  ) throws(PatchbayError) -> [RingNeed] {
+    guard let peer = sessions[session]?.peer else { return [] }
     let access = Access(uid: peer.uid, gid: peer.gid, mode: request.mode)
     try checkAccessClass(access)
     let what = "the blob \(request.key)"
-    try checkRoom(ringByteCount + boardNeed(access), for: what)
+    let needs = geometries.map { RingNeed(index: $0.index, $0.geometry, access) }
+    try checkRoom(needs.reduce(boardNeed(access)) { $0 + $1.byteCount }, for: what)
     try makeRoomInCatalog()
     if let old { unname(old) }
-    try makeRoom(ringByteCount + boardNeed(access), for: what)
+    return try findRoom(for: needs, and: boardNeed(access), what: what)
   }
 
   /// A blob that is not born yet, with the key and, unless it is ownerless, its publisher.
@@ -355,9 +356,8 @@ extension Blob {
 }
 
 extension ExtentRecord {
-  func grant(beginsUse: Bool) -> ExtentGrant {
+  var grant: ExtentGrant {
     ExtentGrant(
-      index: index, ringID: ring.rawValue, useNumber: useNumber, dataByteCount: dataByteCount,
-      beginsUse: beginsUse)
+      index: index, ringID: ring.rawValue, useNumber: useNumber, dataByteCount: dataByteCount)
   }
 }

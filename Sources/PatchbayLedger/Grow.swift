@@ -16,7 +16,7 @@ extension Ledger {
     _ reference: BlobReference, by session: SessionID, for step: LifeCycle.Step
   ) throws(PatchbayError) -> Blob {
     let generation = reference.generation
-    guard let blob = blobs[generation], blob.isBorn else {
+    guard let blob = blobs[generation], blob.isBorn, !blob.isGone else {
       throw .notPublished(generation, step: step)
     }
     // Epoch 0 is a reader's: it was never a publisher's to lose.
@@ -39,7 +39,7 @@ extension Ledger {
     let asker = RequestID(session: session, number: number)
     let geometry = try extentGeometry(blob, request.index)
     if let extent = blob.extent(at: request.index) {
-      grantExtent(asker, extent)
+      grantExtent(asker, extent, of: generation)
     } else if let pending = blob.pendingExtents[request.index] {
       guard rings[pending]?.waiters.count ?? 0 < Self.waiterLimit else {
         throw .tooManyWaiters(blob, limit: Self.waiterLimit)
@@ -50,10 +50,10 @@ extension Ledger {
       guard blob.extents.count + blob.pendingExtents.count < limits.extentsPerBlob else {
         throw .tooManyExtents(blob, limit: limits.extentsPerBlob)
       }
-      try makeRoom(
-        geometry.objectByteCount, for: "extent \(request.index) of the blob \(blob.key)")
-      requestRing(
-        for: generation, index: request.index, geometry: geometry, waiters: [asker])
+      let need = RingNeed(index: request.index, geometry, blob.origin.access)
+      let found = try findRoom(
+        for: [need], what: "extent \(request.index) of the blob \(blob.key)")
+      for need in found { requestRing(for: generation, need, waiters: [asker]) }
     }
   }
 
@@ -72,17 +72,13 @@ extension Ledger {
     return geometry
   }
 
-  /// Grants an extent for writing. Exactly one grant that arrives begins the ring's use.
-  private mutating func grantExtent(_ asker: RequestID, _ extent: ExtentRecord) {
-    let grant = extent.grant(beginsUse: beginUse(of: extent.ring, by: asker))
+  /// Grants an extent for writing.
+  private mutating func grantExtent(
+    _ asker: RequestID, _ extent: ExtentRecord, of generation: Generation
+  ) {
+    noteWriter(asker, generation)
     reply(
-      asker.session, asker.number, .extent(grant), [.ring(extent.ring, isWritable: true)])
-  }
-
-  private mutating func beginUse(of ring: RingID, by asker: RequestID) -> Bool {
-    guard let known = rings[ring], known.beginner == nil, !known.isFilled else { return false }
-    rings[ring]?.beginner = asker
-    return true
+      asker.session, asker.number, .extent(extent.grant), [.ring(extent.ring, isWritable: true)])
   }
 
   /// The first extent, for a grant that brings it along to a publisher.
@@ -90,8 +86,8 @@ extension Ledger {
     of blob: Blob, _ asker: RequestID
   ) -> (ExtentGrant?, [DescriptorSource]) {
     guard let first = blob.extent(at: 0) else { return (nil, []) }
-    let grant = first.grant(beginsUse: beginUse(of: first.ring, by: asker))
-    return (grant, [.ring(first.ring, isWritable: true)])
+    noteWriter(asker, blob.origin.generation)
+    return (first.grant, [.ring(first.ring, isWritable: true)])
   }
 
   mutating func ringCreated(_ id: RingID) {
@@ -102,7 +98,8 @@ extension Ledger {
       return
     }
     let extent = ExtentRecord(
-      index: ring.index, ring: id, useNumber: 1, dataByteCount: ring.dataByteCount)
+      index: ring.index, ring: id, useNumber: ring.useNumber,
+      dataByteCount: ring.kind.dataByteCount)
     blobs[ring.generation]?.pendingExtents[ring.index] = nil
     blobs[ring.generation]?.insert(extent)
     rings[id]?.waiters = []
@@ -126,17 +123,18 @@ extension Ledger {
     // Posted before it is granted: whoever knows that an extent was granted, and asks the board what
     // there is, finds that there is more.
     post(generation)
-    for waiter in waiters { grantExtent(waiter, extent) }
+    for waiter in waiters { grantExtent(waiter, extent, of: generation) }
     ring(generation)
   }
 
   mutating func ringRefused(_ id: RingID, _ errno: Int32) {
     guard let ring = rings[id], !isLive(id, ring) else { return }
     pendingRingCount -= 1
-    dropRing(id, exists: false)
+    dropRing(id, exists: ring.useNumber > 1)
     guard let blob = blobs[ring.generation], blob.pendingExtents[ring.index] == id else { return }
     blobs[ring.generation]?.pendingExtents[ring.index] = nil
     blobs[ring.generation]?.residentByteCount -= ring.byteCount
+    if ring.useNumber > 1, errno != EAGAIN { return replace(ring, of: blob) }
     let what = "\(ring.byteCount) bytes of shared memory for the blob \(blob.key)"
     let error: PatchbayError =
       errno == EAGAIN
@@ -146,6 +144,17 @@ extension Ledger {
       return
     }
     for waiter in ring.waiters { refuse(waiter.session, waiter.number, error) }
+  }
+
+  /// A ring of the pool could not be used again: somebody has meddled with it. A fresh one takes its
+  /// place, and its room.
+  private mutating func replace(_ ring: Ring, of blob: Blob) {
+    guard let geometry = try? RingGeometry(
+      dataByteCount: ring.kind.dataByteCount, hasMap: ring.kind.hasMap)
+    else { return }
+    requestRing(
+      for: ring.generation, RingNeed(index: ring.index, geometry, ring.kind.access),
+      waiters: ring.waiters)
   }
 
   /// Gives a reader the descriptor of an extent of a blob that it has open.
@@ -159,7 +168,7 @@ extension Ledger {
       throw .noExtentYet(blob, request.index)
     }
     reply(
-      session, number, .extent(extent.grant(beginsUse: false)),
+      session, number, .extent(extent.grant),
       [.ring(extent.ring, isWritable: false)])
   }
 
@@ -171,16 +180,13 @@ extension Ledger {
         endOpen(session, generation, number)
         return
       }
-      guard handle.publishes, let blob = blobs[generation], blob.isBorn else { continue }
-      // The use was not begun by whoever did not get the ring: the next grant begins it.
-      let asker = RequestID(session: session, number: number)
-      for extent in blob.extents where rings[extent.ring]?.beginner == asker {
-        rings[extent.ring]?.beginner = nil
-      }
-      if blob.publishers.contains(BlobPublisher(session: session, number: number)) {
-        depart(session, generation, .undelivered)
-        return
-      }
+      guard handle.publishes, let blob = blobs[generation], blob.isBorn,
+        blob.publishers.contains(BlobPublisher(session: session, number: number))
+      else { continue }
+      depart(session, generation, .undelivered)
+      // Unless it was given one before, it has no ring.
+      if blob.writers[session] == number { forgetWriter(session, generation) }
+      return
     }
   }
 }

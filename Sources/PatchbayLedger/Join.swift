@@ -77,6 +77,8 @@ extension Ledger {
       guard blob.isJoinable else { throw .notJoinable(blob) }
       depart(session, reference.generation, .left)
     }
+    // Whoever leaves has ended its writes before.
+    forgetWriter(session, reference.generation)
     reply(session, number, .done)
   }
 

@@ -44,6 +44,8 @@ package struct Ledger: Sendable {
   var suspensions = Heap<Suspension>()
 
   var rings: [RingID: Ring] = [:]
+  var pool = RingPool()
+  var reuseCount: UInt64 = 0
   var pendingRingCount = 0
   var accessClasses: [Access: AccessClass] = [:]
   var boardAccess: [UInt32: Access] = [:]
@@ -115,6 +117,7 @@ package struct Ledger: Sendable {
     case .tick:
       endLateHandshakes()
       endLongSuspensions()
+      trimPool()
       sampleIfDue()
     case .congested(let session): congested(session)
     case .relieved(let session): relieved(session)
@@ -126,7 +129,8 @@ package struct Ledger: Sendable {
   /// When a `tick` is next needed, on the monotonic clock; nil while nothing is due.
   package var nextDeadline: Int64? {
     if watching.hasMore { return now.monotonicNanoseconds }
-    return [handshakes.nextDeadline, suspensions.first?.end, nextSample].compactMap(\.self).min()
+    return [handshakes.nextDeadline, suspensions.first?.end, nextSample, nextTrim]
+      .compactMap(\.self).min()
   }
 
   /// Whether a broker that drains may end: no publisher has a blob open and no answer is owed.
@@ -189,6 +193,7 @@ package struct Ledger: Sendable {
     case .claim(let claim): try self.claim(session, number, claim)
     case .release(let claim): release(session, number, claim)
     case .leave(let blob): try leave(session, number, blob)
+    case .quiesced(let blob): quiesced(session, number, blob)
     case .watch(let watch): try self.watch(session, number, watch)
     case .why(let why): self.why(session, number, why)
     }

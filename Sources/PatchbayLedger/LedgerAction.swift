@@ -15,9 +15,13 @@ package enum LedgerAction: Sendable, Hashable {
   /// Closes the connection once what is queued for it has left; no more events of it but `exited`.
   case disconnect(SessionID)
   /// Creates and reserves a ring; answered by `ringCreated` or `ringRefused`.
-  case createRing(RingID, dataByteCount: Int, hasMap: Bool, Access)
+  case createRing(RingID, index: Int, dataByteCount: Int, hasMap: Bool, Access)
+  /// Begins the next use of a ring; answered by `ringCreated` or `ringRefused`.
+  case reuseRing(RingID, useNumber: UInt32, index: Int)
   /// Takes the ring's name away; the memory goes with the last mapping.
   case unlinkRing(RingID)
+  /// Gives the ring's memory back, whoever has it mapped, and takes its name away.
+  case discardRing(RingID)
   /// Creates a board and its doorbells for an access class; answered by an event.
   case createBoard(UInt32, Access)
   /// Writes a board entry: cause and length first, the status word last.

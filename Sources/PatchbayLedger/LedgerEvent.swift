@@ -15,7 +15,7 @@ package enum LedgerEvent: Sendable, Hashable {
   /// The process that opened the connection is gone: nothing of it can write any more. May come
   /// before or after `hungUp`, or without it when a child inherited the socket; both end the session.
   case exited(SessionID)
-  /// Answers to `createRing`. `EAGAIN`: as many jobs wait as may.
+  /// Answers to `createRing` and `reuseRing`. `EAGAIN`: as many jobs wait as may.
   case ringCreated(RingID, inode: UInt64)
   case ringRefused(RingID, errno: Int32)
   /// Answers to `createBoard`. The `overheadChanged` that accounts for a new board comes first.

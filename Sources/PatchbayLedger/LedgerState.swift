@@ -31,6 +31,8 @@ struct Session: Sendable {
   var parked: [UInt64: BlobKey] = [:]
   /// Blobs with opens of this session that wait for a board.
   var asked: [Generation] = []
+  /// Blobs into whose rings it may still write, until it says that it is quiescent.
+  var writes: Set<Generation> = []
   /// A ghost's blobs: their rings may be mapped until the process is gone.
   var haunted: [Generation] = []
 }
@@ -95,8 +97,9 @@ struct Blob: Sendable {
   var isSource = false
   /// Whether its key leads to it; false once removed or replaced.
   var isNamed = true
-  /// Whether its rings' names are gone; what is left is the charge for ghosts.
-  var isUnlinked = false
+  /// Whether a process that may still have its rings mapped is waited for no more: they are never
+  /// used again.
+  var isAbandoned = false
   var epoch: UInt32 = 1
   var byteCount: Int?
   var inlineBytes: [UInt8]?
@@ -106,6 +109,9 @@ struct Blob: Sendable {
   var extentVersion: UInt32 = 0
   /// Who writes it, in the order of coming; one if it is exclusive, none unless it is open.
   var publishers: [BlobPublisher] = []
+  /// Sessions that were given its rings to write, by which request first, and have not said that they
+  /// are quiescent.
+  var writers: [SessionID: UInt64] = [:]
   var claims: [Claim] = []
   /// End of the highest range that was ever claimed.
   var claimedEnd = 0
@@ -148,6 +154,9 @@ struct Blob: Sendable {
   var isHeld: Bool {
     !publishers.isEmpty || readerCount > 0 || observerCount > 0 || !askers.isEmpty || isSource
   }
+  /// Whether it has ended, its key with it, and nobody has it open: what is left waits for processes
+  /// that may still have its rings mapped.
+  var isGone: Bool { !isNamed && !state.isLive && !isHeld }
   var isJoinable: Bool { origin.terms.ownership != .exclusive }
 
   func isPublished(by session: SessionID) -> Bool {
@@ -203,15 +212,13 @@ struct ParkedOpen: Sendable, Hashable {
 }
 
 struct Ring: Sendable {
-  let generation: Generation
-  let index: Int
-  let dataByteCount: Int
+  var generation: Generation
+  var index: Int
+  let kind: RingKind
   /// Bytes of the whole object: what it is charged with.
   let byteCount: Int
+  /// Counts from 1, the first.
+  var useNumber: UInt32 = 1
   /// Grows that wait for it.
   var waiters: [RequestID] = []
-  /// The request that was told to begin its use; nil until one was.
-  var beginner: RequestID?
-  /// Whether the broker began its use, by filling it.
-  var isFilled = false
 }

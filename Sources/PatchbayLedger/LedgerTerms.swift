@@ -100,6 +100,8 @@ package struct LedgerLimits: Hashable, Sendable {
   package var handshake: Duration = .seconds(5)
   /// How long a suspended blob is kept whose creator did not say.
   package var idle: Duration = .seconds(600)
+  /// How long a ring is kept for its next use.
+  package var poolRest: Duration = .seconds(10)
   /// Sizes of extents where the publisher leaves them to the broker.
   package var firstExtent = 64 * 1024
   package var extentLimit = 64 * 1024 * 1024

@@ -40,6 +40,8 @@ extension Ledger {
     statistics.clientCount = UInt64(clientCount)
     statistics.ringCount = UInt64(rings.count)
     statistics.evictionCount = evictionCount
+    statistics.poolByteCount = UInt64(pool.byteCount)
+    statistics.reuseCount = reuseCount
     let elapsed = now.monotonicNanoseconds.subtractingReportingOverflow(
       started.monotonicNanoseconds)
     statistics.uptime = .nanoseconds(elapsed.overflow ? 0 : max(0, elapsed.partialValue))

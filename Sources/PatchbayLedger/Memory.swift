@@ -1,6 +1,7 @@
 // What memory is charged with, and what leaves when it is short. The charge of a ring is its whole
 // object, from the moment it is asked for until its name is gone and no session and no ghost can
-// have it mapped. Blobs are evicted only when that makes enough room, least recently read first.
+// have it mapped, and while it rests in the pool. The pool goes first; blobs are evicted only when
+// that makes enough room, least recently read first.
 
 import CPatchbayLayout
 import PatchbayLayout
@@ -20,23 +21,24 @@ extension Ledger {
 
   /// - Throws: `noSpaceMemory` if not even eviction could make room. Nothing is evicted then.
   func checkRoom(_ byteCount: Int, for what: String) throws(PatchbayError) {
-    let (needed, overflow) = (usedByteCount - idleByteCount).addingReportingOverflow(byteCount)
+    let (needed, overflow) = (usedByteCount - idleByteCount - pool.byteCount)
+      .addingReportingOverflow(byteCount)
     guard overflow || needed > limits.memoryByteCount else { return }
     throw noRoom(byteCount, for: what)
   }
 
-  /// Evicts until this much fits.
+  /// Empties the pool and evicts until this much fits.
   mutating func makeRoom(_ byteCount: Int, for what: String) throws(PatchbayError) {
     try checkRoom(byteCount, for: what)
     while usedByteCount + byteCount > limits.memoryByteCount {
-      guard evictOne() else { throw noRoom(byteCount, for: what) }
+      guard discardOldest() || evictOne() else { throw noRoom(byteCount, for: what) }
     }
   }
 
-  private func noRoom(_ byteCount: Int, for what: String) -> PatchbayError {
+  func noRoom(_ byteCount: Int, for what: String) -> PatchbayError {
     .noRoom(
       for: what, byteCount: byteCount, used: usedByteCount, limit: limits.memoryByteCount,
-      held: ringByteCount + inlineByteCount - idleByteCount)
+      held: ringByteCount + inlineByteCount - idleByteCount - pool.byteCount)
   }
 
   /// Makes room for one more blob in the catalog.
@@ -82,6 +84,7 @@ extension Ledger {
     guard let blob = blobs[generation] else { return }
     let isIdle =
       blob.isBorn && blob.isNamed && !blob.state.isLive && !blob.isHeld && blob.ghostCount == 0
+      && blob.writers.isEmpty
     guard isIdle != blob.isIdle else { return }
     blobs[generation]?.isIdle = isIdle
     idleByteCount += isIdle ? blob.residentByteCount : -blob.residentByteCount
@@ -105,55 +108,13 @@ extension Ledger {
   }
 
   private mutating func bury(_ generation: Generation, _ blob: Blob) {
-    if !blob.isUnlinked {
-      for extent in blob.extents { actions.append(.unlinkRing(extent.ring)) }
-      blobs[generation]?.isUnlinked = true
-    }
-    guard blob.ghostCount == 0 else { return }
-    for extent in blob.extents { uncharge(extent.ring) }
+    guard blob.ghostCount == 0, blob.writers.isEmpty else { return }
+    for extent in blob.extents { retire(extent.ring, isReusable: !blob.isAbandoned) }
     inlineByteCount -= blob.inlineBytes?.count ?? 0
     blobs[generation] = nil
   }
 
-  private mutating func uncharge(_ ring: RingID) {
+  mutating func uncharge(_ ring: RingID) {
     ringByteCount -= rings.removeValue(forKey: ring)?.byteCount ?? 0
-  }
-
-  /// Asks for a ring, charged from now on. The caller has made room.
-  mutating func requestRing(
-    for generation: Generation, index: Int, geometry: RingGeometry, waiters: [RequestID]
-  ) {
-    guard let access = blobs[generation]?.origin.access else { return }
-    lastRing += 1
-    let ring = RingID(rawValue: lastRing)
-    rings[ring] = Ring(
-      generation: generation, index: index, dataByteCount: geometry.dataByteCount,
-      byteCount: geometry.objectByteCount, waiters: waiters)
-    pendingRingCount += 1
-    ringByteCount += geometry.objectByteCount
-    blobs[generation]?.pendingExtents[index] = ring
-    blobs[generation]?.residentByteCount += geometry.objectByteCount
-    actions.append(
-      .createRing(
-        ring, dataByteCount: geometry.dataByteCount, hasMap: geometry.hasMap, access))
-  }
-
-  /// Gives up the rings that were asked for and have not come: each is unlinked when it does.
-  /// - Returns: the requests that waited for them, in the order of their extents.
-  mutating func orphanPendingRings(of generation: Generation) -> [RequestID] {
-    guard let pending = blobs[generation]?.pendingExtents, !pending.isEmpty else { return [] }
-    blobs[generation]?.pendingExtents = [:]
-    var waiters: [RequestID] = []
-    for (_, ring) in pending.sorted(by: { $0.key < $1.key }) {
-      waiters += rings[ring]?.waiters ?? []
-      blobs[generation]?.residentByteCount -= rings[ring]?.byteCount ?? 0
-    }
-    return waiters
-  }
-
-  /// Frees a ring that nobody was ever given, or that was refused.
-  mutating func dropRing(_ ring: RingID, exists: Bool) {
-    if exists { actions.append(.unlinkRing(ring)) }
-    uncharge(ring)
   }
 }

@@ -123,7 +123,7 @@ extension Ledger {
     let first = blob.extent(at: 0)
     reply(
       asker.session, asker.number,
-      .opened(blob.grant(epoch: 0, extent: first?.grant(beginsUse: false))),
+      .opened(blob.grant(epoch: 0, extent: first?.grant)),
       first.map { [.ring($0.ring, isWritable: false)] } ?? [])
   }
 

@@ -31,10 +31,10 @@ extension Ledger {
       else { continue }
       geometries.append((extent.index, geometry))
     }
-    let need = geometries.reduce(0) { $0 + $1.geometry.objectByteCount }
     hold(source.origin.generation, true)
+    let needs: [RingNeed]
     do throws(PatchbayError) {
-      try makeRoomForBlob(need, session, request)
+      needs = try makeRoomForBlob(geometries, session, request)
     } catch {
       hold(source.origin.generation, false)
       throw error
@@ -43,9 +43,7 @@ extension Ledger {
       let generation = beginBlob(
         session, number, request, terms, plan: plan, source: source.origin.generation)
     else { return hold(source.origin.generation, false) }
-    for (index, geometry) in geometries {
-      requestRing(for: generation, index: index, geometry: geometry, waiters: [])
-    }
+    for need in needs { requestRing(for: generation, need, waiters: []) }
     bearIfReady(generation)
   }
 
@@ -99,7 +97,6 @@ extension Ledger {
     else { return }
     guard error == nil else { return discardUnborn(generation, error) }
     blobs[generation]?.pendingCopy = nil
-    for extent in blob.extents { rings[extent.ring]?.isFilled = true }
     if let source = blob.source {
       blobs[generation]?.source = nil
       unname(source)

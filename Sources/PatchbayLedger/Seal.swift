@@ -149,6 +149,7 @@ extension Ledger {
   ) {
     let orphans = orphanPendingRings(of: generation)
     endWriting(generation)
+    forgetWriters(of: generation)
     blobs[generation]?.state = .sealed
     blobs[generation]?.byteCount = byteCount
     blobs[generation]?.sealer = waiters.first?.session

@@ -108,8 +108,10 @@ extension Ledger {
     unpark(session, ended.parked)
     takeBackAsked(session, ended.asked)
     let opened = ended.handles.keys.sorted()
-    if !isProcessGone { haunt(session, opened) }
+    if !isProcessGone { haunt(session, ended.writes.union(opened).sorted()) }
     for generation in opened { endHandles(session, generation, isProcessGone: isProcessGone) }
+    // What it may still write it now haunts, or it is dead.
+    for generation in ended.writes.sorted() { forgetWriter(session, generation) }
     sessions[session]?.handles = [:]
     if ended.phase == .talking { actions.append(.eraseClient(ended.clientID)) }
     if sessions[session]?.haunted.isEmpty ?? true {
@@ -159,7 +161,11 @@ extension Ledger {
   private mutating func layToRest(_ ghost: SessionID, isProcessGone: Bool) {
     for generation in sessions.removeValue(forKey: ghost)?.haunted ?? [] {
       blobs[generation]?.ghostCount -= 1
-      if isProcessGone { dropClaims(of: ghost, generation) }
+      if isProcessGone {
+        dropClaims(of: ghost, generation)
+      } else {
+        blobs[generation]?.isAbandoned = true
+      }
       settle(generation)
     }
   }

@@ -25,9 +25,12 @@ extension EventLoop {
       deliver(.statistics(statistics), [], to: session, number: number)
     case .disconnect(let session):
       if let connection = connections[session] { end(connection) }
-    case .createRing(let ring, let dataByteCount, let hasMap, _):
-      createRing(ring, dataByteCount: dataByteCount, hasMap: hasMap)
-    case .unlinkRing(let ring): unlink(ring)
+    case .createRing(let ring, let index, let dataByteCount, let hasMap, _):
+      createRing(ring, index: index, dataByteCount: dataByteCount, hasMap: hasMap)
+    case .reuseRing(let ring, let useNumber, let index):
+      reuseRing(ring, RingUse(number: useNumber, index: index))
+    case .unlinkRing(let ring): unlink(ring, givesBack: false)
+    case .discardRing(let ring): unlink(ring, givesBack: true)
     case .createBoard(let board, _): createBoard(board)
     case .post(let slot, let post): boards.post(slot, post)
     case .clearEntry(let slot): boards.clear(slot)
@@ -196,10 +199,11 @@ extension EventLoop {
 
   // MARK: Rings and boards
 
-  private func createRing(_ ring: RingID, dataByteCount: Int, hasMap: Bool) {
+  private func createRing(_ ring: RingID, index: Int, dataByteCount: Int, hasMap: Bool) {
     do throws(PatchbayError) {
       try journal.reserveRing(ring)
-      let order = try rings.order(ring, dataByteCount: dataByteCount, hasMap: hasMap)
+      let order = try rings.order(
+        ring, dataByteCount: dataByteCount, hasMap: hasMap, use: RingUse(number: 1, index: index))
       if dataByteCount <= Self.inlineRingByteCount {
         let made = order.fill()
         guard isShortForNow(made), submitOrder(order) else { return finish(.ring(ring, made)) }
@@ -208,6 +212,16 @@ extension EventLoop {
       }
     } catch {
       submit(.ringRefused(ring, errno: error.systemErrno ?? 0))
+    }
+  }
+
+  private func reuseRing(_ ring: RingID, _ use: RingUse) {
+    guard let place = rings[ring] else { return submit(.ringRefused(ring, errno: 0)) }
+    let renewal = RingRenewal(place: place, use: use)
+    if place.geometry.objectByteCount <= Self.inlineRingByteCount {
+      finish(.ring(ring, renewal.begin()))
+    } else if !maker.submit({ .ring(ring, renewal.begin()) }) {
+      finish(.ring(ring, .failure(busy)))
     }
   }
 
@@ -229,9 +243,12 @@ extension EventLoop {
         + "their answers, then try again.", systemErrno: EAGAIN)
   }
 
-  private func unlink(_ ring: RingID) {
+  /// - Parameter givesBack: nobody needs what it holds, though somebody may have it mapped.
+  private func unlink(_ ring: RingID, givesBack: Bool) {
     guard let place = rings.beginUnlink(ring) else { return }
     let unlink: @Sendable () -> WorkResult = {
+      // Whoever meddled with the ring has its memory; the rest of this holds all the same.
+      if givesBack { try? SharedObject.giveBack(place.open(isWritable: true)) }
       // A name that is gone already is no failure, and no other can be mended here.
       try? SharedObject.unlink(name: place.name)
       return .unlinked(ring)

@@ -31,8 +31,7 @@ enum RingLook {
             .inputOutput, "A ring of extent \(copy.pair.source.index) is gone.")
         }
         try RingCopy.fill(
-          target.open(isWritable: true), from: source.open(isWritable: false), source.geometry,
-          useNumber: copy.pair.target.useNumber, index: copy.pair.target.index)
+          target.open(isWritable: true), from: source.open(isWritable: false), source.geometry)
       }
       return nil
     } catch {

@@ -29,22 +29,38 @@ struct RingOrder: Sendable {
   let name: String
   let instance: UInt64
   let geometry: RingGeometry
+  let use: RingUse
 
-  /// Makes it, reserved and with its identity written. Takes long when it is large.
+  /// Makes it, reserved and with its first use begun. Takes long when it is large.
   func fill() -> Result<RingPlace, PatchbayError> {
     do throws(PatchbayError) {
       var inode: UInt64 = 0
       let descriptor = try SharedObject.create(
         name: name, mode: 0o600, byteCount: geometry.objectByteCount, inode: &inode)
       do throws(PatchbayError) {
-        try SharedObject.write(
-          descriptor, at: 0,
-          ObjectHeader.ring(instance: instance, ringID: ring.rawValue, geometry))
+        try use.beginFirst(
+          descriptor, instance: instance, ringID: ring.rawValue, geometry)
       } catch {
         try SharedObject.unlink(name: name)
         throw error
       }
       return .success(RingPlace(name: name, geometry: geometry, inode: inode))
+    } catch {
+      return .failure(error)
+    }
+  }
+}
+
+/// A ring that is to be used again.
+struct RingRenewal: Sendable {
+  let place: RingPlace
+  let use: RingUse
+
+  /// Begins the use. Takes long when the ring is large and was written in small pieces.
+  func begin() -> Result<RingPlace, PatchbayError> {
+    do throws(PatchbayError) {
+      try use.begin(place.open(isWritable: true), place.geometry)
+      return .success(place)
     } catch {
       return .failure(error)
     }
@@ -62,12 +78,12 @@ struct RingStore {
   /// What a worker needs to make a ring.
   /// - Throws: `protocolViolation` for a size that no ring can have.
   func order(
-    _ ring: RingID, dataByteCount: Int, hasMap: Bool
+    _ ring: RingID, dataByteCount: Int, hasMap: Bool, use: RingUse
   ) throws(PatchbayError) -> RingOrder {
     let geometry = try RingGeometry(dataByteCount: dataByteCount, hasMap: hasMap)
     return RingOrder(
       ring: ring, name: ObjectName.ring(instance: instance, ring), instance: instance,
-      geometry: geometry)
+      geometry: geometry, use: use)
   }
 
   /// Takes note of what became of it.

@@ -25,25 +25,22 @@ import Synchronization
   /// Nil where there is nothing to touch: for readers, and in a ring that was used before.
   private let firstTouch: FirstTouch?
 
-  /// Maps a ring. The descriptor may be closed afterwards.
-  /// - Throws: `protocolViolation`, `corrupt`, `inputOutput`.
+  /// The extent in a ring that is mapped whole.
   package init(
-    _ descriptor: borrowing Descriptor, index: Int, start: Int, ringID: UInt64, useNumber: UInt32,
-    geometry: RingGeometry, isWritable: Bool
-  ) throws(PatchbayError) {
+    _ mapping: SharedMapping, index: Int, start: Int, ringID: UInt64, useNumber: UInt32,
+    geometry: RingGeometry
+  ) {
+    precondition(mapping.byteCount == geometry.objectByteCount)
     self.index = index
     self.ringID = ringID
     self.useNumber = useNumber
     self.geometry = geometry
     range = start..<start + geometry.dataByteCount
-    words = SharedWords(
-      try SharedMapping(
-        descriptor, byteCount: geometry.objectByteCount, isWritable: isWritable,
-        what: "ring \(ringID)"))
+    words = SharedWords(mapping)
     tag = RingTag(words, useNumber: useNumber, index: index)
     map = geometry.hasMap ? WrittenMap(words, geometry) : nil
     firstTouch =
-      isWritable && useNumber == 1
+      mapping.isWritable && useNumber == 1
       ? FirstTouch(words.mapping, data: geometry.dataOffset..<geometry.objectByteCount) : nil
   }
 
@@ -54,12 +51,6 @@ import Synchronization
 
   /// Whether what was copied since `isCurrent` is this use's: the look after a read.
   package var isStillCurrent: Bool { tag.isStillCurrent }
-
-  /// Starts a use of the ring: nothing is covered afterwards. Only its first publisher.
-  /// - Parameter isFresh: the ring has never been used, so all its bytes are zero already.
-  package func beginUse(isFresh: Bool) {
-    tag.begin(isFresh: isFresh) { map?.reset() }
-  }
 
   /// Where records begin, as the publisher has said: in the ring of a blob's first extent.
   package var marks: RingMarks { RingMarks(words) }

@@ -1,5 +1,5 @@
 // The first bytes of shared objects, as the broker writes them before a descriptor leaves. They are
-// for people and tools; nothing is decided by them.
+// for people and tools; nothing is decided by them but by a ring's tag.
 
 import CPatchbayLayout
 import PatchbayLayout
@@ -7,9 +7,9 @@ import PatchbaySystem
 import PatchbayTypes
 
 package enum ObjectHeader {
-  /// The identity of a ring, for offset 0.
-  package static func ring(
-    instance: UInt64, ringID: UInt64, _ geometry: RingGeometry
+  /// The identity of a ring and the tag of its first use, for offset 0.
+  static func ring(
+    instance: UInt64, ringID: UInt64, _ geometry: RingGeometry, tag: UInt64
   ) -> [UInt8] {
     var header = pb_ring_header()
     header.magic = UInt64(PB_RING_MAGIC)
@@ -19,7 +19,8 @@ package enum ObjectHeader {
     header.ring_id = ringID
     header.data_byte_count = UInt64(geometry.dataByteCount)
     header.data_at = UInt64(geometry.dataOffset)
-    return bytes(of: &header).prefix(Int(PB_RING_TAG_AT)).map { $0 }
+    header.tag = tag
+    return bytes(of: &header).prefix(Int(PB_RING_BASE_AT)).map { $0 }
   }
 
   static func board(

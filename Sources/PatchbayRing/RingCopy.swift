@@ -1,7 +1,7 @@
 // Filling a fresh ring with what another has covered, by the broker, through descriptors: it maps
 // neither, since a peer could cut either short. First the map is copied, then the bytes that the copy
-// says are covered, so whatever is written meanwhile is not taken over. The tag comes last. Nobody has
-// been given the target yet, so nothing here races with anybody. The marks of the source are not
+// says are covered, so whatever is written meanwhile is not taken over. The broker has begun the
+// target's use and given it to nobody, so nothing here races with anybody. The marks of the source are not
 // taken over: they belong to a publisher that is gone.
 
 import CPatchbayLayout
@@ -12,18 +12,16 @@ import PatchbayTypes
 package enum RingCopy {
   private static let chunk = 1 << 20
 
-  /// Fills a ring that was never used; both have this geometry. Afterwards it is in its first use.
+  /// Fills a ring of which nothing is covered; both have this geometry.
   /// - Throws: `inputOutput`; the target is worth nothing then.
   package static func fill(
-    _ target: borrowing Descriptor, from source: borrowing Descriptor, _ geometry: RingGeometry,
-    useNumber: UInt32, index: Int
+    _ target: borrowing Descriptor, from source: borrowing Descriptor, _ geometry: RingGeometry
   ) throws(PatchbayError) {
     let (frontier, covered) =
       geometry.hasMap
       ? try fillByMap(target, source, geometry) : try fillByFrontier(target, source, geometry)
     try put(UInt64(frontier), target, at: Int(PB_RING_FRONTIER_AT))
     try put(UInt64(covered), target, at: Int(PB_RING_COVERED_BYTES_AT))
-    try put(RingTag.value(useNumber: useNumber, index: index), target, at: Int(PB_RING_TAG_AT))
   }
 
   private static func fillByFrontier(

@@ -1,6 +1,6 @@
 // Which use a ring serves: the word that makes reuse safe for readers that hold nothing. A reader
-// compares it before and after each copy; whoever begins a use invalidates it before it resets
-// anything and stores the new one last.
+// compares it before and after each copy; the broker, which begins each use (`RingUse`), invalidates
+// it before it resets anything and stores the new one last.
 
 import CPatchbayLayout
 import Synchronization
@@ -31,35 +31,5 @@ struct RingTag: Sendable {
     atomicMemoryFence(ordering: .acquiring)
     // relaxed: the fence above orders it.
     return unsafe words.word64(Int(PB_RING_TAG_AT)).pointee.load(ordering: .relaxed) == value
-  }
-
-  /// Starts the use: every word of the ring's header that says what is readable is zero afterwards.
-  /// - Parameters:
-  ///   - isFresh: the ring has never been used, so all its bytes are zero already.
-  ///   - reset: empties whatever else tells what is covered.
-  func begin(isFresh: Bool, reset: () -> Void) {
-    let tag = unsafe words.word64(Int(PB_RING_TAG_AT))
-    if !isFresh {
-      // relaxed: the fence below orders it before the reset.
-      unsafe tag.pointee.store(0, ordering: .relaxed)
-      // sequentially consistent (fence): the invalid tag is visible before anything is reset, and
-      // before views are looked for. TAG-END.
-      atomicMemoryFence(ordering: .sequentiallyConsistent)
-      for word in Self.resetWords {
-        // relaxed: readers meet them only after the new tag. Pairs with TAG-BEGIN.
-        unsafe words.word64(word).pointee.store(0, ordering: .relaxed)
-      }
-      reset()
-    }
-    // releasing: the reset. TAG-BEGIN. If the publisher dies before this line nobody ever reads
-    // the ring.
-    unsafe tag.pointee.store(value, ordering: .releasing)
-  }
-
-  private static var resetWords: [Int] {
-    [
-      Int(PB_RING_FRONTIER_AT), Int(PB_RING_COVERED_BYTES_AT), Int(PB_RING_MARK_COUNT_AT),
-      Int(PB_RING_BASE_AT), Int(PB_RING_INTENT_AT),
-    ]
   }
 }

@@ -36,25 +36,22 @@ import Synchronization
   private let dataOffset: Int
   private let firstTouch: FirstTouch?
 
-  /// Maps a ring. The descriptor may be closed afterwards.
-  /// - Throws: `protocolViolation`, `corrupt`, `inputOutput`, `limitReached`.
+  /// The window in a ring that is mapped whole.
+  /// - Throws: `protocolViolation` for a size that no ring can have.
   package init(
-    _ descriptor: borrowing Descriptor, ringID: UInt64, useNumber: UInt32, shape: WindowShape,
-    isWritable: Bool
+    _ mapping: SharedMapping, ringID: UInt64, useNumber: UInt32, shape: WindowShape
   ) throws(PatchbayError) {
+    let geometry = try RingGeometry(dataByteCount: shape.ringByteCount, hasMap: false)
+    precondition(mapping.byteCount == geometry.objectByteCount)
     self.ringID = ringID
     self.useNumber = useNumber
     self.shape = shape
-    let geometry = try RingGeometry(dataByteCount: shape.ringByteCount, hasMap: false)
     dataOffset = geometry.dataOffset
-    words = SharedWords(
-      try SharedMapping(
-        descriptor, byteCount: geometry.objectByteCount, isWritable: isWritable,
-        what: "ring \(ringID)"))
+    words = SharedWords(mapping)
     tag = RingTag(words, useNumber: useNumber, index: 0)
     firstTouch =
-      isWritable && useNumber == 1
-      ? FirstTouch(words.mapping, data: dataOffset..<geometry.objectByteCount) : nil
+      mapping.isWritable && useNumber == 1
+      ? FirstTouch(mapping, data: dataOffset..<geometry.objectByteCount) : nil
   }
 
   // MARK: Asking
@@ -123,9 +120,6 @@ import Synchronization
   }
 
   // MARK: Writing, by one thread at a time
-
-  /// Starts a use of the ring. Only its publisher.
-  package func beginUse(isFresh: Bool) { tag.begin(isFresh: isFresh) {} }
 
   /// Says what is about to be given up. The caller looks at the subscribers afterwards.
   package func announceReclaim(to next: Int) {

@@ -170,12 +170,4 @@ struct WrittenMap: WrittenMapWords, Sendable {
     // it. TOUCHED.
     unsafe word.pointee.bitwiseOr(bit, ordering: .releasing)
   }
-
-  /// Empties the map. Only while the ring's tag is invalid.
-  func reset() {
-    // Header, map, data: everything between the first and the last is map.
-    let first = Int(PB_RING_HEADER_BYTES)
-    unsafe words.bytes(first, geometry.dataOffset - first).initializeMemory(
-      as: UInt8.self, repeating: 0)
-  }
 }

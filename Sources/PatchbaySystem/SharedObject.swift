@@ -44,6 +44,12 @@ package enum SharedObject {
         "Opening the shared memory \(name)"))
   }
 
+  /// Gives all memory of an object back to the system, whoever has it mapped: they find zeros. The
+  /// object keeps its size.
+  package static func giveBack(_ descriptor: borrowing Descriptor) throws(PatchbayError) {
+    _ = try checked(pb_give_back(descriptor.rawValue), "Giving shared memory back")
+  }
+
   /// Takes the name away; a name that is gone already is no error.
   package static func unlink(name: String) throws(PatchbayError) {
     let result = unsafe pb_shm_unlink(name)

@@ -119,6 +119,8 @@ public struct BrokerStatistics: Sendable, Hashable {
   public var spillCount: UInt64 = 0
   /// Extents read back so far.
   public var restoreCount: UInt64 = 0
+  /// Rings of the pool used again so far.
+  public var reuseCount: UInt64 = 0
   /// Blobs evicted so far.
   public var evictionCount: UInt64 = 0
   /// Waiters woken so far.

@@ -108,17 +108,12 @@ package struct ExtentGrant: Sendable, Hashable {
   package var useNumber: UInt32
   /// Data bytes of the ring: the extent's share of the blob in whole pages.
   package var dataByteCount: Int
-  /// Whether the receiver is the first of this use: it resets the ring and writes the tag.
-  package var beginsUse: Bool
 
-  package init(
-    index: Int, ringID: UInt64, useNumber: UInt32, dataByteCount: Int, beginsUse: Bool
-  ) {
+  package init(index: Int, ringID: UInt64, useNumber: UInt32, dataByteCount: Int) {
     self.index = index
     self.ringID = ringID
     self.useNumber = useNumber
     self.dataByteCount = dataByteCount
-    self.beginsUse = beginsUse
   }
 }
 

@@ -141,7 +141,6 @@ extension WireWriter {
     put(extent.ringID)
     put(extent.useNumber)
     put(Int64(extent.dataByteCount))
-    put(extent.beginsUse)
   }
 
   mutating func put(_ info: BlobInfo) {
@@ -183,7 +182,8 @@ extension BrokerStatistics {
       ("blobs", \.blobCount), ("memoryBytes", \.memoryByteCount), ("memoryLimit", \.memoryLimit),
       ("poolBytes", \.poolByteCount), ("spoolBytes", \.spoolByteCount),
       ("spoolLimit", \.spoolLimit), ("clients", \.clientCount), ("rings", \.ringCount),
-      ("spills", \.spillCount), ("restores", \.restoreCount), ("evictions", \.evictionCount),
+      ("reuses", \.reuseCount), ("spills", \.spillCount), ("restores", \.restoreCount),
+      ("evictions", \.evictionCount),
       ("wakes", \.wakeCount), ("needlessWakes", \.needlessWakeCount),
       ("rescuedWaits", \.rescuedWaitCount),
     ]
@@ -232,7 +232,7 @@ extension WireReader {
   mutating func takeExtent() throws(PatchbayError) -> ExtentGrant {
     ExtentGrant(
       index: try takeIndex(), ringID: try take(), useNumber: try take(),
-      dataByteCount: try takePosition("an extent's size"), beginsUse: try takeFlag())
+      dataByteCount: try takePosition("an extent's size"))
   }
 
   mutating func takeInfo() throws(PatchbayError) -> BlobInfo {

@@ -39,6 +39,8 @@ package enum Request: Sendable, Hashable {
   case release(ReleaseRequest)
   /// Ends a publisher handle of a joinable blob that others, or nobody, will go on with.
   case leave(BlobReference)
+  /// A publisher, whatever became of its blob, has no write in flight and will begin none.
+  case quiesced(BlobReference)
   /// Answered by `events` again and again, until it is cancelled.
   case watch(WatchRequest)
   case why(WhyRequest)
@@ -48,7 +50,7 @@ package enum Request: Sendable, Hashable {
     case create, grow, seal, fail, abandon, open, cancel
     case attachExtent, attachBoard, close, info, list, remove, statistics, ping
     case subscribe, unsubscribe, subscriptions, attachTable, detach
-    case createWith, join, claim, release, leave
+    case createWith, join, claim, release, leave, quiesced
     case watch = 32
     case why
   }

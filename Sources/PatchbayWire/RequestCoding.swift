@@ -32,6 +32,7 @@ extension Request {
     case .claim: .claim
     case .release: .release
     case .leave: .leave
+    case .quiesced: .quiesced
     case .watch: .watch
     case .why: .why
     }
@@ -55,7 +56,8 @@ extension Request {
     case .fail(let fail):
       writer.put(fail.blob)
       writer.put(fail.cause)
-    case .abandon(let blob), .close(let blob), .subscriptions(let blob), .leave(let blob):
+    case .abandon(let blob), .close(let blob), .subscriptions(let blob), .leave(let blob),
+      .quiesced(let blob):
       writer.put(blob)
     case .open(let open):
       writer.put(open.key)
@@ -170,6 +172,7 @@ extension Request {
       self = .release(
         ReleaseRequest(blob: try reader.takeReference(), claim: try reader.take()))
     case .leave: self = .leave(try reader.takeReference())
+    case .quiesced: self = .quiesced(try reader.takeReference())
     case .watch: self = .watch(try WatchRequest(from: &reader))
     case .why: self = .why(WhyRequest(key: try reader.takeKey()))
     }

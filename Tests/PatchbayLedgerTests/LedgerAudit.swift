@@ -22,6 +22,7 @@ extension Ledger {
         return "\(session) counts \(kept.handleCount) of \(handles) handles"
       }
     }
+    let pooled = rings.filter { pool.resting[$0.key] != nil }.map(\.value)
     let idle = blobs.values.reduce(0) { $0 + ($1.isIdle ? $1.residentByteCount : 0) }
     let ringBytes = rings.values.reduce(0) { $0 + $1.byteCount }
     let inlineBytes = blobs.values.reduce(0) { $0 + ($1.inlineBytes?.count ?? 0) }
@@ -33,6 +34,7 @@ extension Ledger {
       ("parked opens", parkedCount, parked),
       ("open blobs", openBlobCount, blobs.values.count { $0.state == .open || !$0.isBorn }),
       ("copies", copies.count, blobs.values.count { $0.pendingCopy != nil } + staleCopyCount),
+      ("bytes in the pool", pool.byteCount, pooled.reduce(0) { $0 + $1.byteCount }),
       ("names", catalog.count, blobs.values.count { $0.isBorn && $0.isNamed }),
       ("standings", watching.log.standings.count, catalog.count),
       (
@@ -64,6 +66,12 @@ extension Ledger {
     let handles = sessions.values.compactMap { $0.handles[generation] }
     if blob.readerCount != handles.reduce(0, { $0 + $1.readers.count }) { return "readers" }
     if blob.observerCount != handles.reduce(0, { $0 + $1.observers.count }) { return "observers" }
+    for session in blob.writers.keys where sessions[session]?.writes.contains(generation) != true {
+      return "\(session) may write it and does not know"
+    }
+    for extent in blob.extents where pool.resting[extent.ring] != nil {
+      return "its ring \(extent.ring) is in the pool"
+    }
     if handles.count(where: \.publishes) != blob.publishers.count { return "publishers" }
     if blob.publishers.count > 1, !blob.isJoinable { return "several publishers" }
     if !blob.claims.isEmpty, !blob.state.isLive { return "claims of a blob that has ended" }

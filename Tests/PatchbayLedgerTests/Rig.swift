@@ -1,10 +1,11 @@
 // A ledger on the bench: a clock that stands still unless it is moved, rings and boards that come at
 // once unless they are held back, inspections that find everything covered unless told otherwise.
 
-import PatchbayLedger
 import PatchbayTypes
 import PatchbayWire
 import Testing
+
+@testable import PatchbayLedger
 
 /// A small generator with a seed, for tokens and for random tests.
 struct SeededGenerator: RandomNumberGenerator, Sendable {
@@ -62,7 +63,8 @@ struct Rig {
 
   private func answer(to action: LedgerAction) -> LedgerEvent? {
     switch action {
-    case .createRing(let ring, _, _, _) where !holdsRings:
+    case .createRing(let ring, _, _, _, _) where !holdsRings,
+      .reuseRing(let ring, _, _) where !holdsRings:
       .ringCreated(ring, inode: ring.rawValue)
     case .createBoard(let board, _) where !holdsBoards: .boardCreated(board)
     case .inspect(let inspection, _, _, _, let byteCount) where !holdsInspections:
@@ -113,6 +115,18 @@ struct Rig {
     let number = post(session, request)
     return reply(session, number)
   }
+
+  /// As a publisher goes that has nothing in flight.
+  @discardableResult
+  mutating func abandon(_ session: SessionID, _ blob: BlobReference) -> Reply? {
+    ask(session, .quiesced(blob))
+    return ask(session, .abandon(blob))
+  }
+
+  var pooledByteCount: Int { ledger.pool.byteCount }
+
+  /// Rings that serve no blob any more.
+  var freed: [RingID] { trace.unlinked + ledger.pool.resting.keys.sorted() }
 
   func reply(_ session: SessionID, _ number: UInt64) -> Reply? {
     for case .reply(session, number, let reply, _) in trace { return reply }
@@ -243,7 +257,16 @@ extension [LedgerAction] {
   func place(_ fits: (LedgerAction) -> Bool) -> Int? { firstIndex(where: fits) }
 
   var unlinked: [RingID] {
-    compactMap { if case .unlinkRing(let ring) = $0 { ring } else { nil } }
+    compactMap { action in
+      switch action {
+      case .unlinkRing(let ring), .discardRing(let ring): ring
+      default: nil
+      }
+    }
+  }
+
+  var reused: [RingID] {
+    compactMap { if case .reuseRing(let ring, _, _) = $0 { ring } else { nil } }
   }
 
   var posts: [BoardPost] {

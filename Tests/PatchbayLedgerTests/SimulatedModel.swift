@@ -13,15 +13,11 @@ struct SimulatedModel {
     let number: UInt64
   }
 
-  struct ModelRing {
-    let byteCount: Int
-    var isUnlinked = false
-  }
 
   /// Requests without an answer; those of sessions that ended are dropped.
   private(set) var owed: [RequestID: Request] = [:]
   private var live: Set<SessionID> = []
-  private(set) var rings: [RingID: ModelRing] = [:]
+  private(set) var rings: [RingID: SimulatedRing] = [:]
   private(set) var pendingBoards: Set<UInt32> = []
   private(set) var records: [Generation: BlobRecord] = [:]
   private var extentOwners: [RingID: Generation] = [:]
@@ -65,27 +61,33 @@ struct SimulatedModel {
       case .close(let blob) where blob.epoch == 0: close(session, blob.generation)
       case .close(let blob): writing.departed(session, blob)
       case .release(let claim): writing.released(session, claim)
+      case .leave(let blob), .quiesced(let blob): quiesced(session, blob.generation)
       default: break
       }
     case .hungUp(let session): end(session)
     case .exited(let session):
       end(session)
+      for ring in rings.keys { rings[ring]?.holders[session] = nil }
       writing.exited(session)
     case .copied(let copy, let error):
       let wrong = writing.copied(copy) { rings[$0]?.isUnlinked == false }
       demand(error != nil || wrong == nil, wrong ?? "")
     case .undelivered(let session, let number): takeBack(session, number)
-    case .ringRefused(let ring, _): rings[ring] = nil
+    case .ringRefused(let ring, _) where rings[ring]?.useNumber == 1: rings[ring] = nil
     case .boardCreated(let board), .boardRefused(let board, _): pendingBoards.remove(board)
     case .overheadChanged(let byteCount): overhead = byteCount
     case .congested(let session): watches.congested.insert(session)
     case .relieved(let session): watches.congested.remove(session)
-    case .ringCreated, .inspected, .sampled, .journalFull, .tick, .drainBegan: break
+    case .ringRefused, .ringCreated, .inspected, .sampled, .journalFull, .tick, .drainBegan: break
     }
   }
 
   private mutating func end(_ session: SessionID) {
     live.remove(session)
+    for (ring, known) in rings where known.holders[session] == .reader {
+      let opened = extentOwners[ring].flatMap { readers[$0]?[session] } ?? []
+      if opened.isEmpty { rings[ring]?.holders[session] = nil }
+    }
     for (request, asked) in owed where request.session == session {
       if case .createWith(let create, let terms) = asked, terms.resumes {
         orphanedResumes.insert(create.key)
@@ -98,6 +100,12 @@ struct SimulatedModel {
     writing.hungUp(session)
   }
 
+  private mutating func quiesced(_ session: SessionID, _ generation: Generation) {
+    for (ring, known) in rings where known.holders[session] == .writer {
+      if extentOwners[ring] == generation { rings[ring]?.holders[session] = .reader }
+    }
+  }
+
   private mutating func close(_ session: SessionID, _ generation: Generation) {
     _ = readers[generation]?[session]?.popLast()
     forgetSubscriptions(session, generation)
@@ -105,6 +113,10 @@ struct SimulatedModel {
 
   private mutating func takeBack(_ session: SessionID, _ number: UInt64) {
     writing.takeBack(session, number)
+    let request = RequestID(session: session, number: number)
+    for (ring, known) in rings where known.firstGrants[session] == request {
+      rings[ring]?.holders[session] = nil
+    }
     for generation in readers.keys {
       readers[generation]?[session]?.removeAll { $0 == number }
       forgetSubscriptions(session, generation)
@@ -138,11 +150,19 @@ struct SimulatedModel {
       .explain(let session, let number, _, _):
       _ = settleDebt(session, number)
     case .disconnect(let session): end(session)
-    case .createRing(let ring, let dataByteCount, let hasMap, _):
+    case .createRing(let ring, _, let dataByteCount, let hasMap, let access):
       let geometry = try? RingGeometry(dataByteCount: dataByteCount, hasMap: hasMap)
       demand(geometry != nil && rings[ring] == nil, "ring \(ring) is impossible or repeated")
-      rings[ring] = ModelRing(byteCount: geometry?.objectByteCount ?? 0)
+      rings[ring] = SimulatedRing(byteCount: geometry?.objectByteCount ?? 0, access: access)
+    case .reuseRing(let ring, let useNumber, _):
+      demandUnused(ring, "used again")
+      demand(rings[ring]?.useNumber == useNumber - 1, "ring \(ring) skips to use \(useNumber)")
+      rings[ring]?.useNumber = useNumber
+      rings[ring]?.holders = [:]
     case .unlinkRing(let ring): unlinked(ring)
+    case .discardRing(let ring):
+      demandUnused(ring, "discarded")
+      unlinked(ring)
     case .createBoard(let board, _): pendingBoards.insert(board)
     case .post(let slot, let post): posted(slot, post)
     case .clearEntry(let slot):
@@ -182,12 +202,17 @@ struct SimulatedModel {
     }
     watches.end(RequestID(session: session, number: number))
     let request = settleDebt(session, number)
+    // A removed blob grows without a record.
+    if case .extent(let extent) = reply, case .grow(let grow) = request {
+      extentOwners[RingID(rawValue: extent.ringID)] = grow.blob.generation
+    }
     for case .ring(let ring, let isWritable) in descriptors {
       demand(rings[ring]?.isUnlinked == false, "ring \(ring) was handed out after its end")
       if isWritable, let generation = extentOwners[ring] {
         writing.gaveRing(session, of: generation)
       }
     }
+    granted(session, number, descriptors)
     switch (reply, request) {
     case (.created(let grant), .create(let create)):
       created(session, number, grant, create, .plain)
@@ -282,6 +307,35 @@ struct SimulatedModel {
     readers[generation, default: [:]][session, default: []].append(number)
   }
 
+  /// Whoever was given a ring of a blob that is gone can neither write into it nor be reading it.
+  private mutating func demandUnused(_ ring: RingID, _ what: String) {
+    demand(rings[ring]?.isUnlinked == false, "ring \(ring) is gone and \(what)")
+    for (session, hold) in rings[ring]?.holders ?? [:] {
+      demand(live.contains(session), "ring \(ring) was \(what), and the ghost \(session) has it")
+      demand(hold == .reader, "ring \(ring) was \(what), and \(session) may write into it")
+    }
+    guard let generation = extentOwners[ring] else { return }
+    demand(!isHeld(generation), "ring \(ring) was \(what) while \(generation) is open")
+    demand(records[generation] == nil, "ring \(ring) was \(what), and \(generation) is there")
+  }
+
+  private mutating func granted(
+    _ session: SessionID, _ number: UInt64, _ descriptors: [DescriptorSource]
+  ) {
+    for case .ring(let ring, let isWritable) in descriptors {
+      let request = RequestID(session: session, number: number)
+      let hold = rings[ring]?.holders[session]
+      if hold == nil || hold == .reader && isWritable {
+        rings[ring]?.firstGrants[session] = request
+      }
+      if isWritable {
+        rings[ring]?.holders[session] = .writer
+      } else if rings[ring]?.holders[session] == nil {
+        rings[ring]?.holders[session] = .reader
+      }
+    }
+  }
+
   private func isHeld(_ generation: Generation) -> Bool {
     writing.isPublished(generation) || readers[generation]?.contains { !$0.value.isEmpty } == true
   }
@@ -307,6 +361,11 @@ struct SimulatedModel {
     demand(post.state != .failed || post.causeCode != nil, "\(generation) failed without cause")
     if let before, before != post.state { unrung[slot] = generation }
     posted[generation] = post.state
+    if post.state == .sealed {
+      for holder in rings.filter({ extentOwners[$0.key] == generation }).flatMap(\.value.holders) {
+        quiesced(holder.key, generation)
+      }
+    }
     let askers = owed.compactMap { request -> SessionID? in
       guard case .seal(let seal) = request.value, seal.blob.generation == generation else {
         return nil
@@ -331,7 +390,12 @@ struct SimulatedModel {
       owners[key] = generation
     }
     records[generation] = record
-    for extent in record.extents { extentOwners[extent.ring] = generation }
+    for extent in record.extents {
+      extentOwners[extent.ring] = generation
+      demand(
+        rings[extent.ring]?.access == record.info.access,
+        "ring \(extent.ring) went to another access class")
+    }
   }
 
   private mutating func erased(_ generation: Generation, after event: LedgerEvent) {
@@ -361,14 +425,24 @@ struct SimulatedModel {
 
   // MARK: Sums
 
-  /// What is certainly charged; ghosts may add rings whose names are gone.
+  /// What is charged, between any two events.
   func chargedByteCount(boardByteCount: Int) -> Int {
     let ringBytes = rings.values.reduce(0) { $0 + ($1.isUnlinked ? 0 : $1.byteCount) }
     let inlineBytes = records.values.reduce(0) { $0 + ($1.inlineBytes?.count ?? 0) }
     return overhead + ringBytes + inlineBytes + pendingBoards.count * boardByteCount
   }
+}
 
-  var unlinkedByteCount: Int {
-    rings.values.reduce(0) { $0 + ($1.isUnlinked ? $1.byteCount : 0) }
-  }
+/// A ring as the model knows it.
+struct SimulatedRing {
+  let byteCount: Int
+  let access: Access
+  var isUnlinked = false
+  var useNumber: UInt32 = 1
+  /// Sessions that were given it and may still use it, those that hung up and live included.
+  var holders: [SessionID: Hold] = [:]
+  /// The reply that gave it to a session first: if it did not arrive, nothing was given.
+  var firstGrants: [SessionID: SimulatedModel.RequestID] = [:]
+
+  enum Hold { case reader, writer }
 }

@@ -61,13 +61,14 @@ import Testing
       world.run(steps: Self.steps)
       for action in world.trace { seen.insert(Self.kind(of: action)) }
       if world.model.watches.resumedCount > 0 { seen.insert("resumed") }
+      if world.evictionCount > 0 { seen.insert("eviction") }
     }
     for kind in [
       "noSpaceMemory", "holesAtSeal", "lengthMismatch", "fenced", "closed", "keyExists",
       "noSuchKey", "abandoned", "blobFailed", "timedOut", "limitReached", "rangeOutOfBounds",
       "protocolViolation", "notPermitted", "opened", "created", "extent", "board", "eviction",
       "joined", "claimed", "rangeOverlap", "removed", "suspended", "copy",
-      "events", "gap", "resumed", "sample",
+      "events", "gap", "resumed", "sample", "reuse", "discard",
     ] {
       #expect(seen.contains(kind), "\(kind) never happened")
     }
@@ -76,13 +77,14 @@ import Testing
   private static func kind(of action: LedgerAction) -> String {
     switch action {
     case .copy: "copy"
+    case .reuseRing: "reuse"
+    case .discardRing: "discard"
     case .post(_, let post) where post.state == .suspended: "suspended"
     case .post(_, let post) where post.state == .failed && post.causeCode == .removed: "removed"
     case .reply(_, _, .failure(let error), _): "\(error.code)"
     case .reply(_, _, .events(let page), _) where page.hasGap: "gap"
     case .sample: "sample"
     case .reply(_, _, let reply, _): "\(reply.kind)"
-    case .reportStatistics(_, _, let statistics) where statistics.evictionCount > 0: "eviction"
     default: "other"
     }
   }

@@ -63,11 +63,12 @@ import Testing
   private func extent(
     _ grant: ExtentGrant, _ descriptor: consuming Descriptor, _ plan: ExtentPlan, isWritable: Bool
   ) throws -> Extent {
-    try Extent(
-      descriptor, index: grant.index, start: plan.range(of: grant.index).lowerBound,
-      ringID: grant.ringID, useNumber: grant.useNumber,
-      geometry: RingGeometry(dataByteCount: grant.dataByteCount, hasMap: true),
-      isWritable: isWritable)
+    let geometry = try RingGeometry(dataByteCount: grant.dataByteCount, hasMap: true)
+    return Extent(
+      try SharedMapping(
+        descriptor, byteCount: geometry.objectByteCount, isWritable: isWritable, what: "ring"),
+      index: grant.index, start: plan.range(of: grant.index).lowerBound, ringID: grant.ringID,
+      useNumber: grant.useNumber, geometry: geometry)
   }
 
   private func fill(_ extent: Extent, _ positions: Range<Int>) {
@@ -85,7 +86,6 @@ import Testing
     let (created, firstRing) = try publisher.create(request)
     let firstGrant = try #require(created.extent)
     let first = try extent(firstGrant, firstRing.duplicate(0), created.plan, isWritable: true)
-    first.beginUse(isFresh: true)
     fill(first, 0..<4096)
 
     let grown = try publisher.call(.grow(GrowRequest(blob: created.blob, index: 1)))
@@ -95,7 +95,6 @@ import Testing
     }
     let second = try extent(
       secondGrant, grown.descriptors.duplicate(0), created.plan, isWritable: true)
-    second.beginUse(isFresh: true)
     fill(second, 4096..<5000)
     fill(second, 6000..<6100)
 

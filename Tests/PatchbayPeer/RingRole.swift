@@ -10,9 +10,11 @@ func writeRaggedNeighbours(_ arguments: [String]) throws {
   let numbers = arguments.dropFirst().compactMap { UInt64($0) }
   guard numbers.count == 4 else { throw HarnessError("ring BYTES SEED NUMBER COUNT") }
   let count = Int(numbers[0])
-  let extent = try Extent(
-    Descriptor(owning: 3), index: 0, start: 0, ringID: 1, useNumber: 1,
-    geometry: RingGeometry(dataByteCount: count, hasMap: true), isWritable: true)
+  let geometry = try RingGeometry(dataByteCount: count, hasMap: true)
+  let extent = Extent(
+    try SharedMapping(
+      Descriptor(owning: 3), byteCount: geometry.objectByteCount, isWritable: true, what: "ring"),
+    index: 0, start: 0, ringID: 1, useNumber: 1, geometry: geometry)
   let ranges = raggedRanges(count, seed: numbers[1])
   for index in stride(from: Int(numbers[2]), to: ranges.count, by: Int(numbers[3])) {
     extent.copyIn(oracleBytes(numbers[1], ranges[index]).span, at: ranges[index].lowerBound)

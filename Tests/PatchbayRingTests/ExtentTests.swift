@@ -1,6 +1,7 @@
 // Tags, frontiers, boards and client tables: what a reader may take and when.
 
 import CPatchbayLayout
+import Glibc
 import PatchbayLayout
 import PatchbaySystem
 import PatchbayTestSupport
@@ -17,7 +18,7 @@ import Testing
     #expect(old.isCurrent && old.isStillCurrent)
     let next = try ring.extent(2, isWritable: true)
     #expect(!next.isCurrent)
-    next.beginUse(isFresh: false)
+    try ring.begin(2)
     #expect(!old.isCurrent && !old.isStillCurrent && next.isCurrent)
   }
 
@@ -26,7 +27,7 @@ import Testing
     ring.writer.cover(0..<1000)
     ring.writer.cover(5000..<5001)
     let next = try ring.extent(2, isWritable: true)
-    next.beginUse(isFresh: false)
+    try ring.begin(2)
     #expect(next.frontier == 0)
     #expect(next.uncoveredEnd(from: 0, limit: 1 << 16) == 1 << 16)
   }
@@ -37,13 +38,14 @@ import Testing
     let count = 8192
     let ring = try RingFixture(dataByteCount: count)
     let extents = try (1...400).map { try ring.extent(UInt32($0), isWritable: true) }
+    let (geometry, object) = (ring.geometry, ring.descriptor.rawValue)
     let current = Atomic<Int>(0)
     let accepted = Atomic<Int>(0)
     let wrong = Atomic<Int>(0)
     withThreads(2) { side in
       if side == 0 {
         for (use, extent) in extents.enumerated() {
-          if use > 0 { extent.beginUse(isFresh: false) }
+          if use > 0 { try? RingUse(number: UInt32(use + 1), index: 0).begin(Descriptor(owning: dup(object)), geometry) }
           // releasing: test data only.
           current.store(use, ordering: .releasing)
           for start in stride(from: 0, to: count, by: 512) {

@@ -6,6 +6,18 @@ import PatchbayTypes
 
 @testable import PatchbayRing
 
+extension Extent {
+  convenience init(
+    _ descriptor: borrowing Descriptor, index: Int, start: Int, ringID: UInt64,
+    useNumber: UInt32, geometry: RingGeometry, isWritable: Bool
+  ) throws {
+    self.init(
+      try SharedMapping(
+        descriptor, byteCount: geometry.objectByteCount, isWritable: isWritable, what: "ring"),
+      index: index, start: start, ringID: ringID, useNumber: useNumber, geometry: geometry)
+  }
+}
+
 /// A fresh ring, mapped twice as a publisher and a subscriber would.
 struct RingFixture: ~Copyable {
   let descriptor: Descriptor
@@ -17,13 +29,13 @@ struct RingFixture: ~Copyable {
     let geometry = try RingGeometry(dataByteCount: dataByteCount, hasMap: hasMap)
     let object = try SharedObject.sealedMemfd(
       name: "patchbay-test", byteCount: geometry.objectByteCount)
+    try RingUse(number: 1, index: 0).begin(object, geometry)
     let writer = try Self.map(object, geometry, start: start, isWritable: true)
     let reader = try Self.map(object, geometry, start: start, isWritable: false)
     descriptor = object
     self.geometry = geometry
     self.writer = writer
     self.reader = reader
-    writer.beginUse(isFresh: true)
   }
 
   private static func map(

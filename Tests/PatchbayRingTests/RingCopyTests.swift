@@ -28,7 +28,8 @@ import Testing
     let from = try fresh(geometry)
     let to = try fresh(geometry)
     let source = try extent(from, geometry)
-    source.beginUse(isFresh: true)
+    try RingUse(number: 1, index: 3).begin(from, geometry)
+    try RingUse(number: 1, index: 3).begin(to, geometry)
     var random = SeededRandom(seed: seed)
     var isCovered = [Bool](repeating: false, count: byteCount)
     // Ragged pieces and whole stretches, so that all levels of the map have bits.
@@ -44,7 +45,7 @@ import Testing
     // Bytes that stand in the source and are not covered must not come along.
     let hole = try #require(isCovered.firstIndex(of: false))
     source.copyIn(([77] as [UInt8]).span, at: hole)
-    try RingCopy.fill(to, from: from, geometry, useNumber: 1, index: 3)
+    try RingCopy.fill(to, from: from, geometry)
     // What is written later is not taken over.
     source.cover(hole..<hole + 1)
     let copy = try extent(to, geometry)
@@ -75,10 +76,11 @@ import Testing
     let from = try fresh(geometry)
     let to = try fresh(geometry)
     let source = try extent(from, geometry)
-    source.beginUse(isFresh: true)
+    try RingUse(number: 1, index: 3).begin(from, geometry)
+    try RingUse(number: 1, index: 3).begin(to, geometry)
     source.copyIn(oracleBytes(1, 0..<6000).span, at: 0)
     source.coverPrefix(to: 5000)
-    try RingCopy.fill(to, from: from, geometry, useNumber: 1, index: 3)
+    try RingCopy.fill(to, from: from, geometry)
     let copy = try extent(to, geometry)
     #expect(copy.isCurrent && copy.frontier == 5000)
     #expect(unsafe Array(copy.bytes(0..<5000)) == oracleBytes(1, 0..<5000))
@@ -90,7 +92,7 @@ import Testing
     let from = try SharedObject.sealedMemfd(name: "patchbay-test", byteCount: 4096)
     let to = try fresh(geometry)
     #expect(throws: PatchbayError.self) {
-      try RingCopy.fill(to, from: from, geometry, useNumber: 1, index: 0)
+      try RingCopy.fill(to, from: from, geometry)
     }
   }
 }

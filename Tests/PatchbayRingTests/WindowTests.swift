@@ -20,9 +20,13 @@ private struct WindowFixture {
     let geometry = try RingGeometry(dataByteCount: shape.ringByteCount, hasMap: false)
     let object = try SharedObject.sealedMemfd(
       name: "patchbay-test", byteCount: geometry.objectByteCount)
-    writer = try Window(object, ringID: 1, useNumber: 1, shape: shape, isWritable: true)
-    reader = try Window(object, ringID: 1, useNumber: 1, shape: shape, isWritable: false)
-    writer.beginUse(isFresh: true)
+    try RingUse(number: 1, index: 0).begin(object, geometry)
+    let mappings = try [true, false].map {
+      try SharedMapping(
+        object, byteCount: geometry.objectByteCount, isWritable: $0, what: "ring")
+    }
+    writer = try Window(mappings[0], ringID: 1, useNumber: 1, shape: shape)
+    reader = try Window(mappings[1], ringID: 1, useNumber: 1, shape: shape)
   }
 }
 

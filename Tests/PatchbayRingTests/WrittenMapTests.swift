@@ -59,7 +59,7 @@ let seed = unsafe getenv("PATCHBAY_SEED").flatMap { unsafe UInt64(String(cString
       // The same ring in its next use: that also tries the reset.
       useNumber += 1
       let writer = try ring.extent(useNumber, isWritable: true)
-      writer.beginUse(isFresh: false)
+      try ring.begin(useNumber)
       let reader = try ring.extent(useNumber, isWritable: false)
       var covered = Set<Int>()
       for index in order {
@@ -184,6 +184,11 @@ let seed = unsafe getenv("PATCHBAY_SEED").flatMap { unsafe UInt64(String(cString
 }
 
 extension RingFixture {
+  /// Begins a use of the ring, as the broker does.
+  borrowing func begin(_ useNumber: UInt32) throws {
+    try RingUse(number: useNumber, index: 0).begin(descriptor, geometry)
+  }
+
   /// The same ring under another use number.
   borrowing func extent(_ useNumber: UInt32, isWritable: Bool) throws -> Extent {
     try Extent(

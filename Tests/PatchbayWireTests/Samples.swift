@@ -208,8 +208,7 @@ enum Golden {
       blob: reference, state: .open, byteCount: nil, order: .appendOnly, policy: .backpressure,
       plan: plan(1 << 20, 1 << 20), segment: 1 << 17, wakeClasses: shift(14), board: 5, entry: 17,
       extent: ExtentGrant(
-        index: 0, ringID: 0x5152_5354_5556_5758, useNumber: 1, dataByteCount: 1 << 20,
-        beginsUse: true))
+        index: 0, ringID: 0x5152_5354_5556_5758, useNumber: 1, dataByteCount: 1 << 20))
   }
 
   private static var fullCreate: CreateRequest {
@@ -237,8 +236,7 @@ enum Golden {
       blob: reference, state: .open, byteCount: nil, order: .any, plan: plan(65536, 1 << 26),
       wakeClasses: shift(12), board: 5, entry: 17,
       extent: ExtentGrant(
-        index: 0, ringID: 0x5152_5354_5556_5758, useNumber: 1, dataByteCount: 65536,
-        beginsUse: true))
+        index: 0, ringID: 0x5152_5354_5556_5758, useNumber: 1, dataByteCount: 65536))
   }
 
   private static var joinedGrant: BlobGrant {
@@ -252,7 +250,7 @@ enum Golden {
       blob: readers, state: .sealed, byteCount: 10000, order: .appendOnly,
       plan: plan(12288, 12288), wakeClasses: shift(8), board: 5, entry: 18, extentEnd: 1,
       extent: ExtentGrant(
-        index: 0, ringID: 9, useNumber: 1, dataByteCount: 12288, beginsUse: false))
+        index: 0, ringID: 9, useNumber: 1, dataByteCount: 12288))
   }
 
   private static func inlineGrant(epoch: UInt32, bytes: [UInt8]?) -> BlobGrant {
@@ -263,7 +261,7 @@ enum Golden {
   }
 
   private static let secondExtent = ExtentGrant(
-    index: 1, ringID: 0x5152_5354_5556_5759, useNumber: 1, dataByteCount: 131072, beginsUse: true)
+    index: 1, ringID: 0x5152_5354_5556_5759, useNumber: 1, dataByteCount: 131072)
 
   private static let sealedInfo = info(state: .sealed, byteCount: 10000) { info in
     info.labels = [BlobInfo.Label(name: "unit", value: "m")]
@@ -492,7 +490,7 @@ enum Extreme {
 
   private static var extent: ExtentGrant {
     ExtentGrant(
-      index: lastIndex, ringID: .max, useNumber: .max, dataByteCount: top, beginsUse: true)
+      index: lastIndex, ringID: .max, useNumber: .max, dataByteCount: top)
   }
 
   private static var info: BlobInfo {

@@ -45,6 +45,8 @@ int pb_shm_create(const char *name, uint32_t mode, int64_t byte_count, uint64_t 
 // Opens one that must be a regular file of this owner, size and inode; -ESTALE when it is not.
 int pb_shm_open(const char *name, int read_write, uint32_t uid, int64_t byte_count, uint64_t inode);
 int pb_shm_unlink(const char *name);
+// Gives all memory of an object back, whoever has it mapped; its size stays.
+int pb_give_back(int descriptor);
 
 // SOCK_SEQPACKET over AF_UNIX, close-on-exec; no socket blocks. Connecting waits while the
 // listener's queue is full; -EAGAIN when the moment came first.

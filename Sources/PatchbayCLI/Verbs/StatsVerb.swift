@@ -33,9 +33,9 @@ extension BrokerStatistics {
       ("memoryLimit", .unsigned(memoryLimit)), ("poolBytes", .unsigned(poolByteCount)),
       ("spoolBytes", .unsigned(spoolByteCount)), ("spoolLimit", .unsigned(spoolLimit)),
       ("clients", .unsigned(clientCount)), ("rings", .unsigned(ringCount)),
-      ("spills", .unsigned(spillCount)), ("restores", .unsigned(restoreCount)),
-      ("evictions", .unsigned(evictionCount)), ("wakes", .unsigned(wakeCount)),
-      ("needlessWakes", .unsigned(needlessWakeCount)),
+      ("reuses", .unsigned(reuseCount)), ("spills", .unsigned(spillCount)), 
+      ("restores", .unsigned(restoreCount)), ("evictions", .unsigned(evictionCount)),
+      ("wakes", .unsigned(wakeCount)), ("needlessWakes", .unsigned(needlessWakeCount)),
       ("rescuedWaits", .unsigned(rescuedWaitCount)), ("uptimeSeconds", .seconds(uptime)),
     ])
   }
@@ -44,7 +44,8 @@ extension BrokerStatistics {
     aligned([
       ("blobs", "\(blobCount)"),
       ("memory", "\(Shown.bytes(memoryByteCount)) of \(Shown.bytes(memoryLimit))"),
-      ("of it, pool", Shown.bytes(poolByteCount)), ("rings", "\(ringCount)"),
+      ("of it, pool", Shown.bytes(poolByteCount)),
+      ("rings", "\(ringCount), used again \(reuseCount) times"),
       ("clients", "\(clientCount)"), ("evictions", "\(evictionCount)"),
       ("wakes", "\(wakeCount), \(needlessWakeCount) of them needless"),
       ("rescued waits", "\(rescuedWaitCount)"),
