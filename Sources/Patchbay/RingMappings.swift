@@ -67,10 +67,14 @@ final class RingMappings: Sendable {
   private func keep(_ mapping: SharedMapping, _ key: Key) {
     let dropped = state.withLock { state in
       state.clock += 1
-      var dropped = [state.kept.updateValue(Kept(mapping: mapping, lastUse: state.clock), forKey: key)]
+      var dropped = [
+        state.kept.updateValue(Kept(mapping: mapping, lastUse: state.clock), forKey: key)
+      ]
       state.byteCount += mapping.byteCount - (dropped[0]?.mapping.byteCount ?? 0)
       while state.kept.count > limit || state.byteCount > byteLimit {
-        guard let oldest = state.kept.min(by: { $0.value.lastUse < $1.value.lastUse }) else { break }
+        guard let oldest = state.kept.min(by: { $0.value.lastUse < $1.value.lastUse }) else {
+          break
+        }
         dropped.append(state.kept.removeValue(forKey: oldest.key))
         state.byteCount -= oldest.value.mapping.byteCount
       }

@@ -149,8 +149,9 @@ extension Ledger {
   /// A ring of the pool could not be used again: somebody has meddled with it. A fresh one takes its
   /// place, and its room.
   private mutating func replace(_ ring: Ring, of blob: Blob) {
-    guard let geometry = try? RingGeometry(
-      dataByteCount: ring.kind.dataByteCount, hasMap: ring.kind.hasMap)
+    guard
+      let geometry = try? RingGeometry(
+        dataByteCount: ring.kind.dataByteCount, hasMap: ring.kind.hasMap)
     else { return }
     requestRing(
       for: ring.generation, RingNeed(index: ring.index, geometry, ring.kind.access),

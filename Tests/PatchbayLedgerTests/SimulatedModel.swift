@@ -13,7 +13,6 @@ struct SimulatedModel {
     let number: UInt64
   }
 
-
   /// Requests without an answer; those of sessions that ended are dropped.
   private(set) var owed: [RequestID: Request] = [:]
   private var live: Set<SessionID> = []

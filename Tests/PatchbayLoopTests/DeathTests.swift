@@ -93,7 +93,9 @@ import Testing
     }
     let full = try publisher.memoryByteCount()
     _ = try publisher.call(.remove(RemoveRequest(key: "wanted", generation: nil)))
-    _ = try publisher.call(.abandon(BlobReference(generation: Generation(rawValue: 1), epoch: 1)))
+    let blob = BlobReference(generation: Generation(rawValue: 1), epoch: 1)
+    _ = try publisher.call(.abandon(blob))
+    _ = try publisher.call(.quiesced(blob))
     #expect(try eventually { try publisher.memoryByteCount() <= full - 1 << 20 })
   }
 

@@ -239,8 +239,11 @@ final class RawClient {
     return statistics
   }
 
-  /// Shared memory that the broker counts.
-  func memoryByteCount() throws -> Int { Int(try statistics().memoryByteCount) }
+  /// Shared memory that the broker counts, but for what it keeps for reuse.
+  func memoryByteCount() throws -> Int {
+    let statistics = try statistics()
+    return Int(statistics.memoryByteCount - statistics.poolByteCount)
+  }
   func clientCount() throws -> Int { Int(try statistics().clientCount) }
 
   /// Waits for the broker to hang up, whatever it still says; the failures it said.

@@ -73,6 +73,7 @@ import Testing
       var inode: UInt64 = 0
       _ = try SharedObject.create(
         name: "/filler", mode: 0o600, byteCount: try SharedObject.freeByteCount(), inode: &inode)
+      _ = try client.call(.quiesced(large.blob))
       _ = try client.call(.abandon(large.blob))
       _ = try create("last", 4 << 20)
       try #require(try client.refusal(.info(InfoRequest(key: "large"))).code == .noSuchKey)

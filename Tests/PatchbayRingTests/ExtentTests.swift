@@ -45,7 +45,10 @@ import Testing
     withThreads(2) { side in
       if side == 0 {
         for (use, extent) in extents.enumerated() {
-          if use > 0 { try? RingUse(number: UInt32(use + 1), index: 0).begin(Descriptor(owning: dup(object)), geometry) }
+          if use > 0 {
+            try? RingUse(number: UInt32(use + 1), index: 0).begin(
+              Descriptor(owning: dup(object)), geometry)
+          }
           // releasing: test data only.
           current.store(use, ordering: .releasing)
           for start in stride(from: 0, to: count, by: 512) {

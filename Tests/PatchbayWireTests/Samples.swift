@@ -95,6 +95,7 @@ enum Golden {
     Sample("claim", 30, .claim(ClaimRequest(blob: reference, range: 4096..<1_000_000))),
     Sample("release", 31, .release(ReleaseRequest(blob: reference, claim: 30))),
     Sample("leave", 32, .leave(reference)),
+    Sample("quiesced", 33, .quiesced(reference)),
     Sample(
       "watch", 20,
       .watch(WatchRequest(prefix: Array("demo/".utf8), after: nil, wantsProgress: true))),
@@ -371,6 +372,7 @@ enum Extreme {
     Sample("claim", .max, .claim(ClaimRequest(blob: highest, range: top..<top))),
     Sample("release", .max, .release(ReleaseRequest(blob: highest, claim: .max))),
     Sample("leave", .max, .leave(highest)),
+    Sample("quiesced", .max, .quiesced(highest)),
     Sample(
       "watch", .max,
       .watch(

@@ -90,9 +90,10 @@ typedef struct {
   uint64_t data_byte_count;
   uint64_t data_at;
   uint8_t pad0[16];
-  // Line 1, by the publisher that owns this use of the ring, to all its readers. use number << 32 |
-  // segment + 1. Zero: invalid, being reset. Stored last (release) when a use begins, invalidated
-  // first when it ends; loaded (acquire) before and after each copy.
+  // Line 1. tag: by the broker, which begins each use before it hands the ring out, to all readers. use
+  // number << 32 | extent + 1. Zero: invalid, being reset. Written last (behind a release fence) when a
+  // use begins, invalidated first (before a sequentially consistent fence); loaded (acquire) before and
+  // after each copy.
   uint64_t tag;
   // Windowed blobs only, by the publisher, once per segment. base: the lowest position whose byte is
   // still here; raised (before a sequentially consistent fence) before the first byte below it is

@@ -33,7 +33,7 @@ extension BrokerStatistics {
       ("memoryLimit", .unsigned(memoryLimit)), ("poolBytes", .unsigned(poolByteCount)),
       ("spoolBytes", .unsigned(spoolByteCount)), ("spoolLimit", .unsigned(spoolLimit)),
       ("clients", .unsigned(clientCount)), ("rings", .unsigned(ringCount)),
-      ("reuses", .unsigned(reuseCount)), ("spills", .unsigned(spillCount)), 
+      ("reuses", .unsigned(reuseCount)), ("spills", .unsigned(spillCount)),
       ("restores", .unsigned(restoreCount)), ("evictions", .unsigned(evictionCount)),
       ("wakes", .unsigned(wakeCount)), ("needlessWakes", .unsigned(needlessWakeCount)),
       ("rescuedWaits", .unsigned(rescuedWaitCount)), ("uptimeSeconds", .seconds(uptime)),
