@@ -34,6 +34,9 @@ public final class Publisher: Sendable {
   let looksAround: Bool
   let lookedAt = Mutex<BlobHandle?>(nil)
   private let ending = Mutex(Ending.none)
+  /// Whether the blob was failed or this handle closed, and nothing will be written any more but what
+  /// is in flight.
+  private let hasGivenUp = Atomic<Bool>(false)
   /// Whether the broker knows that nothing will be written any more.
   private let hasToldQuiescent = Atomic<Bool>(false)
 
@@ -78,6 +81,14 @@ public final class Publisher: Sendable {
   /// Whether nothing is in flight and, writes and appends being refused, nothing will be.
   private var isQuiescent: Bool {
     inFlight.isIdle && appending.withLock { !$0.isTaken && !$0.isLent }
+  }
+
+  /// To be called when a write, an append or a loan has ended.
+  func tellIfQuiescent() {
+    // sequentially consistent: after the departure under its lock. Whoever gives up raises the flag,
+    // then looks whether anything is in flight; whoever departs leaves, then looks at the flag. GIVE-UP.
+    guard hasGivenUp.load(ordering: .sequentiallyConsistent), isQuiescent else { return }
+    tellQuiescent()
   }
 
   /// Tells the broker, once, that this publisher will not write into the blob's rings any more, so
@@ -316,7 +327,9 @@ public final class Publisher: Sendable {
     // The claims of a shared blob must outlive what is being written; then `deinit` ends them.
     guard !isShared || inFlight.isIdle else { return }
     ending.withLock { $0 = .ended }
-    if isQuiescent { tellQuiescent() }
+    // sequentially consistent: before the look in `tellIfQuiescent`. GIVE-UP.
+    hasGivenUp.store(true, ordering: .sequentiallyConsistent)
+    tellIfQuiescent()
     abandon()
   }
 
@@ -339,7 +352,9 @@ public final class Publisher: Sendable {
 
   /// After the broker has confirmed a failure.
   private func endFailed() {
-    if isQuiescent { tellQuiescent() }
+    // sequentially consistent: before the look in `tellIfQuiescent`. GIVE-UP.
+    hasGivenUp.store(true, ordering: .sequentiallyConsistent)
+    tellIfQuiescent()
     end()
   }
 

@@ -251,6 +251,7 @@ extension Publisher {
       return state.line.call()
     }
     turns.wake(call)
+    tellIfQuiescent()
   }
 
   /// Into a blob with a map, within a batch: covered at the batch's end.
@@ -476,6 +477,7 @@ extension Publisher {
       state.end = filled.upperBound
       if count > 0 { ring(filled) }
     }
+    tellIfQuiescent()
   }
 
   // MARK: From descriptors

@@ -134,6 +134,7 @@ extension Publisher {
       inFlight.leave(range, coveredTo: coveredEnd)
       // Only now may the claim end.
       withExtendedLifetime(write.claim) {}
+      tellIfQuiescent()
     }
     for piece in write.pieces {
       try copyAndCover(

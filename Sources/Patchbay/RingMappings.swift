@@ -33,16 +33,10 @@ final class RingMappings: Sendable {
 
   private let state = Mutex(State())
   /// The most mappings, and bytes of them, that are kept.
-  private let limit: Int
-  private let byteLimit: Int
+  static let limit = 64
+  static let byteLimit = 1 << 30
   /// The most extents that handles for reading hold mapped.
-  private let heldLimit: Int
-
-  init(limit: Int = 64, byteLimit: Int = 1 << 30, heldLimit: Int = 8192) {
-    self.limit = limit
-    self.byteLimit = byteLimit
-    self.heldLimit = heldLimit
-  }
+  static let heldLimit = 8192
 
   /// The mapping of a ring, which the broker never gives to a blob of another access class.
   func mapping(
@@ -71,7 +65,7 @@ final class RingMappings: Sendable {
         state.kept.updateValue(Kept(mapping: mapping, lastUse: state.clock), forKey: key)
       ]
       state.byteCount += mapping.byteCount - (dropped[0]?.mapping.byteCount ?? 0)
-      while state.kept.count > limit || state.byteCount > byteLimit {
+      while state.kept.count > Self.limit || state.byteCount > Self.byteLimit {
         guard let oldest = state.kept.min(by: { $0.value.lastUse < $1.value.lastUse }) else {
           break
         }
@@ -89,10 +83,10 @@ final class RingMappings: Sendable {
   func hold(_ index: Int, of handle: BlobHandle) {
     let dropped = state.withLock { state -> HeldExtent? in
       state.held.append(HeldExtent(handle: handle, index: index))
-      guard state.held.count - state.head > heldLimit else { return nil }
+      guard state.held.count - state.head > Self.heldLimit else { return nil }
       defer {
         state.head += 1
-        if state.head > heldLimit {
+        if state.head > Self.heldLimit {
           state.held.removeFirst(state.head)
           state.head = 0
         }

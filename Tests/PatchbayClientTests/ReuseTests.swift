@@ -1,0 +1,212 @@
+// Rings that serve one blob after another: every byte is the blob's own, whoever is still reading or
+// writing what was there before.
+
+import Glibc
+import PatchbaySystem
+import PatchbayTestSupport
+import Synchronization
+import Testing
+
+@testable import Patchbay
+@testable import PatchbayBroker
+
+@Suite struct ReuseTests {
+  private static let size = 300_000
+
+  private func publish(_ client: PatchbayClient, _ key: BlobKey, _ seed: UInt64) throws {
+    try client.withPublisher(key, BlobOptions(byteCount: Self.size)) { blob in
+      for range in raggedRanges(Self.size, seed: seed) {
+        try blob.write(oracleBytes(seed, range), at: range.lowerBound)
+      }
+    }
+  }
+
+  private func reuses(_ client: PatchbayClient) throws -> UInt64 {
+    try client.statistics().reuseCount
+  }
+
+  @Test func `blob after blob in one ring, each with its own bytes and nothing of the last`() throws
+  {
+    try withBroker { broker, client in
+      let reader = try broker.makeClient()
+      for seed in 1...60 as ClosedRange<UInt64> {
+        let publisher = try client.publisher("k", BlobOptions(byteCount: Self.size))
+        let subscriber = try reader.open("k")
+        #expect(try subscriber.writtenRanges() == [], "bytes of use \(seed - 1) are covered")
+        #expect(try publisher.missing() == [0..<Self.size])
+        for range in raggedRanges(Self.size, seed: seed) {
+          try publisher.write(oracleBytes(seed, range), at: range.lowerBound)
+        }
+        try publisher.seal()
+        let bytes = try subscriber.readFully(0..<Self.size)
+        #expect(firstWrong(bytes.span, seed, at: 0) == nil, "use \(seed)")
+        subscriber.close()
+        try client.remove("k")
+      }
+      #expect(try reuses(client) >= 55)
+    }
+  }
+
+  @Test func `windows and appended blobs reuse rings, marks and all`() throws {
+    try withBroker { broker, client in
+      for seed in 1...30 as ClosedRange<UInt64> {
+        for policy in [.keep, .dropOldest] as [FlowPolicy] {
+          var options = BlobOptions(policy: policy)
+          options.order = .appendOnly
+          let publisher = try client.publisher("k", options)
+          let subscriber = try client.open("k")
+          var early = try client.open("k").cursor(from: .live)
+          #expect(code { _ = try early.read(upTo: 1, deadline: .after(.zero)) } == .timedOut)
+          try publisher.append(oracleBytes(seed, 0..<50_000))
+          try publisher.mark()
+          try publisher.append(oracleBytes(seed, 50_000..<60_000))
+          var live = try client.open("k").cursor(from: .live)
+          #expect(try live.read(upTo: 1).map { $0 == oracleBytes(seed, 50_000..<50_001) } == true)
+          try publisher.seal()
+          let bytes = try subscriber.readFully(0..<60_000)
+          #expect(firstWrong(bytes.span, seed, at: 0) == nil)
+          subscriber.close()
+          try client.remove("k")
+        }
+      }
+      #expect(try reuses(client) >= 40)
+    }
+  }
+
+  @Test func `a loan that outlives its failed blob keeps the ring from the next one`() throws {
+    try withBroker { broker, client in
+      let other = try broker.makeClient()
+      let publisher = try client.publisher("k", BlobOptions(byteCount: Self.size))
+      var loan = try publisher.loan(byteCount: 1000)
+      try publisher.fail("no more")
+      try other.remove("k")
+      for seed in 1...3 as ClosedRange<UInt64> {
+        try publish(other, "next", seed)
+        loan.withBytes { (place: inout MutableSpan<UInt8>) in
+          for index in place.indices { place[index] = 0xee }
+        }
+        let bytes = try other.open("next").readFully(0..<Self.size)
+        #expect(firstWrong(bytes.span, seed, at: 0) == nil)
+        try other.remove("next")
+      }
+      let held = try other.statistics()
+      loan.commit(byteCount: 1000)
+      try eventually("the ring comes back") {
+        // What is posted without waiting for an answer is sent with whatever follows.
+        _ = try client.ping()
+        return try other.statistics().poolByteCount > held.poolByteCount
+      }
+    }
+  }
+
+  @Test func `a reader whose handle is closed under it gets its own bytes or none`() throws {
+    try withBroker { broker, client in
+      let reader = try broker.makeClient()
+      let wrong = Atomic<Int>(0)
+      let right = Atomic<Int>(0)
+      for seed in 1...60 as ClosedRange<UInt64> {
+        try publish(client, "k", seed)
+        let subscriber = try reader.open("k")
+        _ = try subscriber.readFully(0..<1)
+        let reading = TestThread {
+          while let bytes = try? subscriber.read(upTo: Self.size, at: 0), !bytes.isEmpty {
+            // relaxed (all): counts of the test.
+            if firstWrong(bytes.span, seed, at: 0) != nil { wrong.add(1, ordering: .relaxed) }
+            // relaxed: as above.
+            right.add(1, ordering: .relaxed)
+          }
+        }
+        // relaxed: as above.
+        let before = right.load(ordering: .relaxed)
+        try eventually("it reads") {
+          // relaxed: as above.
+          right.load(ordering: .relaxed) > before
+        }
+        subscriber.close()
+        try client.remove("k")
+        try publish(client, "other", seed + 1000)
+        reading.join()
+        try client.remove("other")
+      }
+      // relaxed: the threads have ended.
+      #expect(wrong.load(ordering: .relaxed) == 0)
+      #expect(try reuses(client) > 0)
+    }
+  }
+
+  @Test func `a copy to a descriptor holds the rings until it has ended, closed or not`() throws {
+    try withBroker { broker, client in
+      let reader = try broker.makeClient()
+      try publish(client, "k", 7)
+      let subscriber = try reader.open("k")
+      var ends: [Int32] = [0, 0]
+      try #require(pipe(&ends) == 0)
+      let (output, input) = (ends[0], ends[1])
+      let copying = TestThread {
+        _ = try? subscriber.copy(to: input)
+        Glibc.close(input)
+      }
+      var bytes = [UInt8](repeating: 0, count: 1)
+      // It fills the pipe and waits.
+      try #require(read(output, &bytes, 1) == 1)
+      subscriber.close()
+      try client.remove("k")
+      for seed in 1...3 as ClosedRange<UInt64> {
+        try publish(client, "other", seed)
+        try client.remove("other")
+      }
+      var piece = [UInt8](repeating: 0, count: 65536)
+      while case let count = read(output, &piece, piece.count), count > 0 {
+        bytes += piece[..<count]
+      }
+      copying.join()
+      Glibc.close(output)
+      #expect(bytes.count > 60_000 && firstWrong(bytes.span, 7, at: 0) == nil)
+    }
+  }
+
+  @Test func `a lease keeps the bytes of its blob, whatever becomes of the key`() throws {
+    try withBroker { broker, client in
+      try publish(client, "k", 7)
+      let subscriber = try client.open("k")
+      let lease = try subscriber.lease(0..<Self.size)
+      subscriber.close()
+      try client.remove("k")
+      for seed in 1...3 as ClosedRange<UInt64> {
+        try publish(client, "other", seed)
+        try client.remove("other")
+      }
+      lease.withBytes { (bytes: Span<UInt8>) in #expect(firstWrong(bytes, 7, at: 0) == nil) }
+    }
+  }
+
+  @Test func `a client keeps a bounded number of mappings, however much it reads`() throws {
+    try withBroker { broker, client in
+      let count = RingMappings.heldLimit + 300
+      var options = BlobOptions()
+      options.order = .appendOnly
+      options.firstExtentByteCount = 4096
+      options.extentByteLimit = 4096
+      let publisher = try client.publisher("k", options)
+      for index in 0..<count {
+        try publisher.append(oracleBytes(1, index * 4096..<(index + 1) * 4096))
+      }
+      let before = try mappingCount()
+      let subscriber = try broker.makeClient().open("k")
+      for round in 0..<2 {
+        var at = 0
+        while at < count * 4096 {
+          let bytes = try #require(try subscriber.read(upTo: 4096, at: at))
+          #expect(firstWrong(bytes.span, 1, at: at) == nil, "round \(round)")
+          at += bytes.count
+        }
+      }
+      #expect(try mappingCount() - before <= RingMappings.heldLimit + RingMappings.limit + 100)
+      try publisher.seal()
+    }
+  }
+
+  private func mappingCount() throws -> Int {
+    try readFile("/proc/self/maps").split(separator: "\n").count { $0.contains("patchbay-") }
+  }
+}
