@@ -36,7 +36,7 @@ final class RingMappings: Sendable {
   static let limit = 64
   static let byteLimit = 1 << 30
   /// The most extents that handles for reading hold mapped.
-  static let heldLimit = 8192
+  static let heldLimit = 4096
 
   /// The mapping of a ring, which the broker never gives to a blob of another access class.
   func mapping(
