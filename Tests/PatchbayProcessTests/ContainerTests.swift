@@ -16,7 +16,8 @@ private enum Container {
   static let comment: Comment = "needs to be root, and unshare(1) to be allowed"
 
   /// The root is a new one. It holds what the programs are loaded from, and of `shared` the contents;
-  /// its /dev/shm is its own, by default too small for any blob.
+  /// its /dev/shm is its own. For clients that is too small for any blob, and what is shared is
+  /// read-only.
   private static let script = """
     set -e
     root=$1 shared=$2 memory=$3
@@ -31,6 +32,7 @@ private enum Container {
     mount -t tmpfs -o size=$memory shm "$root/dev/shm"
     touch "$root/dev/null" && mount --bind /dev/null "$root/dev/null"
     mount --bind "$shared" "$root$shared"
+    [ "$memory" != 16k ] || mount -o remount,bind,ro "$root$shared"
     exec /usr/sbin/chroot "$root" "$@"
     """
 
@@ -143,6 +145,27 @@ private enum Container {
     let pid = try #require(Int32(child))
     _ = kill(pid, SIGTERM)
     #expect(try broker.waitForExit() == 0, "\((try? readFile(shared.file("log"))) ?? "")")
+  }
+
+  /// As a seccomp profile does that does not know the system call: a refusal at each sleep.
+  @Test func `a task that may not sleep on several words is told so, and threads go on`() throws {
+    let broker = try BrokerProcess()
+    let directory = try TemporaryDirectory()
+    #expect(try broker.run(["create", "k"]).exitCode == 0)
+    let refused = ["-qq", "-f", "-o", "/dev/null", "-e", "inject=futex_waitv:error=EPERM"]
+    func start(_ name: String, _ arguments: [String]) throws -> ChildProcess {
+      try ChildProcess(
+        "/usr/bin/strace", refused + [program(name)] + arguments,
+        environment: ["PATCHBAY_SOCKET": broker.socket], errorPath: directory.file(name))
+    }
+    #expect(try start("Log", ["follow", "k"]).waitForExit() == 1)
+    #expect(try readFile(directory.file("Log")).contains("futex_waitv"))
+    let reader = try start("patchbay", ["cat", "k"])
+    #expect(try broker.run(["write", "k", "--at", "0"], input: "hello\n").exitCode == 0)
+    #expect(try reader.line() == "hello")
+    #expect(try broker.run(["seal", "k"]).exitCode == 0)
+    #expect(try reader.waitForExit() == 0)
+    try broker.stop()
   }
 
   @Test(arguments: [["--map-user=1000", "--map-group=1000"], []])
