@@ -117,7 +117,7 @@ let package = Package(
       "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayRing",
       "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes",
       logging),
-    tests("PatchbayCLITests", "PatchbayCLI", "PatchbayTypes"),
+    tests("PatchbayCLITests", "PatchbayCLI", "PatchbayTypes", "PatchbayTestSupport"),
     tests("PatchbayLoadTests", "PatchbayLoad", "CFloor", "PatchbayText"),
     tests(
       "PatchbayClientTests", "Patchbay", "PatchbayRing", "PatchbayBroker", "PatchbayTestSupport"),
