@@ -107,9 +107,7 @@ struct ShellLine {
     let text = configuration.discussion
     var count = 0
     for part in text.split(separator: "\n") where part.hasPrefix("Example: ") {
-      // Prose between the commands of one example is cut at the words that join them.
-      let line = part.dropFirst("Example: ".count).replacing(", then ", with: " ; ")
-        .replacing(" and patchbay", with: " ; patchbay").replacing(", in any order", with: "")
+      let line = part.dropFirst("Example: ".count)
       count += check(String(line), name)
     }
     #expect(count > 0, "\(name)")
