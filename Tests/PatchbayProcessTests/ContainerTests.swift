@@ -148,27 +148,6 @@ private enum Container {
     #expect(try broker.waitForExit() == 0, "\((try? readFile(shared.file("log"))) ?? "")")
   }
 
-  /// As a seccomp profile does that does not know the system call: a refusal at each sleep.
-  @Test func `a task that may not sleep on several words is told so, and threads go on`() throws {
-    let broker = try BrokerProcess()
-    let directory = try TemporaryDirectory()
-    #expect(try broker.run(["create", "k"]).exitCode == 0)
-    let refused = ["-qq", "-f", "-o", "/dev/null", "-e", "inject=futex_waitv:error=EPERM"]
-    func start(_ name: String, _ arguments: [String]) throws -> ChildProcess {
-      try ChildProcess(
-        "/usr/bin/strace", refused + [program(name)] + arguments,
-        environment: ["PATCHBAY_SOCKET": broker.socket], errorPath: directory.file(name))
-    }
-    #expect(try start("Log", ["follow", "k"]).waitForExit() == 1)
-    #expect(try readFile(directory.file("Log")).contains("futex_waitv"))
-    let reader = try start("patchbay", ["cat", "k"])
-    #expect(try broker.run(["write", "k", "--at", "0"], input: "hello\n").exitCode == 0)
-    #expect(try reader.line() == "hello")
-    #expect(try broker.run(["seal", "k"]).exitCode == 0)
-    #expect(try reader.waitForExit() == 0)
-    try broker.stop()
-  }
-
   @Test(arguments: [["--map-user=1000", "--map-group=1000"], []])
   func `what counts is the user that the broker's side sees, whatever number it has inside`(
     mapping: [String]
