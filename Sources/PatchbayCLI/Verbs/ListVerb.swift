@@ -18,7 +18,7 @@ struct ListVerb: Verb {
   @Argument(help: "Only keys that begin so; %XX stands for one byte.", transform: Typed.key)
   var prefix: BlobKey?
 
-  @Flag(name: .short, help: "State, sizes, users and time of the last change as well.")
+  @Flag(name: .short, help: "State, sizes, writers, readers and time of the last change as well.")
   var long = false
 
   func perform() throws {
