@@ -210,4 +210,24 @@ import Testing
     #expect(try again.waitForExit() == 0)
     #expect(broker.objects.isEmpty, "\(broker.objects)")
   }
+
+  @Test func `a stopped publisher's ring serves nobody else before its process is gone`() throws {
+    let broker = try BrokerProcess()
+    let content = String(repeating: "x", count: 20_000)
+    let publisher = try broker.start(["put", "a"])
+    try publisher.send(content)
+    try eventually("the bytes are there") {
+      try broker.run(["cat", "a", "--count", "20000"]).output == content
+    }
+    publisher.kill(SIGSTOP)
+    _ = try broker.run(["rm", "a"])
+    for key in ["b", "c"] { try #require(broker.run(["put", key], input: content).exitCode == 0) }
+    #expect(try broker.statistic("reuses") == 0 && broker.statistic("poolBytes") == 0)
+    publisher.kill(SIGKILL)
+    try eventually("its ring is in the pool") { try broker.statistic("poolBytes") > 0 }
+    try #require(broker.run(["put", "d"], input: content).exitCode == 0)
+    #expect(try broker.run(["cat", "d"]).output == content)
+    #expect(try broker.statistic("reuses") == 1)
+    try broker.stop()
+  }
 }
