@@ -23,6 +23,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef SO_PEERGROUPS
+#define SO_PEERGROUPS 59
+#endif
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
 #endif
@@ -125,14 +128,14 @@ static int address_of(const char *path, struct sockaddr_un *address) {
   return 0;
 }
 
-int pb_listen(const char *path, int backlog) {
+int pb_listen(const char *path, int backlog, uint32_t mode) {
   struct sockaddr_un address;
   int result = address_of(path, &address);
   if (result < 0) return result;
   int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (listener < 0) return -errno;
   if (bind(listener, (struct sockaddr *)&address, sizeof address) < 0 ||
-      chmod(path, 0600) < 0 || listen(listener, backlog) < 0)
+      chmod(path, mode) < 0 || listen(listener, backlog) < 0)
     return closed_with(listener, errno);
   return listener;
 }
@@ -304,6 +307,14 @@ int pb_peer(int socket, int32_t *pid, uint32_t *uid, uint32_t *gid) {
   *uid = facts.uid;
   *gid = facts.gid;
   return 0;
+}
+
+int pb_peer_groups(int socket, uint32_t *groups, int capacity) {
+  _Static_assert(sizeof(gid_t) == sizeof(uint32_t), "groups have 32 bits");
+  if (capacity < 0) return -EINVAL;
+  socklen_t byte_count = (socklen_t)((size_t)capacity * sizeof(uint32_t));
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, groups, &byte_count) < 0) return -errno;
+  return (int)(byte_count / sizeof(uint32_t));
 }
 
 int pb_peer_pidfd(int socket, int32_t pid) {

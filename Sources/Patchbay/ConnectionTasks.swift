@@ -30,10 +30,11 @@ extension Connection {
   static func connected(
     to path: SocketPath, deadline: Deadline
   ) async throws(PatchbayError) -> Connection {
-    try path.checkDirectory()
+    let trusted = try path.checkDirectory()
     var pause = Duration.milliseconds(1)
     while true {
       if let socket = try ControlSocket.connectNow(to: path.path) {
+        try trusted.check(socket, path.path)
         return Connection(socket, path: path.path)
       }
       // The kernel tells nobody when there is room in the queue.

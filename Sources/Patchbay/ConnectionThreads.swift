@@ -9,9 +9,10 @@ import Synchronization
 extension Connection {
   /// Connects; the caller says hello. Blocks while the broker's queue of new connections is full.
   convenience init(_ path: SocketPath, deadline: Deadline) throws(PatchbayError) {
-    try path.checkDirectory()
-    self.init(
-      try ControlSocket.connect(to: path.path, until: MonotonicTime(deadline)), path: path.path)
+    let trusted = try path.checkDirectory()
+    let socket = try ControlSocket.connect(to: path.path, until: MonotonicTime(deadline))
+    try trusted.check(socket, path.path)
+    self.init(socket, path: path.path)
   }
 
   /// Sends a request and waits for its reply.

@@ -12,6 +12,7 @@ final class Session: Sendable {
   let connection: Connection
   let welcome: Welcome
   let table: ClientTable
+  let foreignRings = ForeignRings()
   private let boards = Mutex<[UInt32: Board]>([:])
 
   /// Connects and shakes hands.

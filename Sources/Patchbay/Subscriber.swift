@@ -88,6 +88,8 @@ public final class Subscriber: Sendable {
     case bytes(Extent, end: Int)
     /// As `bytes`, in a window: they may go at any moment.
     case passing(Window, end: Int)
+    /// As `bytes`, or as `passing`, in a ring of another user: to be copied through its descriptor.
+    case foreign(ForeignRing, end: Int)
     case inline([UInt8])
     case endOfBlob
   }
@@ -151,15 +153,30 @@ public final class Subscriber: Sendable {
       guard position >= window.base else { throw handle.overrun(at: position, window) }
       return .found(.passing(window, end: min(limit, window.frontier)))
     }
-    guard let extent = handle.mappedExtent(at: position) else {
-      let index = handle.plan.index(of: position)
-      guard case .unknown = handle.knowledge(of: index) else { return .nothingYet }
-      return .needsExtent(index)
-    }
+    if handle.grant.isForeign { return try coveredForeign(at: position, limit: limit) }
+    guard let extent = handle.mappedExtent(at: position) else { return unattached(position) }
     guard extent.isCurrent else { return .nothingYet }
     let end = extent.coveredEnd(
       from: position, limit: min(limit, handle.byteCount ?? limit))
     return end > position ? .found(.bytes(extent, end: end)) : .nothingYet
+  }
+
+  private func coveredForeign(at position: Int, limit: Int) throws(PatchbayError) -> Look {
+    guard let ring = handle.foreignWindow ?? handle.foreignRing(at: position) else {
+      return unattached(position)
+    }
+    switch try ring.look(at: position, limit: min(limit, handle.byteCount ?? limit)) {
+    case .nothing: return .nothingYet
+    case .covered(let end): return .found(.foreign(ring, end: end))
+    case .gone: throw try handle.overrun(at: position, ring)
+    }
+  }
+
+  /// Where an extent is not attached: it may be asked for, or is known not to be there.
+  private func unattached(_ position: Int) -> Look {
+    let index = handle.plan.index(of: position)
+    guard case .unknown = handle.knowledge(of: index) else { return .nothingYet }
+    return .needsExtent(index)
   }
 
   private func lookInline(at position: Int) -> Found {

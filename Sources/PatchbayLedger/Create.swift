@@ -22,6 +22,7 @@ extension Ledger {
       try repeatCreation(of: same, RequestID(session: session, number: number))
       return
     }
+    try checkOwner(old, session, request)
     try checkTaken(old, request)
     try checkHandles(session)
     if let bytes = request.inlineBytes {
@@ -106,9 +107,11 @@ extension Ledger {
   }
 
   func checkHandles(_ session: SessionID) throws(PatchbayError) {
-    guard sessions[session]?.handleCount ?? 0 < limits.handlesPerSession else {
+    guard let asker = sessions[session] else { return }
+    guard asker.handleCount < limits.handlesPerSession else {
       throw .tooManyHandles(limit: limits.handlesPerSession)
     }
+    try checkHandles(ofUser: asker.peer.uid)
   }
 
   private mutating func makeOrigin(
@@ -128,12 +131,9 @@ extension Ledger {
     _ session: SessionID, _ number: UInt64, _ request: CreateRequest, _ bytes: [UInt8],
     replacing old: Generation?
   ) throws(PatchbayError) {
-    try checkRoom(bytes.count, for: "the blob \(request.key)")
     let plan = try ExtentPlan(first: ExtentPlan.page, limit: ExtentPlan.page)
-    try makeRoomInCatalog()
-    if let old { unname(old) }
-    try makeRoom(bytes.count, for: "the blob \(request.key)")
     guard let origin = makeOrigin(session, number, request, .plain, plan: plan) else { return }
+    try makeRoomForBlob(of: origin.access.uid, bytes.count, request, replacing: old)
     var blob = Blob(origin: origin)
     blob.state = .sealed
     blob.byteCount = bytes.count
@@ -141,7 +141,8 @@ extension Ledger {
     blob.residentByteCount = bytes.count
     blob.sealer = session
     inlineByteCount += bytes.count
-    blobs[origin.generation] = blob
+    charge(origin.access.uid, bytes.count)
+    keep(blob)
     owners[request.key] = origin.generation
     born(origin.generation)
     settle(origin.generation)
@@ -179,11 +180,23 @@ extension Ledger {
     guard let peer = sessions[session]?.peer else { return }
     let access = Access(uid: peer.uid, gid: peer.gid, mode: request.mode)
     try checkAccessClass(access)
+    try makeRoomForBlob(
+      of: peer.uid, ringByteCount, and: boardNeed(access), request, replacing: old)
+  }
+
+  /// - Parameter others: bytes that are needed for it and charged to nobody.
+  private mutating func makeRoomForBlob(
+    of uid: UInt32, _ byteCount: Int, and others: Int = 0, _ request: CreateRequest,
+    replacing old: Generation?
+  ) throws(PatchbayError) {
     let what = "the blob \(request.key)"
-    try checkRoom(ringByteCount + boardNeed(access), for: what)
-    try makeRoomInCatalog()
+    let share = byteCount + BlobOrigin.recordByteCount(of: request)
+    try checkRoom(byteCount + others, for: what)
+    try checkShare(of: uid, share, for: what)
+    try makeRoomInCatalog(of: uid)
     if let old { unname(old) }
-    try makeRoom(ringByteCount + boardNeed(access), for: what)
+    try makeShare(of: uid, share, for: what)
+    try makeRoom(byteCount + others, for: what)
   }
 
   /// A blob that is not born yet, with the key and, unless it is ownerless, its publisher.
@@ -202,7 +215,7 @@ extension Ledger {
       sessions[session]?.handles[generation] = Handle(publishes: true)
       sessions[session]?.handleCount += 1
     }
-    blobs[generation] = blob
+    keep(blob)
     owners[request.key] = generation
     openBlobCount += 1
     seekSlot(generation)
@@ -330,7 +343,7 @@ extension Ledger {
     openBlobCount -= 1
     if owners[blob.key] == generation { owners[blob.key] = nil }
     if let slot = blob.slot { clear(slot, of: generation) }
-    blobs[generation] = nil
+    drop(blob)
     giveBackSource(blob)
     guard let error else { return }
     for asker in [blob.origin.creator] + blob.birthWaiters {

@@ -50,8 +50,10 @@ extension Ledger {
       guard blob.extents.count + blob.pendingExtents.count < limits.extentsPerBlob else {
         throw .tooManyExtents(blob, limit: limits.extentsPerBlob)
       }
-      try makeRoom(
-        geometry.objectByteCount, for: "extent \(request.index) of the blob \(blob.key)")
+      let what = "extent \(request.index) of the blob \(blob.key)"
+      try checkRoom(geometry.objectByteCount, for: what)
+      try makeShare(of: blob.origin.access.uid, geometry.objectByteCount, for: what)
+      try makeRoom(geometry.objectByteCount, for: what)
       requestRing(
         for: generation, index: request.index, geometry: geometry, waiters: [asker])
     }

@@ -22,7 +22,8 @@ package struct Ledger: Sendable {
 
   var sessions: [SessionID: Session] = [:]
   var handshakes = HandshakeQueue()
-  var connectionsOfUser: [UInt32: Int] = [:]
+  /// What each user has, for as long as it has anything.
+  var accounts: [UInt32: UserAccount] = [:]
   var connectionCount = 0
   var clientCount = 0
   var pastClients = PastClients()
@@ -54,7 +55,6 @@ package struct Ledger: Sendable {
   var reservedByteCount = 0
   /// Of them, what eviction could free.
   var idleByteCount = 0
-  var idleBlobs = EvictionQueue()
   var evictionCount: UInt64 = 0
   var accessClock: UInt64 = 0
 

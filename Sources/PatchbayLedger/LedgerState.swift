@@ -203,6 +203,8 @@ struct ParkedOpen: Sendable, Hashable {
 struct Ring: Sendable {
   let generation: Generation
   let index: Int
+  /// The user that is charged with it.
+  let owner: UInt32
   let dataByteCount: Int
   /// Bytes of the whole object: what it is charged with.
   let byteCount: Int

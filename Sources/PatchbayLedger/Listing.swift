@@ -9,7 +9,7 @@ extension Ledger {
   mutating func info(
     _ session: SessionID, _ number: UInt64, _ request: InfoRequest
   ) throws(PatchbayError) {
-    guard let blob = visible(request.key) else { throw .noSuchKey(request.key) }
+    guard let blob = visible(request.key, to: session) else { throw .noSuchKey(request.key) }
     actions.append(.report(session, number: number, .info, [blob.report]))
   }
 
@@ -19,7 +19,7 @@ extension Ledger {
     var byteCount = Frame.headerByteCount + Self.pageHeadByteCount
     var hasMore = false
     catalog.visit(prefix: request.prefix, after: request.after) { key in
-      guard let blob = visible(key) else { return true }
+      guard let blob = visible(key, to: session) else { return true }
       let report = blob.report
       byteCount += report.info.encodedByteCount
       hasMore = page.count == limit || byteCount > Frame.byteLimit

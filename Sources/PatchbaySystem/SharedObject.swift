@@ -61,17 +61,26 @@ package enum SharedObject {
   package static func read(
     _ descriptor: borrowing Descriptor, at offset: Int, into buffer: inout [UInt8]
   ) throws(PatchbayError) {
+    var span = buffer.mutableSpan
+    try unsafe span.withUnsafeMutableBytes { (bytes) throws(PatchbayError) in
+      try unsafe read(descriptor, at: offset, into: bytes)
+    }
+  }
+
+  /// The same for any memory.
+  @unsafe package static func read(
+    _ descriptor: borrowing Descriptor, at offset: Int, into buffer: UnsafeMutableRawBufferPointer
+  ) throws(PatchbayError) {
     var done = 0
     while done < buffer.count {
-      let got = unsafe buffer.withUnsafeMutableBytes { bytes in
-        unsafe pread(
-          descriptor.rawValue, bytes.baseAddress.map { unsafe $0 + done }, bytes.count - done,
-          off_t(offset + done))
-      }
+      let got = unsafe pread(
+        descriptor.rawValue, buffer.baseAddress.map { unsafe $0 + done }, buffer.count - done,
+        off_t(offset + done))
       if got < 0 && errno == EINTR { continue }
       guard got > 0 else {
         throw got == 0
-          ? PatchbayError(.corrupt, "A shared object ends at \(offset + done), inside its header.")
+          ? PatchbayError(
+            .corrupt, "A shared object ends at \(offset + done), before what it is said to hold.")
           : .system("Reading a shared object at \(offset + done)", errno: errno)
       }
       done += got

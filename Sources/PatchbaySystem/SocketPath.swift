@@ -55,40 +55,106 @@ package struct SocketPath: Sendable, Hashable {
     return unsafe String(cString: value)
   }
 
-  /// Makes the directory if it is not there (0700), and refuses one that others could play tricks
-  /// in: not a directory, another owner, or writable for others without the sticky bit.
+  /// Makes the directory if it is not there (0700; 0755 when others are to connect), and refuses one
+  /// that others could play tricks in: not a directory, another owner, or writable for others
+  /// without the sticky bit; also one that others cannot pass when they are to connect.
   /// - Throws: `notPermitted`, `inputOutput`.
-  package func prepareDirectory() throws(PatchbayError) {
-    if unsafe mkdir(directory, 0o700) != 0 && errno != EEXIST {
+  package func prepareDirectory(isShared: Bool) throws(PatchbayError) {
+    if unsafe mkdir(directory, isShared ? 0o755 : 0o700) != 0 && errno != EEXIST {
       throw .system("Making the socket directory \(directory)", errno: errno)
     }
-    try checkDirectory()
-  }
-
-  /// The check alone: for clients, who must not be lured to a stranger's broker.
-  package func checkDirectory() throws(PatchbayError) {
-    var facts = stat()
-    guard unsafe lstat(directory, &facts) == 0 else {
-      // A missing directory means that there is no broker; connecting says so better.
-      if errno == ENOENT { return }
-      throw .system("Looking at the socket directory \(directory)", errno: errno)
-    }
-    guard facts.st_mode & S_IFMT == S_IFDIR else {
+    guard let facts = try directoryFacts() else { return }
+    guard facts.owner == getuid() || facts.owner == 0 else {
       throw PatchbayError(
         .notPermitted,
-        "The socket directory \(directory) is not a directory. Remove it or choose --socket.")
-    }
-    guard facts.st_uid == getuid() || facts.st_uid == 0 else {
-      throw PatchbayError(
-        .notPermitted,
-        "The socket directory \(directory) belongs to user \(facts.st_uid), not to \(getuid()). "
+        "The socket directory \(directory) belongs to user \(facts.owner), not to \(getuid()). "
           + "Choose a directory of your own with --socket.")
     }
-    guard facts.st_mode & 0o022 == 0 || facts.st_mode & S_ISVTX != 0 else {
+    try facts.checkSafe(directory)
+    guard !isShared || facts.mode & 0o001 != 0 else {
       throw PatchbayError(
         .notPermitted,
-        "Others may write to the socket directory \(directory) (mode "
-          + "\(String(facts.st_mode & 0o7777, radix: 8))). Use one of mode 0700.")
+        "Others are to connect, but cannot pass the socket directory \(directory) (mode "
+          + "\(facts.shownMode)). Give it mode 0755, or choose another with --socket.")
+    }
+  }
+
+  /// The check of a client, which must not be lured to a stranger's broker: looks at the directory
+  /// before it connects. One that is not there means that there is no broker; connecting says so.
+  /// - Returns: whom to believe that is found there.
+  /// - Throws: `notPermitted`, `inputOutput`.
+  package func checkDirectory() throws(PatchbayError) -> TrustedBrokers {
+    guard let facts = try directoryFacts() else {
+      return TrustedBrokers(uid: getuid(), isAny: false)
+    }
+    try facts.checkSafe(directory)
+    let isOurs = facts.owner == getuid() || facts.owner == 0
+    guard isOurs || facts.mode & 0o022 == 0 else {
+      throw PatchbayError(
+        .notPermitted,
+        "The socket directory \(directory) belongs to user \(facts.owner), and others may write to "
+          + "it (mode \(facts.shownMode)). Choose another with --socket.")
+    }
+    // Where only root or this user can put a socket, whoever listens there does so by their leave.
+    return TrustedBrokers(uid: facts.owner, isAny: isOurs && facts.mode & 0o022 == 0)
+  }
+
+  /// What is known of the directory.
+  private struct DirectoryFacts {
+    let owner: UInt32
+    let mode: UInt32
+
+    var shownMode: String { String(mode & 0o7777, radix: 8) }
+
+    func checkSafe(_ directory: String) throws(PatchbayError) {
+      guard mode & S_IFMT == S_IFDIR else {
+        throw PatchbayError(
+          .notPermitted,
+          "The socket directory \(directory) is not a directory. Remove it or choose --socket.")
+      }
+      guard mode & 0o022 == 0 || mode & S_ISVTX != 0 else {
+        throw PatchbayError(
+          .notPermitted,
+          "Others may write to the socket directory \(directory) (mode \(shownMode)). Use one of "
+            + "mode 0700.")
+      }
+    }
+  }
+
+  /// Nil: it is not there.
+  private func directoryFacts() throws(PatchbayError) -> DirectoryFacts? {
+    var facts = stat()
+    guard unsafe lstat(directory, &facts) == 0 else {
+      if errno == ENOENT { return nil }
+      throw .system("Looking at the socket directory \(directory)", errno: errno)
+    }
+    return DirectoryFacts(owner: facts.st_uid, mode: facts.st_mode)
+  }
+}
+
+/// Whose brokers a client believes, by the directory in which it has found the socket: its own, root's
+/// and those of the directory's owner.
+package struct TrustedBrokers: Sendable {
+  fileprivate let uid: UInt32
+  fileprivate let isAny: Bool
+
+  /// Looks at who listens at the other end of a connection.
+  /// - Throws: `notPermitted` when it is none of them, `inputOutput`.
+  package func check(
+    _ socket: borrowing ControlSocket, _ path: String
+  ) throws(PatchbayError) {
+    guard !isAny else { return }
+    var process: Int32 = 0
+    var broker: UInt32 = 0
+    var group: UInt32 = 0
+    _ = try checked(
+      unsafe pb_peer(socket.descriptor.rawValue, &process, &broker, &group),
+      "Asking whose the broker on \(path) is")
+    guard broker == uid || broker == getuid() || broker == 0 else {
+      throw PatchbayError(
+        .notPermitted,
+        "The broker on \(path) runs as user \(broker), but that user does not own the socket's "
+          + "directory. Choose a socket in a directory of the broker's user with --socket.")
     }
   }
 }

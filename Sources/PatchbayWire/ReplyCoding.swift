@@ -128,6 +128,7 @@ extension WireWriter {
     put(index: grant.extentEnd)
     put(grant.extent != nil)
     if let extent = grant.extent { put(extent) }
+    put(grant.isForeign)
   }
 
   mutating func put(_ extent: ExtentGrant) {
@@ -220,7 +221,8 @@ extension WireReader {
       board: try take(), entry: try take(),
       inlineBytes: try takeFlag()
         ? takeBlock(atMost: Frame.inlineByteLimit, "an inline blob") : nil,
-      extentEnd: try takeIndex(), extent: try takeFlag() ? takeExtent() : nil)
+      extentEnd: try takeIndex(), extent: try takeFlag() ? takeExtent() : nil,
+      isForeign: try takeFlag())
   }
 
   mutating func takeExtent() throws(PatchbayError) -> ExtentGrant {
