@@ -162,7 +162,10 @@ extension Subscriber {
     deadline: Deadline = .never, _ body: (Span<UInt8>) throws -> Result
   ) throws -> Result {
     let byteCount = try waitUntilSealed(deadline: deadline)
-    if isCopiedWhole { return try body(readFully(0..<byteCount, deadline: deadline).span) }
+    if isCopiedWhole {
+      let bytes = try readFully(0..<byteCount, deadline: deadline)
+      return try body(bytes.span)
+    }
     guard let last = lastExtent(byteCount) else {
       return try lease(0..<byteCount, deadline: deadline).withBytes(body)
     }

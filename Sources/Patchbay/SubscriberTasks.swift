@@ -179,7 +179,10 @@ extension Subscriber {
     deadline: Deadline = .never, _ body: (Span<UInt8>) throws -> Result
   ) async throws -> Result {
     let byteCount = try await waitUntilSealed(deadline: deadline)
-    if isCopiedWhole { return try body(await readFully(0..<byteCount, deadline: deadline).span) }
+    if isCopiedWhole {
+      let bytes = try await readFully(0..<byteCount, deadline: deadline)
+      return try body(bytes.span)
+    }
     guard let last = lastExtent(byteCount) else {
       return try await lease(0..<byteCount, deadline: deadline).withBytes(body)
     }
