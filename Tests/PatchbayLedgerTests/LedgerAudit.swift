@@ -23,6 +23,7 @@ extension Ledger {
     let inlineBytes = blobs.values.reduce(0) { $0 + ($1.inlineBytes?.count ?? 0) }
     let askers = blobs.values.reduce(0) { $0 + $1.askers.count }
     let parked = parkedOpens.values.reduce(0) { $0 + $1.count }
+    if let wrong = accountInconsistency { return wrong }
     let figures = [
       ("idle bytes", idleByteCount, idle), ("ring bytes", ringByteCount, ringBytes),
       ("inline bytes", inlineByteCount, inlineBytes), ("askers", askerCount, askers),
@@ -38,6 +39,35 @@ extension Ledger {
   /// Copies whose blob came to nothing meanwhile.
   private var staleCopyCount: Int {
     copies.count { blobs[$0.value]?.pendingCopy != $0.key }
+  }
+
+  /// What each user is charged with, and whether that is within its limits.
+  private var accountInconsistency: String? {
+    let live = sessions.filter { $0.value.phase != .ghost }
+    let uids = Set(live.values.map(\.peer.uid)).union(blobs.values.map(\.origin.access.uid))
+    for uid in uids.union(accounts.keys).union(rings.values.map(\.owner)) {
+      let account = accounts[uid] ?? UserAccount()
+      let own = blobs.values.filter { $0.origin.access.uid == uid }
+      let records = own.reduce(0) { $0 + $1.origin.recordByteCount }
+      let ringBytes = rings.values.reduce(0) { $0 + ($1.owner == uid ? $1.byteCount : 0) }
+      let bytes = own.reduce(ringBytes + records) { $0 + ($1.inlineBytes?.count ?? 0) }
+      let idle = own.reduce(0) {
+        $0 + ($1.isIdle ? $1.residentByteCount + $1.origin.recordByteCount : 0)
+      }
+      let mine = Set(live.filter { $0.value.peer.uid == uid }.keys)
+      if account.byteCount != bytes { return "user \(uid): \(account.byteCount) of \(bytes) bytes" }
+      if account.idleByteCount != idle { return "user \(uid): \(account.idleByteCount) idle" }
+      if account.blobCount != own.count { return "user \(uid): \(account.blobCount) blobs" }
+      if account.sessions != mine { return "user \(uid): sessions" }
+      if isTrusted(uid) { continue }
+      if bytes > limits.memoryPerOtherUser { return "user \(uid) has \(bytes) bytes" }
+      if own.count > limits.blobsPerOtherUser { return "user \(uid) has \(own.count) blobs" }
+      let handles = live.values.reduce(0) { $0 + ($1.peer.uid == uid ? $1.handleCount : 0) }
+      if handles > limits.handlesPerOtherUser { return "user \(uid) has \(handles) handles" }
+      let parked = live.values.reduce(0) { $0 + ($1.peer.uid == uid ? $1.parked.count : 0) }
+      if parked > limits.waitingOpensPerOtherUser { return "user \(uid) waits \(parked) times" }
+    }
+    return nil
   }
 
   private func inconsistency(of blob: Blob) -> String? {
@@ -71,6 +101,6 @@ extension Ledger {
   var isBare: Bool {
     blobs.isEmpty && owners.isEmpty && rings.isEmpty && inspections.isEmpty && copies.isEmpty
       && parkedOpens.isEmpty && sessions.count == 1 && ghosts.isEmpty && connectionCount == 1
-      && accessClasses.values.allSatisfy { $0.waiting.isEmpty && $0.pendingBoard == nil }
+      && accounts.count == 1 && accessClasses.values.allSatisfy { $0.waiting.isEmpty && $0.pendingBoard == nil }
   }
 }

@@ -21,6 +21,7 @@ struct SimulatedModel {
   /// Requests without an answer; those of sessions that ended are dropped.
   private(set) var owed: [RequestID: Request] = [:]
   private var live: Set<SessionID> = []
+  private var peers: [SessionID: Peer] = [:]
   private(set) var rings: [RingID: ModelRing] = [:]
   private(set) var pendingBoards: Set<UInt32> = []
   private(set) var records: [Generation: BlobRecord] = [:]
@@ -53,7 +54,9 @@ struct SimulatedModel {
   mutating func note(_ event: LedgerEvent, at moment: Moment) {
     now = moment.monotonicNanoseconds
     switch event {
-    case .connected(let session, _): live.insert(session)
+    case .connected(let session, let peer):
+      live.insert(session)
+      peers[session] = peer
     case .request(let session, let number, let request):
       guard live.contains(session) else { return }
       owed[RequestID(session: session, number: number)] = request
@@ -125,8 +128,14 @@ struct SimulatedModel {
     switch action {
     case .reply(let session, let number, let reply, let descriptors):
       answered(session, number, reply, descriptors)
-    case .report(let session, let number, _, _), .reportStatistics(let session, let number, _):
+    case .report(let session, let number, _, let blobs):
       _ = settleDebt(session, number)
+      for blob in blobs {
+        demand(
+          mayRead(session, blob.info.generation),
+          "\(session) was told of \(blob.info.key), which it may not read")
+      }
+    case .reportStatistics(let session, let number, _): _ = settleDebt(session, number)
     case .disconnect(let session): end(session)
     case .createRing(let ring, let dataByteCount, let hasMap, _):
       let geometry = try? RingGeometry(dataByteCount: dataByteCount, hasMap: hasMap)
@@ -151,6 +160,21 @@ struct SimulatedModel {
     case .eraseBlob(let generation): erased(generation, after: event)
     case .recordClient, .eraseClient: break
     }
+  }
+
+  /// Whether a session may read what has this record, as of a file.
+  private func mayRead(_ session: SessionID, _ generation: Generation) -> Bool {
+    guard let access = records[generation]?.info.access, let peer = peers[session] else {
+      return false
+    }
+    if [0, 1000, access.uid].contains(peer.uid) { return true }
+    let isMember = ([peer.gid] + peer.groups).contains(access.gid)
+    return access.mode & (isMember ? 0o40 : 0o4) != 0
+  }
+
+  private func mayTake(_ session: SessionID, _ access: Access) -> Bool {
+    guard let peer = peers[session] else { return false }
+    return [0, 1000, access.uid].contains(peer.uid)
   }
 
   private mutating func settleDebt(_ session: SessionID, _ number: UInt64) -> Request? {
@@ -212,8 +236,8 @@ struct SimulatedModel {
         Set(list.subscriptions) == expectedSubscriptions(blob.generation),
         "the publisher of \(blob.generation) is told the wrong subscribers")
     case (.failure(let error), .open(let open)) where error.code == .noSuchKey:
-      demand(
-        owners[open.key] == nil || isBeingResumed(open.key), "\(open.key) exists but was not found")
+      let isHidden = owners[open.key].map { !mayRead(session, $0) } ?? true
+      demand(isHidden || isBeingResumed(open.key), "\(open.key) exists but was not found")
     case (.failure(let error), .create(let create)) where error.code == .keyExists:
       demand(
         !create.replaces || owners[create.key] == nil || isBeingResumed(create.key),
@@ -257,6 +281,11 @@ struct SimulatedModel {
     let generation = grant.blob.generation
     demand(open.observes || grant.state != .failed, "a failed blob was handed to a reader")
     demand(grant.blob.epoch == 0, "a reader was given an epoch")
+    if let access = records[generation]?.info.access {
+      demand(mayRead(session, generation), "\(session) opened what it may not read")
+      let isForeign = access.uid != peers[session]?.uid
+      demand(grant.isForeign == isForeign, "\(session) is told wrongly whose the rings are")
+    }
     guard grant.inlineBytes == nil else { return }
     let slot = BoardSlot(board: grant.board, entry: grant.entry)
     demand(entries[slot] == generation, "\(generation) was opened without its entry")
@@ -321,15 +350,26 @@ struct SimulatedModel {
       demand(false, "\(generation) was erased without a record")
       return
     }
-    owners[record.info.key] = nil
+    let key = record.info.key
+    owners[key] = nil
     switch event {
-    case .request(_, _, .remove(let request)) where request.key == record.info.key: break
-    case .request(_, _, .create(let request)) where request.key == record.info.key: break
-    case .request(_, _, .createWith(let request, _)) where request.key == record.info.key: break
+    case .request(let session, _, let request) where Self.taken(by: request) == key:
+      // What the request itself makes room for belongs to anybody.
+      let isOwn = mayTake(session, record.info.access)
+      demand(isOwn || !isHeld(generation), "\(session) took \(key) of another user")
     case .copied: demand(record.info.state == .failed, "\(generation) was taken over")
     default:
       demand(!isHeld(generation), "\(generation) was evicted while it is open")
       demand(record.info.state != .open, "\(generation) was evicted while it is written")
+    }
+  }
+
+  /// The key that a request takes away from whoever has it.
+  private static func taken(by request: Request) -> BlobKey? {
+    switch request {
+    case .remove(let remove): remove.key
+    case .create(let create), .createWith(let create, _): create.key
+    default: nil
     }
   }
 

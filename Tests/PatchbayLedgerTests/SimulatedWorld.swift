@@ -38,7 +38,13 @@ struct SimulatedWorld {
   private var now = Moment(monotonicNanoseconds: 0, wall: WallTime(rawValue: 1))
   private(set) var violation: String?
 
-  init(seed: UInt64) {
+  /// Whether other users may connect.
+  private let isShared: Bool
+  /// The broker's own, root, and others.
+  private static let users: [UInt32] = [1000, 1000, 0, 2000, 2000, 3000]
+
+  init(seed: UInt64, isShared: Bool = false) {
+    self.isShared = isShared
     generator = SeededGenerator(seed: seed)
     var limits = LedgerLimits(memoryByteCount: Self.memory)
     limits.entriesPerBoard = Self.entriesPerBoard
@@ -53,6 +59,13 @@ struct SimulatedWorld {
     limits.firstExtent = 8192
     limits.extentLimit = 32768
     limits.windowRing = 16384
+    limits.isShared = isShared
+    limits.memoryPerOtherUser = Self.memory / 4
+    limits.connectionsPerOtherUser = 4
+    limits.handlesPerOtherUser = 15
+    limits.waitingOpensPerOtherUser = 6
+    limits.blobsPerOtherUser = 5
+    limits.accessClassesPerOtherUser = 2
     ledger = Ledger(
       limits: limits, instance: 1, brokerProcess: 1, brokerUser: 1000, at: now,
       tokenSource: SeededGenerator(seed: seed ^ 0xabcd))
@@ -134,10 +147,19 @@ struct SimulatedWorld {
   private mutating func connect() {
     lastSession += 1
     let session = SessionID(rawValue: lastSession)
-    let uid: UInt32 = chance(1, in: 12) ? 0 : 1000
     clients.append(Client(session: session))
-    feed(.connected(session, Peer(process: Int32(lastSession), uid: uid, gid: 100)))
+    feed(.connected(session, randomPeer()))
     if chance(14, in: 15) { send(clients.count - 1, .hello(Rig.hello())) }
+  }
+
+  private mutating func randomPeer() -> Peer {
+    guard isShared else {
+      return Peer(process: Int32(lastSession), uid: chance(1, in: 12) ? 0 : 1000, gid: 100)
+    }
+    let uid = Self.users.randomElement(using: &generator) ?? 0
+    let isMember = chance(1, in: 3)
+    return Peer(
+      process: Int32(lastSession), uid: uid, gid: uid / 10, groups: isMember ? [200, 100] : [])
   }
 
   private mutating func pick(_ fits: (Client) -> Bool) -> Int? {
@@ -355,6 +377,7 @@ struct SimulatedWorld {
     create.order = chance(1, in: 2) ? .any : .appendOnly
     create.mode = chance(1, in: 4) ? 0o644 : 0o600
     if chance(1, in: 30) { create.mode = 0o777 }
+    if isShared, chance(1, in: 2) { create.mode = chance(1, in: 2) ? 0o640 : 0o644 }
     if chance(1, in: 5) {
       create.policy = chance(2, in: 3) ? .backpressure : .dropOldest
       if chance(14, in: 15) { create.order = .appendOnly }

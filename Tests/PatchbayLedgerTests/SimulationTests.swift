@@ -35,6 +35,15 @@ import Testing
     }
   }
 
+  @Test(arguments: seeds)
+  func `no run of random clients of several users breaks a promise`(seed: UInt64) {
+    var world = SimulatedWorld(seed: seed, isShared: true)
+    world.run(steps: Self.steps)
+    if let violation = world.violation {
+      Issue.record("PATCHBAY_SEED=\(seed), shared, action \(world.trace.count): \(violation)")
+    }
+  }
+
   @Test func `the same seed makes the same trace`() {
     let seed = Self.chosenSeed ?? 4711
     var first = SimulatedWorld(seed: seed)

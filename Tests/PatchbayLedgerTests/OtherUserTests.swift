@@ -1,0 +1,231 @@
+// Several users on one ledger: who sees what, who may take what away, and what one of them may have.
+
+import PatchbayLedger
+import PatchbayTypes
+import PatchbayWire
+import Testing
+
+@Suite struct OtherUserTests {
+  private static let stranger: UInt32 = 2000
+  private static let member: UInt32 = 3000
+
+  private func shared(_ adjust: (inout LedgerLimits) -> Void = { _ in }) -> Rig {
+    Rig {
+      $0.isShared = true
+      adjust(&$0)
+    }
+  }
+
+  // MARK: Reading
+
+  /// Who may read a blob of each mode whose owner is user 2000, group 200.
+  @Test(arguments: [
+    (0o600, uid: 3000, gid: 300, groups: [], false), (0o604, 3000, 300, [], true),
+    (0o640, 3000, 300, [], false), (0o640, 3000, 200, [], true),
+    (0o640, 3000, 300, [100, 200], true),
+    // As for a file: the first class that fits decides.
+    (0o604, 3000, 200, [], false), (0o604, 3000, 300, [200], false),
+    (0o066, 2000, 300, [], true), (0o000, 1000, 300, [], true), (0o000, 0, 300, [], true),
+    (0o622, 3000, 200, [], false),
+  ] as [(UInt16, uid: UInt32, gid: UInt32, groups: [UInt32], Bool)])
+  func `owner, group and mode decide who reads`(
+    mode: UInt16, uid: UInt32, gid: UInt32, groups: [UInt32], isAllowed: Bool
+  ) throws {
+    var rig = shared()
+    let owner = rig.connect(uid: 2000, gid: 200)
+    for (key, inline) in [("ring", nil), ("inline", [1, 2])] as [(BlobKey, [UInt8]?)] {
+      _ = try need(
+        rig.create(owner, key) {
+          $0.mode = mode
+          $0.inlineBytes = inline
+        })
+    }
+    let peer = rig.connect(uid: uid, gid: gid, groups: groups)
+    for key in ["ring", "inline"] as [BlobKey] {
+      #expect((rig.open(peer, key)?.code == .noSuchKey) == !isAllowed)
+      #expect((rig.open(peer, key, observes: true)?.code == .noSuchKey) == !isAllowed)
+      #expect((rig.info(peer, key) != nil) == isAllowed)
+    }
+    #expect(rig.list(peer)?.keys == (isAllowed ? ["inline", "ring"] : []))
+  }
+
+  @Test func `without sharing every other user is refused`() {
+    var rig = Rig()
+    for uid in [0, Self.stranger] {
+      let session = rig.connectOnly(uid: uid)
+      #expect(rig.reply(session, 0)?.code == .notPermitted)
+    }
+  }
+
+  @Test func `the grant says whose the rings are`() throws {
+    var rig = shared()
+    let owner = rig.connect(uid: Self.stranger)
+    let created = try need(rig.create(owner, "k") { $0.mode = 0o644 })
+    #expect(!created.isForeign)
+    let same = rig.connect(uid: Self.stranger)
+    #expect(try need(rig.open(same, "k")?.grant).isForeign == false)
+    for uid in [Rig.user, 0, Self.member] {
+      let other = rig.connect(uid: uid)
+      #expect(try need(rig.open(other, "k")?.grant).isForeign)
+    }
+  }
+
+  @Test func `a wait for a key goes on while it has a blob that one may not read`() throws {
+    var rig = shared()
+    let owner = rig.connect(uid: Self.stranger)
+    let peer = rig.connect(uid: Self.member)
+    let early = rig.post(peer, .open(OpenRequest(key: "k", waits: true, observes: false)))
+    _ = try need(rig.create(owner, "k") { $0.inlineBytes = [1] })
+    let late = rig.post(peer, .open(OpenRequest(key: "k", waits: true, observes: false)))
+    #expect(rig.reply(peer, early) == nil)
+    #expect(rig.reply(peer, late) == nil)
+    #expect(rig.ask(owner, .remove(RemoveRequest(key: "k", generation: nil))) == .done)
+    _ = try need(
+      rig.create(owner, "k") {
+        $0.inlineBytes = [2]
+        $0.mode = 0o644
+      })
+    #expect(rig.reply(peer, early)?.grant?.inlineBytes == [2])
+    #expect(rig.reply(peer, late)?.grant?.inlineBytes == [2])
+  }
+
+  @Test func `a board is for those who may read its blobs`() throws {
+    var rig = shared()
+    let owner = rig.connect(uid: Self.stranger)
+    let secret = try need(rig.create(owner, "secret"))
+    let open = try need(rig.create(owner, "open") { $0.mode = 0o644 })
+    #expect(secret.board != open.board)
+    let peer = rig.connect(uid: Self.member)
+    #expect(rig.ask(peer, .attachBoard(BoardRequest(board: secret.board)))?.code == .notPermitted)
+    let number = rig.post(peer, .attachBoard(BoardRequest(board: open.board)))
+    #expect(rig.descriptors(peer, number) == [.board(open.board), .doorbells(open.board)])
+  }
+
+  // MARK: Taking away
+
+  @Test func `only the owner, the broker's user and root remove and replace`() throws {
+    var rig = shared()
+    let owner = rig.connect(uid: Self.stranger)
+    let peer = rig.connect(uid: Self.member)
+    func make(_ key: BlobKey, mode: UInt16) throws {
+      _ = try need(
+        rig.create(owner, key) {
+          $0.inlineBytes = [1]
+          $0.mode = mode
+        })
+    }
+    try make("hidden", mode: 0o600)
+    try make("read", mode: 0o666)
+    for replaces in [false, true] {
+      let error = rig.createError(peer, "hidden") { $0.replaces = replaces }
+      #expect(error == .notPermitted)
+    }
+    #expect(rig.createError(peer, "read") == .keyExists)
+    #expect(rig.createError(peer, "read") { $0.replaces = true } == .notPermitted)
+    let remove = { (key: BlobKey) in Request.remove(RemoveRequest(key: key, generation: nil)) }
+    #expect(rig.ask(peer, remove("hidden"))?.code == .noSuchKey)
+    #expect(rig.ask(peer, remove("read"))?.code == .notPermitted)
+    #expect(rig.list(owner)?.keys == ["hidden", "read"])
+    #expect(rig.ask(rig.connect(), remove("hidden")) == .done)
+    #expect(rig.ask(rig.connect(uid: 0), remove("read")) == .done)
+  }
+
+  @Test func `a failed blob of another user is not begun anew`() throws {
+    var rig = shared()
+    let owner = rig.connect(uid: Self.stranger)
+    let grant = try need(rig.create(owner, "k") { $0.mode = 0o644 })
+    rig.ask(owner, .abandon(grant.blob))
+    let peer = rig.connect(uid: Self.member)
+    #expect(rig.createError(peer, "k") == .notPermitted)
+    #expect(rig.create(owner, "k") != nil)
+  }
+
+  @Test func `another user cannot publish under a stolen reference`() throws {
+    var rig = shared()
+    let owner = rig.connect(uid: Self.stranger)
+    let grant = try need(rig.create(owner, "k") { $0.mode = 0o666 })
+    let peer = rig.connect(uid: Self.member)
+    #expect(rig.ask(peer, .seal(SealRequest(blob: grant.blob, byteCount: 0)))?.code == .closed)
+    #expect(rig.ask(peer, .abandon(grant.blob))?.code == .closed)
+    #expect(rig.ask(peer, .grow(GrowRequest(blob: grant.blob, index: 1)))?.code == .closed)
+    let ring = Request.attachExtent(
+      ExtentRequest(generation: grant.blob.generation, index: 0))
+    #expect(rig.ask(peer, ring)?.code == .closed)
+    _ = rig.open(peer, "k")
+    let number = rig.post(peer, ring)
+    for case .ring(_, let isWritable) in rig.descriptors(peer, number) { #expect(!isWritable) }
+    #expect(rig.info(owner, "k")?.state == .open)
+  }
+
+  // MARK: Shares
+
+  @Test func `one user takes no more memory than its share, and is told whose it is`() throws {
+    var rig = shared { $0.memoryPerOtherUser = 200_000 }
+    let peer = rig.connect(uid: Self.stranger)
+    _ = try need(rig.create(peer, "a") { $0.byteCount = 100_000 })
+    var request = CreateRequest(key: "b")
+    request.byteCount = 100_000
+    let error = try need(rig.ask(peer, .create(request))?.error)
+    #expect(error.code == .noSpaceMemory)
+    #expect(error.message.contains("user 2000"))
+    #expect(error.message.contains("200000"))
+    for uid in [Rig.user, 0, Self.member] {
+      let other = rig.connect(uid: uid)
+      #expect(rig.create(other, BlobKey(stringLiteral: "of\(uid)")) { $0.byteCount = 100_000 } != nil)
+    }
+  }
+
+  @Test func `half of the memory is one user's share by default`() throws {
+    var rig = Rig(memory: 4 << 20) { $0.isShared = true }
+    let peer = rig.connect(uid: Self.stranger)
+    #expect(rig.createError(peer, "big") { $0.byteCount = 2 << 20 } == .noSpaceMemory)
+    #expect(rig.create(peer, "small") { $0.byteCount = 1 << 20 } != nil)
+    #expect(rig.create(rig.connect(), "own") { $0.byteCount = 2 << 20 } != nil)
+  }
+
+  @Test func `a full share evicts the user's own blobs, least recently read first`() throws {
+    var rig = shared { $0.memoryPerOtherUser = 220_000 }
+    let writer = rig.connect()
+    _ = rig.sealed(writer, "own", byteCount: 60_000)
+    let peer = rig.connect(uid: Self.stranger)
+    for key in ["a", "b", "c"] as [BlobKey] { _ = rig.sealed(peer, key, byteCount: 60_000) }
+    #expect(rig.list(writer)?.keys == ["b", "c", "own"])
+    let grow = try need(
+      rig.create(peer, "d") {
+        $0.firstExtent = 4096
+        $0.extentLimit = 65536
+      })
+    _ = rig.ask(peer, .grow(GrowRequest(blob: grow.blob, index: 4)))
+    #expect(rig.list(writer)?.keys == ["c", "d", "own"])
+  }
+
+  @Test func `handles, waits, blobs, connections and modes of one user are bounded`() throws {
+    var rig = shared {
+      $0.handlesPerOtherUser = 3
+      $0.waitingOpensPerOtherUser = 2
+      $0.blobsPerOtherUser = 4
+      $0.connectionsPerOtherUser = 2
+      $0.accessClassesPerOtherUser = 1
+    }
+    let first = rig.connect(uid: Self.stranger)
+    let second = rig.connect(uid: Self.stranger)
+    #expect(rig.reply(rig.connectOnly(uid: Self.stranger), 0)?.code == .limitReached)
+    for (session, key) in [(first, "a"), (first, "b"), (second, "c")] as [(SessionID, BlobKey)] {
+      _ = try need(rig.create(session, key))
+    }
+    #expect(rig.createError(second, "d") == .limitReached)
+    let blob = BlobReference(generation: Generation(rawValue: 1), epoch: 1)
+    rig.ask(first, .abandon(blob))
+    #expect(rig.createError(second, "d") { $0.mode = 0o644 } == .limitReached)
+    #expect(rig.create(second, "d") != nil)
+    #expect(rig.createError(second, "e") == .limitReached, "three handles again")
+    #expect(rig.create(second, "e") { $0.inlineBytes = [] } != nil, "the failed one has left")
+    #expect(rig.createError(second, "f") { $0.inlineBytes = [] } == nil, "an idle one leaves")
+    _ = rig.post(first, .open(OpenRequest(key: "x", waits: true, observes: false)))
+    _ = rig.post(second, .open(OpenRequest(key: "y", waits: true, observes: false)))
+    #expect(rig.open(second, "z", waits: true)?.code == .limitReached)
+    let member = rig.connect(uid: Self.member)
+    #expect(rig.create(member, "m") { $0.mode = 0o640 } != nil)
+    #expect(rig.list(rig.connect())?.keys == ["b", "c", "d", "f", "m"])
+  }
+}
