@@ -93,8 +93,8 @@ let package = Package(
     .executableTarget(
       name: "patchbay-peer",
       dependencies: [
-        "Patchbay", "PatchbayRing", "PatchbayLayout", "PatchbaySystem", "CPatchbaySystem",
-        "PatchbayTestSupport",
+        "Patchbay", "PatchbayRing", "PatchbayLayout", "PatchbayWire", "PatchbaySystem",
+        "CPatchbaySystem", "PatchbayTypes", "PatchbayTestSupport",
       ], path: "Tests/PatchbayPeer", swiftSettings: checked),
     tests(
       "PatchbayRingTests", "PatchbayRing", "PatchbayLayout", "CPatchbayLayout", "PatchbaySystem",

@@ -117,6 +117,11 @@ int pb_shm_open(const char *name, int read_write, uint32_t uid, int64_t byte_cou
   return descriptor;
 }
 
+int64_t pb_first_hole(int object, int64_t offset) {
+  off_t hole = lseek(object, offset, SEEK_HOLE);
+  return hole < 0 ? -errno : hole;
+}
+
 int pb_shm_unlink(const char *name) { return shm_unlink(name) < 0 ? -errno : 0; }
 
 static int address_of(const char *path, struct sockaddr_un *address) {

@@ -30,12 +30,19 @@ extension Connection {
   static func connected(
     to path: SocketPath, deadline: Deadline
   ) async throws(PatchbayError) -> Connection {
+    Connection(try await connectedSocket(to: path, deadline: deadline), path: path.path)
+  }
+
+  /// Connects a socket.
+  static func connectedSocket(
+    to path: SocketPath, deadline: Deadline
+  ) async throws(PatchbayError) -> ControlSocket {
     let trusted = try path.checkDirectory()
     var pause = Duration.milliseconds(1)
     while true {
       if let socket = try ControlSocket.connectNow(to: path.path) {
         try trusted.check(socket, path.path)
-        return Connection(socket, path: path.path)
+        return socket
       }
       // The kernel tells nobody when there is room in the queue.
       guard MonotonicTime.now < MonotonicTime(deadline) else {

@@ -53,12 +53,23 @@ final class Courier: Sendable {
   }
 
   /// Waits until a descriptor can be read or written, or has failed, without holding a thread.
+  /// - Parameters:
+  ///   - deadline: when to give up, for waits that are rare: a task of its own watches it.
+  ///   - timedOut: what is thrown then.
   /// - Throws: `cancelled`, `limitReached`.
   func waitUntilReady(
-    _ descriptor: Int32, forReading: Bool
+    _ descriptor: Int32, forReading: Bool, deadline: Deadline = .never,
+    timedOut: PatchbayError = PatchbayError(.timedOut, "The deadline came first.")
   ) async throws(PatchbayError) {
     let wait = FileWait(descriptor, forReading: forReading)
     try submit { $0.files.append(wait) }
+    let alarm = deadline.instant.map { instant in
+      Task {
+        try? await Task.sleep(until: instant, clock: .continuous)
+        if wait.awaited.finish(.failure(timedOut)) { raise() }
+      }
+    }
+    defer { alarm?.cancel() }
     let outcome = await wait.awaited.outcome {
       wait.awaited.finish(
         .failure(

@@ -45,7 +45,7 @@ public final class PatchbayClient: Sendable {
     (name ?? programName).cut(toUTF8Count: 64)
   }
 
-  private static var programName: String {
+  static var programName: String {
     CommandLine.arguments.first?.split(separator: "/").last.map(String.init) ?? "client"
   }
 

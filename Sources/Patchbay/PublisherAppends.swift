@@ -182,12 +182,17 @@ extension Publisher {
       let range = try checkedRange(at: state.end, bytes.count)
       guard !range.isEmpty else { return .begun(nil) }
       if let windowWriter { return startInWindow(windowWriter, bytes, range, &state) }
-      guard handle.firstUnmapped(in: range) == nil else { return .needsExtents(range) }
-      if handle.grant.order == .any {
-        guard try enters(range, stand) else { return .waitsForWrite }
-      } else if range.count <= Self.step {
-        try appendBelowFrontier(bytes, range, &state)
+      let isOrdered = handle.grant.order == .appendOnly
+      if isOrdered, range.count <= Self.step,
+        let extent = handle.mappedExtent(at: range.lowerBound),
+        range.upperBound <= extent.range.upperBound
+      {
+        append(bytes, range, to: extent, &state)
         return .begun(nil)
+      }
+      guard handle.firstUnmapped(in: range) == nil else { return .needsExtents(range) }
+      if !isOrdered {
+        guard try enters(range, stand) else { return .waitsForWrite }
       }
       state.isTaken = true
       return .begun(LongAppend(range: range, isBatched: state.batchStart != nil))
@@ -300,15 +305,20 @@ extension Publisher {
     _ bytes: Span<UInt8>, _ range: Range<Int>, _ state: inout AppendState
   ) throws(PatchbayError) {
     try forEachExtent(range) { (extent, part) throws(PatchbayError) in
-      extent.copyIn(
+      append(
         bytes.extracting(part.lowerBound - range.lowerBound..<part.upperBound - range.lowerBound),
-        at: part.lowerBound)
-      state.end = part.upperBound
-      if state.batchStart == nil {
-        extent.coverPrefix(to: part.upperBound)
-        ring(part)
-      }
+        part, to: extent, &state)
     }
+  }
+
+  private func append(
+    _ bytes: Span<UInt8>, _ range: Range<Int>, to extent: Extent, _ state: inout AppendState
+  ) {
+    extent.copyIn(bytes, at: range.lowerBound)
+    state.end = range.upperBound
+    guard state.batchStart == nil else { return }
+    extent.coverPrefix(to: range.upperBound)
+    ring(range)
   }
 
   // MARK: Batches

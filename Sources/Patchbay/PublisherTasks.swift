@@ -158,9 +158,11 @@ extension Publisher {
     let isOver = try await handle.session.wait(
       at: spaceBell, for: writer.spaceClass(of: hold.wanted),
       until: MonotonicTime.now.advanced(by: slowestLimit),
-      cancelled: PatchbayError(
-        .cancelled,
-        "The task was cancelled while its append to the blob \(key) waited for subscribers.")
+      cancelled: {
+        PatchbayError(
+          .cancelled,
+          "The task was cancelled while its append to the blob \(key) waited for subscribers.")
+      }
     ) { [self] () throws(PatchbayError) in try self.isOver(hold, writer) }
     guard isOver == nil else { return }
     for request in detachRequests(hold, writer) {

@@ -120,12 +120,14 @@ public final class Subscriber: Sendable {
     let position = min(asked, ExtentPlan.positionLimit)
     let limit = position + min(count, ExtentPlan.positionLimit)
     guard let entry = handle.entry else { return .found(lookInline(at: position)) }
+    // What is covered is there in any state.
+    let look = try covered(at: position, limit: limit)
+    guard case .nothingYet = look else { return look }
     // The state is loaded before the map: what was covered before a failure or seal is found.
     let state = entry.status.state(of: generation) ?? .gone
-    switch try covered(at: position, limit: limit) {
-    case .nothingYet: return try standing(at: position, state)
-    case let look: return look
-    }
+    let lookAgain = try covered(at: position, limit: limit)
+    guard case .nothingYet = lookAgain else { return lookAgain }
+    return try standing(at: position, state)
   }
 
   /// What an uncovered position means in a state that was loaded before the map.
@@ -146,6 +148,7 @@ public final class Subscriber: Sendable {
     }
   }
 
+  @inline(__always)
   private func covered(at position: Int, limit: Int) throws(PatchbayError) -> Look {
     guard position < (handle.byteCount ?? ExtentPlan.positionLimit) else { return .nothingYet }
     if let window = handle.window {

@@ -23,7 +23,7 @@ extension Subscriber {
     defer { waiterCount.subtract(1, ordering: .sequentiallyConsistent) }
     let found = try await handle.session.wait(
       at: bell, for: handle.grant.wakeClasses.bit(of: position), until: MonotonicTime(deadline),
-      cancelled: cancelled(position), look)
+      cancelled: { cancelled(position) }, look)
     guard let found else { throw timedOut(position) }
     return found
   }

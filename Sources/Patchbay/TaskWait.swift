@@ -51,15 +51,16 @@ extension Session {
   ///   - look: asks the truth; called on a thread that serves many, so it must not wait.
   /// - Returns: what `look` returned, nil when the moment came first.
   func wait<Found: Sendable>(
-    at bell: Doorbell, for bits: UInt32, until: MonotonicTime, cancelled: PatchbayError,
+    at bell: Doorbell, for bits: UInt32, until: MonotonicTime,
+    cancelled: @Sendable () -> PatchbayError,
     _ look: @escaping @Sendable () throws(PatchbayError) -> Found?
   ) async throws(PatchbayError) -> Found? {
-    guard !Task.isCancelled else { throw cancelled }
+    guard !Task.isCancelled else { throw cancelled() }
     guard MonotonicTime.now < until else { return nil }
     let wait = TaskWait(self, bell, for: bits, until: until, look)
     try BellWaiters.shared.add(wait)
     return try await wait.awaited.outcome {
-      if wait.awaited.finish(.failure(cancelled)) { BellWaiters.shared.ended(wait) }
+      if wait.awaited.finish(.failure(cancelled())) { BellWaiters.shared.ended(wait) }
     }.get()
   }
 }

@@ -31,7 +31,9 @@ final class Interruption: Sendable {
   private struct State {
     var react: (@Sendable (_ signal: Int32, _ index: Int) -> Reaction)?
     var partialFile: String?
-    var forwardedTo: Int32?
+    /// 0: nobody. No optional: an optimized build sets this up as zeros, which `kill` would take for
+    /// the whole process group.
+    var forwardedTo: Int32 = 0
     /// The signals that were blocked before this process blocked its own: for its children.
     var maskBefore = sigset_t()
   }
@@ -127,7 +129,7 @@ final class Interruption: Sendable {
   private static func passOn(_ number: Int32) {
     // Under the lock: who is told here has not been waited for, so the number is still its own.
     state.withLock { state in
-      if let process = state.forwardedTo { _ = kill(process, number) }
+      if state.forwardedTo > 0 { _ = kill(state.forwardedTo, number) }
     }
   }
 
@@ -151,7 +153,7 @@ final class Interruption: Sendable {
   /// The child that gets every signal that comes to this process alone; nil: none. It must be one
   /// that has not been waited for.
   static func forward(to process: Int32?) {
-    state.withLock { $0.forwardedTo = process }
+    state.withLock { $0.forwardedTo = process ?? 0 }
     // relaxed: a number that was set before the lock was last taken by `passOn` is seen through the
     // lock; one that comes later is passed on there.
     let number = received.load(ordering: .relaxed)
@@ -172,6 +174,12 @@ final class Interruption: Sendable {
   /// - Throws: `Interrupted` when a signal comes first.
   static func waitReadable(_ descriptor: Int32) throws {
     _ = try wait(for: descriptor, POLLIN, timeout: -1)
+  }
+
+  /// The same for a while; false when it has passed.
+  static func waitReadable(_ descriptor: Int32, for duration: Duration) throws -> Bool {
+    let milliseconds = max(0, duration.wholeNanoseconds) / 1_000_000 + 1
+    return try wait(for: descriptor, POLLIN, timeout: Int32(min(milliseconds, 60_000)))
   }
 
   /// Waits until a descriptor takes bytes, or an error shows there.

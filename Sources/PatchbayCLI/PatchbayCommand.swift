@@ -26,7 +26,8 @@ import Patchbay
     version: Version.patchbay,
     subcommands: [
       ServeVerb.self, PutVerb.self, CreateVerb.self, WriteVerb.self, SealVerb.self, FailVerb.self,
-      CatVerb.self, GetVerb.self, WaitVerb.self, InfoVerb.self,
+      CatVerb.self, GetVerb.self, WaitVerb.self, WatchVerb.self, InfoVerb.self, WhyVerb.self,
+      TopVerb.self,
       ListVerb.self, RemoveVerb.self, PingVerb.self, StatsVerb.self, CompletionVerb.self,
       VersionVerb.self,
     ])

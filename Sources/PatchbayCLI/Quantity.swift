@@ -103,6 +103,29 @@ enum Shown {
     return "\(bytes(Int(min(Double(byteCount) / seconds, 1e15))))/s"
   }
 
+  /// Somebody else's words on one line, with nothing in them that a terminal would obey.
+  static func plain(_ text: String) -> String {
+    var plain = ""
+    for scalar in text.unicodeScalars {
+      let isControl = scalar.properties.generalCategory == .control
+      plain.unicodeScalars.append(isControl ? "\u{fffd}" : scalar)
+    }
+    return plain
+  }
+
+  /// How long ago, in nanoseconds: `850 ms`, `12 s`, `3 min`, `2 h 5 min`, `4 d`.
+  static func age(_ nanoseconds: Int64) -> String {
+    let milliseconds = max(0, nanoseconds) / 1_000_000
+    let seconds = milliseconds / 1000
+    switch seconds {
+    case 0: return "\(milliseconds) ms"
+    case 1..<120: return "\(seconds) s"
+    case 120..<7200: return "\(seconds / 60) min"
+    case 7200..<172_800: return "\(seconds / 3600) h \(seconds / 60 % 60) min"
+    default: return "\(seconds / 86_400) d"
+    }
+  }
+
   /// RFC 3339 in UTC with milliseconds.
   static func time(_ time: WallTime) -> String {
     let (seconds, nanosecond) = floored(time.rawValue, by: 1_000_000_000)

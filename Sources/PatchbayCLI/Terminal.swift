@@ -21,6 +21,21 @@ enum StandardOutput {
   }
 
   static func line(_ text: String) throws(PatchbayError) { try write(text + "\n") }
+
+  /// Ends the process, as SIGPIPE would, when nobody can read what it writes any more, also while it
+  /// has nothing to write. For verbs that wait without an end.
+  static func endWithReader() {
+    var thread = pthread_t()
+    let started = unsafe pthread_create(&thread, nil, { _ in StandardOutput.watchReader() }, nil)
+    if started == 0 { pthread_detach(thread) }
+  }
+
+  private static func watchReader() -> Never {
+    // Nothing is asked for: what is told besides is that the other end has gone.
+    var waiting = pollfd(fd: STDOUT_FILENO, events: 0, revents: 0)
+    while unsafe poll(&waiting, 1, -1) < 1 {}
+    _exit(128 + SIGPIPE)
+  }
 }
 
 /// Messages. That nobody reads them any more is no reason to stop.
@@ -61,10 +76,14 @@ struct Terminal {
     isTerminal && !Self.isSet("NO_COLOR") && Self.environment("TERM") != "dumb"
   }
 
-  var columnCount: Int {
+  var columnCount: Int { size.columns }
+
+  /// What the terminal says of itself; 80 by 24 when it says nothing.
+  var size: (columns: Int, rows: Int) {
     var size = winsize()
-    guard unsafe ioctl(descriptor, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0 else { return 80 }
-    return Int(size.ws_col)
+    guard unsafe ioctl(descriptor, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0, size.ws_row > 0
+    else { return (80, 24) }
+    return (Int(size.ws_col), Int(size.ws_row))
   }
 
   func inRed(_ text: String) -> String { hasColors ? "\u{1b}[31m\(text)\u{1b}[0m" : text }

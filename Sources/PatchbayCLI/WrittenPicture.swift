@@ -47,7 +47,7 @@ struct WrittenPicture {
   }
 
   /// One shade per cell, walking the ranges once.
-  private var cells: [Character] {
+  var cells: [Character] {
     var cells: [Character] = []
     var index = 0
     for start in stride(from: 0, to: byteCount, by: cellByteCount) {

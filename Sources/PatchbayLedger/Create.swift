@@ -318,6 +318,7 @@ extension Ledger {
     blobs[generation]?.birthWaiters = []
     guard let blob = blobs[generation] else { return }
     catalog.insert(blob.key)
+    changed(generation)
     post(generation)
     record(generation)
     for asker in [blob.origin.creator] + waiters { answerCreation(of: blob, asker) }

@@ -65,12 +65,13 @@ extension Ledger {
 
   /// Takes a blob's key away, and all the rest if nobody has it open. Memory goes before the
   /// record: a record without its rings is recognized at the next start, the reverse is litter.
-  mutating func unname(_ generation: Generation) {
+  mutating func unname(_ generation: Generation, as kind: BlobChange.Kind = .removed) {
     guard let blob = blobs[generation], blob.isNamed else { return }
     // Nobody could join it any more: whoever reads it must not wait for bytes.
     if blob.state == .suspended {
       failBlob(generation, .removed, "it was removed while nobody wrote it", raisesEpoch: true)
     }
+    vanished(generation, as: kind)
     blobs[generation]?.isNamed = false
     if owners[blob.key] == generation { owners[blob.key] = nil }
     catalog.remove(blob.key)

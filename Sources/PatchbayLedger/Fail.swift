@@ -70,6 +70,7 @@ extension Ledger {
     blobs[generation]?.modified = now.wall
     if raisesEpoch { blobs[generation]?.epoch = before.nextEpoch }
     guard let blob = blobs[generation] else { return }
+    changed(generation)
     record(generation)
     post(generation)
     ring(generation)

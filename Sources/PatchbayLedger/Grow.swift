@@ -167,7 +167,7 @@ extension Ledger {
 
   /// A reply did not reach its client: what it granted is taken back.
   mutating func undelivered(_ session: SessionID, _ number: UInt64) {
-    guard let handles = sessions[session]?.handles else { return }
+    guard !forgetWatch(session, number), let handles = sessions[session]?.handles else { return }
     for (generation, handle) in handles.sorted(by: { $0.key < $1.key }) {
       if handle.readers.contains(number) || handle.observers.contains(number) {
         endOpen(session, generation, number)

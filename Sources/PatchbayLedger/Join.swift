@@ -62,6 +62,7 @@ extension Ledger {
     blobs[generation]?.state = .open
     blobs[generation]?.suspensionEnd = nil
     openBlobCount += 1
+    changed(generation)
     record(generation)
     post(generation)
     ring(generation)
@@ -124,6 +125,7 @@ extension Ledger {
     blobs[generation]?.pendingSeal = nil
     blobs[generation]?.modified = now.wall
     awaitPublisher(generation)
+    changed(generation)
     record(generation)
     post(generation)
     ring(generation)

@@ -65,6 +65,10 @@ package struct Ledger: Sendable {
   var lastInspection: UInt64 = 0
   var lastCopy: UInt64 = 0
 
+  var watching: Watching
+  /// Requests without an answer, by their numbers.
+  var unanswered: [SessionID: [UInt64: Unanswered]] = [:]
+
   var isJournalFull = false
   var isDraining = false
 
@@ -74,6 +78,7 @@ package struct Ledger: Sendable {
     at moment: Moment, tokenSource: any RandomNumberGenerator & Sendable
   ) {
     self.limits = limits
+    watching = Watching(log: ChangeLog(removalLimit: limits.removalCount))
     self.instance = instance
     self.brokerProcess = brokerProcess
     self.brokerUser = brokerUser
@@ -86,6 +91,7 @@ package struct Ledger: Sendable {
   package mutating func handle(_ event: LedgerEvent, at moment: Moment) -> [LedgerAction] {
     now = moment
     take(event)
+    tellWatchers()
     var decided: [LedgerAction] = []
     swap(&decided, &actions)
     return decided
@@ -109,13 +115,18 @@ package struct Ledger: Sendable {
     case .tick:
       endLateHandshakes()
       endLongSuspensions()
+      sampleIfDue()
+    case .congested(let session): congested(session)
+    case .relieved(let session): relieved(session)
+    case .sampled(let samples): sampled(samples)
     case .drainBegan: drain()
     }
   }
 
   /// When a `tick` is next needed, on the monotonic clock; nil while nothing is due.
   package var nextDeadline: Int64? {
-    [handshakes.nextDeadline, suspensions.first?.end].compactMap(\.self).min()
+    if watching.hasMore { return now.monotonicNanoseconds }
+    return [handshakes.nextDeadline, suspensions.first?.end, nextSample].compactMap(\.self).min()
   }
 
   /// Whether a broker that drains may end: no publisher has a blob open and no answer is owed.
@@ -124,8 +135,11 @@ package struct Ledger: Sendable {
     isDraining && openBlobCount == 0 && askerCount == 0 && pendingRingCount == 0
   }
 
-  /// Whether nobody is connected and nothing is being written. What is sealed waits for nobody.
-  package var isIdle: Bool { connectionCount == 0 && openBlobCount == 0 }
+  /// Whether nobody is connected and nothing is being written, or waits for somebody to write it.
+  /// What is sealed waits for nobody.
+  package var isIdle: Bool {
+    connectionCount == 0 && openBlobCount == 0 && watching.log.suspendedCount == 0
+  }
 
   private mutating func requested(_ session: SessionID, _ number: UInt64, _ request: Request) {
     guard let phase = sessions[session]?.phase else { return }
@@ -136,6 +150,7 @@ package struct Ledger: Sendable {
       refuse(session, number, .outOfOrder(request.kind))
       disconnect(session)
     case (.talking, _):
+      noteRequest(session, number, request)
       do throws(PatchbayError) {
         try serve(session, number, request)
       } catch {
@@ -162,7 +177,8 @@ package struct Ledger: Sendable {
     case .info(let info): try self.info(session, number, info)
     case .list(let list): self.list(session, number, list)
     case .remove(let remove): try self.remove(session, number, remove)
-    case .statistics: actions.append(.reportStatistics(session, number: number, statistics))
+    case .statistics:
+      actions.append(.reportStatistics(session, number: number, statistics(for: session)))
     case .ping: reply(session, number, .pong)
     case .subscribe(let request): try subscribe(session, number, request)
     case .unsubscribe(let request): unsubscribe(session, number, request)
@@ -174,6 +190,8 @@ package struct Ledger: Sendable {
     case .claim(let claim): try self.claim(session, number, claim)
     case .release(let claim): release(session, number, claim)
     case .leave(let blob): try leave(session, number, blob)
+    case .watch(let watch): try self.watch(session, number, watch)
+    case .why(let why): self.why(session, number, why)
     }
   }
 
@@ -182,6 +200,7 @@ package struct Ledger: Sendable {
     _ session: SessionID, _ number: UInt64, _ reply: Reply, _ descriptors: [DescriptorSource] = []
   ) {
     guard let phase = sessions[session]?.phase, phase != .ghost else { return }
+    noteReply(session, number, reply)
     actions.append(.reply(session, number: number, reply, descriptors))
   }
 

@@ -32,11 +32,29 @@ package enum LedgerAction: Sendable, Hashable {
     InspectionID, [ExtentRecord], ExtentPlan, isWindow: Bool, byteCount: Int)
   /// Fills fresh rings with what others had covered; answered by `copied`.
   case copy(CopyID, [ExtentCopy])
+  /// Sends `why`, after what rings, bell and tables say has been filled in.
+  case explain(SessionID, number: UInt64, BlobSituation, LiveFigures?)
+  /// Reads how far open blobs are, from the headers of their rings: hints. Answered by `sampled`.
+  case sample([BlobReport])
   /// Writes or replaces a blob's journal record.
   case recordBlob(BlobRecord)
   case eraseBlob(Generation)
   case recordClient(ClientRecord)
   case eraseClient(UInt64)
+}
+
+/// Where more is known of a blob than the ledger knows: hints, all of it.
+package struct LiveFigures: Sendable, Hashable {
+  package var report: BlobReport
+  /// Whose bell tells what somebody sleeps for.
+  package var slot: BoardSlot?
+  /// Whose tables tell how far they have read: a place among the subscribers, a session, an entry.
+  package var positions: [Position]
+  package struct Position: Sendable, Hashable {
+    package var subscriber: Int
+    package var session: SessionID
+    package var entry: Int
+  }
 }
 
 package enum ReportKind: Sendable, Hashable {

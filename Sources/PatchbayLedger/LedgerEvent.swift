@@ -32,6 +32,12 @@ package enum LedgerEvent: Sendable, Hashable {
   case overheadChanged(byteCount: Int)
   /// Whether the journal has lost its reserve: no new blobs or extents then, `noSpaceMemory` instead.
   case journalFull(Bool)
+  /// A message of events could not be sent at once; `relieved` when the client has taken all that
+  /// waited for it.
+  case congested(SessionID)
+  case relieved(SessionID)
+  /// Answer to `sample`: the blobs whose rings could be read.
+  case sampled([BlobSample])
   /// Time has passed; whatever was due by now happens.
   case tick
   /// The broker shuts down: no new connections, creates or opens; what is open may finish.

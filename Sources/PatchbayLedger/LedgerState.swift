@@ -41,6 +41,8 @@ struct Handle: Sendable {
   var publishes = false
   var readers: [UInt64] = []
   var observers: [UInt64] = []
+  /// When the first of them was granted.
+  var since = WallTime(rawValue: 0)
   var isEmpty: Bool { !publishes && readers.isEmpty && observers.isEmpty }
 }
 
@@ -117,6 +119,8 @@ struct Blob: Sendable {
   /// Whom its publisher waits for; empty unless the policy is `backpressure`.
   var subscriptions: [NotedSubscription] = []
   var subscriptionVersion: UInt32 = 0
+  /// Other users that have held its publisher for too long once: it waits for them no more.
+  var detachedUsers: Set<UInt32> = []
   var slot: BoardSlot?
   var waitsForSlot = false
   var askers: [ParkedOpen] = []

@@ -99,6 +99,9 @@ package struct LedgerLimits: Hashable, Sendable {
   package var entriesPerBoard = Int(PB_BOARD_ENTRY_COUNT)
   /// Jobs on large rings that may wait for a thread of the loop.
   package var jobCount = 1024
+  package var watchesPerSession = 16
+  /// Blobs that are gone and of which watchers can still be told.
+  package var removalCount = 4096
   package var handshake: Duration = .seconds(5)
   /// How long a suspended blob is kept whose creator did not say.
   package var idle: Duration = .seconds(600)
@@ -117,6 +120,8 @@ package struct LedgerLimits: Hashable, Sendable {
   package var waitingOpensPerOtherUser = 16384
   package var blobsPerOtherUser = 65536
   package var accessClassesPerOtherUser = 8
+  /// Places among those that the publisher of one blob waits for.
+  package var subscriptionsPerOtherUser = 64
   package init(memoryByteCount: Int) {
     self.memoryByteCount = memoryByteCount
     memoryPerOtherUser = memoryByteCount / 2

@@ -32,8 +32,14 @@ extension Ledger {
   /// The flag and the count before the entries.
   private static let pageHeadByteCount = 8
 
-  var statistics: BrokerStatistics {
+  func statistics(for session: SessionID) -> BrokerStatistics {
     var statistics = BrokerStatistics()
+    if let uid = sessions[session]?.peer.uid {
+      let limit = isTrusted(uid) ? limits.memoryByteCount : limits.memoryPerOtherUser
+      statistics.userMemoryByteCount = UInt64(max(0, accounts[uid]?.byteCount ?? 0))
+      statistics.userMemoryLimit = UInt64(max(0, limit))
+    }
+    statistics.userCount = UInt64(accounts.count)
     statistics.blobCount = UInt64(catalog.count)
     statistics.memoryByteCount = UInt64(max(0, usedByteCount))
     statistics.memoryLimit = UInt64(max(0, limits.memoryByteCount))

@@ -52,7 +52,7 @@ extension Ledger {
         continue
       }
       evictionCount += 1
-      unname(generation)
+      unname(generation, as: .evicted)
       return true
     }
     return false

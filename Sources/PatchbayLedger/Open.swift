@@ -159,6 +159,10 @@ extension Ledger {
   }
 
   mutating func cancel(_ session: SessionID, _ number: UInt64, _ request: CancelRequest) {
+    if endWatch(session, request.request) {
+      reply(session, number, .done)
+      return
+    }
     if let key = sessions[session]?.parked.removeValue(forKey: request.request) {
       let before = parkedOpens[key]?.count ?? 0
       parkedOpens[key]?.removeAll { $0.session == session && $0.number == request.request }

@@ -11,8 +11,11 @@ import PatchbayWire
 
 extension Ledger {
   func mayRead(_ session: SessionID, _ access: Access) -> Bool {
-    guard let peer = sessions[session]?.peer else { return false }
-    return isTrusted(peer.uid) || access.isReadable(by: peer)
+    sessions[session].map { mayRead($0.peer, access) } ?? false
+  }
+
+  func mayRead(_ peer: Peer, _ access: Access) -> Bool {
+    isTrusted(peer.uid) || access.isReadable(by: peer)
   }
 
   /// Whether a session may replace or remove what has this owner.

@@ -381,6 +381,13 @@ extension PatchbayError {
     PatchbayError(.timedOut, "Nobody created the key \(key) while this open waited for it.")
   }
 
+  static func tooManyWatches(limit: Int) -> PatchbayError {
+    PatchbayError(
+      .limitReached,
+      "This connection has \(limit) watches, the most it may. Cancel one, or watch a shorter prefix."
+    )
+  }
+
   static func noSuchBoard(_ board: UInt32) -> PatchbayError {
     PatchbayError(.closed, "There is no board \(board).")
   }

@@ -154,6 +154,7 @@ extension Ledger {
     blobs[generation]?.sealer = waiters.first?.session
     blobs[generation]?.modified = now.wall
     guard let blob = blobs[generation] else { return }
+    changed(generation)
     record(generation)
     post(generation)
     ring(generation)

@@ -109,6 +109,8 @@ extension Ledger {
     guard let ended = sessions[session], ended.phase != .ghost else { return }
     sessions[session]?.phase = .ghost
     countOut(session, ended)
+    forgetWatches(of: session)
+    unanswered[session] = nil
     unpark(session, ended.parked)
     takeBackAsked(session, ended.asked)
     let opened = ended.handles.keys.sorted()

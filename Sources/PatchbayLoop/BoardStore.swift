@@ -56,6 +56,11 @@ struct BoardStore {
     bells.spaceBell(Int(slot.entry)).ringAll()
   }
 
+  /// The classes that somebody has gone to sleep for since they were last rung.
+  func sleepingClasses(_ slot: BoardSlot) -> UInt32 {
+    boards[slot.board]?.bells.bell(Int(slot.entry)).waitingClasses ?? 0
+  }
+
   /// Adds what all bells have counted.
   func addCounts(to statistics: inout BrokerStatistics) {
     for pair in boards.values {

@@ -4,6 +4,7 @@
 
 import Glibc
 import PatchbayLedger
+import PatchbayRing
 import PatchbaySystem
 import PatchbayTypes
 import PatchbayWire
@@ -90,6 +91,8 @@ final class Connection {
   /// The client's table, for publishers that wait for it.
   var table: Descriptor?
   var holdsTable: Bool { table != nil }
+  /// Events were queued, and the queue has not been empty since.
+  var isCongested = false
 
   init(
     _ session: SessionID, _ peer: Peer, _ socket: consuming ControlSocket,
@@ -105,6 +108,14 @@ final class Connection {
   func readOnlyTable() throws(PatchbayError) -> Descriptor? {
     switch table {
     case .some(let table): try SharedObject.readOnlyCopy(of: table)
+    case .none: nil
+    }
+  }
+
+  /// How far the client says it has read of a window: a hint.
+  func position(_ entry: Int, of generation: Generation) -> Int? {
+    switch table {
+    case .some(let table): (try? ClientTable.position(entry, of: generation, in: table)) ?? nil
     case .none: nil
     }
   }

@@ -35,6 +35,9 @@ extension EventLoop {
     case .inspect(let inspection, let extents, let plan, let isWindow, let byteCount):
       inspect(inspection, extents, plan, isWindow: isWindow, byteCount: byteCount)
     case .copy(let copy, let pairs): self.copy(copy, pairs)
+    case .sample(let blobs): sample(blobs)
+    case .explain(let session, let number, let situation, let figures):
+      explain(session, number: number, situation, figures)
     case .recordBlob(let record): self.record(record)
     case .eraseBlob(let generation): journal.erase(generation)
     case .recordClient(let record): self.record(record)
@@ -51,11 +54,14 @@ extension EventLoop {
   ) {
     guard let connection = connections[session] else { return }
     do throws(PatchbayError) {
-      if let lostRecord, reply.kind != .failure { throw lostRecord }
+      // A watch promises no record, and goes on.
+      if let lostRecord, reply.kind != .failure, reply.kind != .events { throw lostRecord }
       let packet = try Self.packet(reply, number: number)
       noteGrant(sources, connection)
       let outgoing = Outgoing(packet: packet, sources, number: number)
-      note(try connection.send(outgoing, opener(connection)), connection)
+      let outcome = try connection.send(outgoing, opener(connection))
+      note(outcome, connection)
+      if case .events = reply, outcome == .queued { congest(connection) }
     } catch {
       send(.failure(error.inBrokerWords), to: connection, number: number)
       submit(.undelivered(session, number: number))
@@ -139,6 +145,53 @@ extension EventLoop {
 
   private func place(_ extents: [ExtentRecord]) -> [PlacedExtent] {
     extents.map { PlacedExtent(extent: $0, place: rings[$0.ring]) }
+  }
+
+  private func explain(
+    _ session: SessionID, number: UInt64, _ situation: BlobSituation, _ figures: LiveFigures?
+  ) {
+    guard let figures else { return finish(.situation(session, number: number, situation)) }
+    let report = figures.report
+    var situation = situation
+    situation.sleepingClasses = figures.slot.map(boards.sleepingClasses) ?? 0
+    for place in figures.positions {
+      guard
+        let position = connections[place.session]?.position(
+          place.entry, of: report.info.generation)
+      else { continue }
+      let others = situation.subscribers[place.subscriber].position ?? .max
+      situation.subscribers[place.subscriber].position = min(others, position)
+    }
+    let extents = place(report.liveExtents)
+    let fill: @Sendable () -> BlobSituation = { [situation] in
+      var filled = situation
+      filled.info = RingLook.fill(report, extents)
+      return filled
+    }
+    if extents.count <= Self.inlineLookCount {
+      finish(.situation(session, number: number, fill()))
+    } else if !inspector.submit({ .situation(session, number: number, fill()) }) {
+      situation.info = report.info
+      finish(.situation(session, number: number, situation))
+    }
+  }
+
+  /// How far blobs are, as their rings say; found out here or elsewhere.
+  private func sample(_ blobs: [BlobReport]) {
+    let placed = blobs.map { ($0, place($0.liveExtents)) }
+    let look: @Sendable () -> [BlobSample] = {
+      placed.map { report, extents in
+        let info = RingLook.fill(report, extents)
+        return BlobSample(
+          generation: info.generation, frontier: info.frontier,
+          coveredByteCount: info.coveredByteCount)
+      }
+    }
+    if blobs.reduce(0, { $0 + $1.liveExtents.count }) <= Self.inlineLookCount {
+      submit(.sampled(look()))
+    } else if !inspector.submit({ .samples(look()) }) {
+      submit(.sampled([]))
+    }
   }
 
   // MARK: Rings and boards
@@ -238,6 +291,9 @@ extension EventLoop {
       case .failure(let error): submit(.ringRefused(ring, errno: error.systemErrno ?? 0))
       }
     case .unlinked(let ring): rings.endUnlink(ring)
+    case .samples(let samples): submit(.sampled(samples))
+    case .situation(let session, let number, let situation):
+      deliver(.why(situation), [], to: session, number: number)
     case .coverage(let inspection, let coverage): submit(.inspected(inspection, coverage))
     case .copied(let copy, let error): submit(.copied(copy, error))
     case .report(let session, let number, .info, let infos):

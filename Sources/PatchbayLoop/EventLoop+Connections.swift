@@ -136,12 +136,22 @@ extension EventLoop {
     }
   }
 
+  /// The ledger holds events back until the client has taken what waits for it.
+  func congest(_ connection: Connection) {
+    guard connections[connection.session] != nil, !connection.isCongested else { return }
+    connection.isCongested = true
+    submit(.congested(connection.session))
+  }
+
   func flush(_ session: SessionID) {
     guard let connection = connections[session] else { return }
     guard sendQueued(connection) else { return hangUp(connection) }
     guard !connection.hasQueue, connections[session] != nil else { return }
     poller.watchWriting(connection.rawDescriptor, connection.source, false)
-    if connection.isEnding { close(connection) }
+    if connection.isEnding { return close(connection) }
+    guard connection.isCongested else { return }
+    connection.isCongested = false
+    submit(.relieved(session))
   }
 
   /// Sends what the client takes of its queue; the ledger takes back what could not be had. False:

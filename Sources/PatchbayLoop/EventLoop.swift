@@ -25,6 +25,8 @@ enum WorkResult: Sendable {
   case report(SessionID, number: UInt64, ReportKind, [BlobInfo])
   case unlinked(RingID)
   case copied(CopyID, PatchbayError?)
+  case samples([BlobSample])
+  case situation(SessionID, number: UInt64, BlobSituation)
 }
 
 final class EventLoop {

@@ -151,3 +151,22 @@ package final class PeerTable: Sendable {
     return Int(min(position, UInt64(ExtentPlan.positionLimit)))
   }
 }
+
+extension ClientTable {
+  /// The position that a table tells for a blob: for whoever holds its descriptor and wants a hint;
+  /// nil when the entry is about another blob, or none.
+  package static func position(
+    _ entry: Int, of generation: Generation, in descriptor: borrowing Descriptor
+  ) throws(PatchbayError) -> Int? {
+    guard (0..<positionCount).contains(entry) else { return nil }
+    var bytes = [UInt8](repeating: 0, count: 16)
+    let offset = Int(PB_TABLE_POSITIONS_AT) + entry * Int(PB_POSITION_BYTES)
+    try SharedObject.read(descriptor, at: offset, into: &bytes)
+    func number(_ at: Int) -> UInt64 {
+      bytes[at..<at + 8].reversed().reduce(0) { $0 << 8 | UInt64($1) }
+    }
+    guard number(Int(PB_POSITION_GENERATION_AT)) == generation.rawValue else { return nil }
+    let position = number(Int(PB_POSITION_POSITION_AT))
+    return Int(min(position, UInt64(ExtentPlan.positionLimit)))
+  }
+}

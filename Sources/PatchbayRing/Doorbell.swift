@@ -45,6 +45,13 @@ import Synchronization
     unsafe words.word32(offset + Int(PB_BELL_SEQ_AT))
   }
 
+  /// The classes that somebody has armed since they were last rung: a hint, for people. Who armed
+  /// one may have given up since.
+  package var waitingClasses: UInt32 {
+    // relaxed: nothing is decided by it.
+    unsafe waiting.pointee.load(ordering: .relaxed)
+  }
+
   /// Wakes whoever waits for one of these classes, after the truth has been stored. Without a
   /// waiter: a fence and a load.
   @inline(__always)

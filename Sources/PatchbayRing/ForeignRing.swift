@@ -9,7 +9,8 @@
 // a tag is compared as a whole, so a mixture is no match; and numbers that only grow are read several
 // times (`Growing`). And every value is input: bounded here, believed for this blob only.
 //
-// What the owner does to covered bytes cannot be seen: a hole reads as zeros.
+// A covered byte was written, so its page is there; a hole under it was punched, and is an error. What
+// the owner writes over covered bytes cannot be told from what it wrote before.
 
 import CPatchbayLayout
 import Glibc
@@ -265,10 +266,23 @@ package final class ForeignRing: Sendable {
     } catch {
       throw cutOff(error)
     }
+    try checkHoles(offset..<offset + count)
     // acquiring (fence): the copy is made before tag and base are read again. Pairs with TAG-END and
     // BASE.
     atomicMemoryFence(ordering: .acquiring)
     return try wasThere(positions.lowerBound) ? count : 0
+  }
+
+  /// - Parameter offsets: of data that the ring says is covered.
+  private func checkHoles(_ offsets: Range<Int>) throws(PatchbayError) {
+    let start = geometry.dataOffset
+    let place = start + offsets.lowerBound..<start + offsets.upperBound
+    guard try SharedObject.hasHole(descriptor, in: place) else { return }
+    throw PatchbayError(
+      .corrupt,
+      "Ring \(index) of a blob of another user has a hole among its covered bytes: a process of that "
+        + "user has punched it, or says that they are covered and has not written them. Ask its "
+        + "publisher to create the blob again.")
   }
 
   private func wasThere(_ position: Int) throws(PatchbayError) -> Bool {

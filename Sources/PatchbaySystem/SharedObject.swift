@@ -87,6 +87,18 @@ package enum SharedObject {
     }
   }
 
+  /// Whether some page of a range has never been written, or was taken away again.
+  package static func hasHole(
+    _ descriptor: borrowing Descriptor, in range: Range<Int>
+  ) throws(PatchbayError) -> Bool {
+    let found = pb_first_hole(descriptor.rawValue, Int64(range.lowerBound))
+    if found == -Int64(ENXIO) { return true }
+    guard found >= 0 else {
+      throw .system("Looking for holes in a shared object", errno: Int32(-found))
+    }
+    return found < range.upperBound
+  }
+
   /// Writes all bytes at a position.
   package static func write(
     _ descriptor: borrowing Descriptor, at offset: Int, _ bytes: [UInt8]

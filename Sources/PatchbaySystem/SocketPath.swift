@@ -7,14 +7,16 @@ import PatchbayTypes
 /// A checked path of a control socket.
 package struct SocketPath: Sendable, Hashable {
   package let path: String
+  /// Whether somebody named it: who did must know whose broker is there.
+  private let isNamed: Bool
 
   /// By the rules of the command: what was asked for, else `$PATCHBAY_SOCKET`, else
   /// `$XDG_RUNTIME_DIR/patchbay/control.sock`, else `/tmp/patchbay-<uid>/control.sock`.
   /// - Throws: `inputOutput` for a path that the system cannot take.
   package init(_ asked: String?) throws(PatchbayError) {
-    if let asked {
-      path = asked
-    } else if let named = Self.environment("PATCHBAY_SOCKET") {
+    let named = asked ?? Self.environment("PATCHBAY_SOCKET")
+    isNamed = named != nil
+    if let named {
       path = named
     } else if let runtime = Self.environment("XDG_RUNTIME_DIR") {
       path = "\(runtime)/patchbay/control.sock"
@@ -43,6 +45,7 @@ package struct SocketPath: Sendable, Hashable {
         systemErrno: -result)
     }
     path = String(decoding: text.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
+    isNamed = true
   }
 
   package var directory: String {
@@ -57,7 +60,8 @@ package struct SocketPath: Sendable, Hashable {
 
   /// Makes the directory if it is not there (0700; 0755 when others are to connect), and refuses one
   /// that others could play tricks in: not a directory, another owner, or writable for others
-  /// without the sticky bit; also one that others cannot pass when they are to connect.
+  /// without the sticky bit; also one that neither its group nor others can pass when they are to
+  /// connect, or that stands below such a one.
   /// - Throws: `notPermitted`, `inputOutput`.
   package func prepareDirectory(isShared: Bool) throws(PatchbayError) {
     if unsafe mkdir(directory, isShared ? 0o755 : 0o700) != 0 && errno != EEXIST {
@@ -71,11 +75,21 @@ package struct SocketPath: Sendable, Hashable {
           + "Choose a directory of your own with --socket.")
     }
     try facts.checkSafe(directory)
-    guard !isShared || facts.mode & 0o001 != 0 else {
-      throw PatchbayError(
-        .notPermitted,
-        "Others are to connect, but cannot pass the socket directory \(directory) (mode "
-          + "\(facts.shownMode)). Give it mode 0755, or choose another with --socket.")
+    if isShared { try checkPassable() }
+  }
+
+  private func checkPassable() throws(PatchbayError) {
+    var passed = directory
+    while true {
+      guard let facts = try Self.facts(of: passed, isLink: false) else { return }
+      guard facts.mode & 0o011 != 0 else {
+        throw PatchbayError(
+          .notPermitted,
+          "Others are to connect, but cannot pass the directory \(passed) (mode "
+            + "\(facts.shownMode)). Give it mode 0755, or choose another with --socket.")
+      }
+      guard let slash = passed.lastIndex(of: "/"), slash > passed.startIndex else { return }
+      passed = String(passed[..<slash])
     }
   }
 
@@ -89,6 +103,13 @@ package struct SocketPath: Sendable, Hashable {
     }
     try facts.checkSafe(directory)
     let isOurs = facts.owner == getuid() || facts.owner == 0
+    // Anybody can make the directories of the default rules in /tmp, under anybody's number.
+    guard isOurs || isNamed else {
+      throw PatchbayError(
+        .notPermitted,
+        "The socket directory \(directory) belongs to user \(facts.owner), not to \(getuid()). "
+          + "Name the socket with --socket if you trust that user's broker.")
+    }
     guard isOurs || facts.mode & 0o022 == 0 else {
       throw PatchbayError(
         .notPermitted,
@@ -123,8 +144,17 @@ package struct SocketPath: Sendable, Hashable {
 
   /// Nil: it is not there.
   private func directoryFacts() throws(PatchbayError) -> DirectoryFacts? {
+    try Self.facts(of: directory, isLink: true)
+  }
+
+  /// Nil: it is not there.
+  /// - Parameter isLink: looks at a symbolic link itself.
+  private static func facts(
+    of directory: String, isLink: Bool
+  ) throws(PatchbayError) -> DirectoryFacts? {
     var facts = stat()
-    guard unsafe lstat(directory, &facts) == 0 else {
+    let result = unsafe isLink ? lstat(directory, &facts) : stat(directory, &facts)
+    guard result == 0 else {
       if errno == ENOENT { return nil }
       throw .system("Looking at the socket directory \(directory)", errno: errno)
     }

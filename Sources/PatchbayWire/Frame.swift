@@ -118,4 +118,6 @@ package enum WireLimit {
   package static let missing = 64
   package static let pageEntries = 512
   package static let subscriptions = 1024
+  package static let pageChanges = 64
+  package static let parties = 64
 }

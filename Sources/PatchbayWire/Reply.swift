@@ -1,4 +1,5 @@
-// What the broker answers. Every request gets exactly one reply, with its request number.
+// What the broker answers. Every request gets exactly one reply, with its request number; only a
+// watch gets many.
 
 import PatchbayTypes
 
@@ -26,12 +27,16 @@ package enum Reply: Sendable, Hashable {
   /// At most one descriptor: the first extent's ring, read-write.
   case joined(BlobGrant)
   case claimed(ClaimGrant)
+  case events(EventPage)
+  case why(BlobSituation)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case failure = 256
     case welcome, created, extent, done, opened, board, info, list, statistics, pong
     case subscriptions, table
     case joined, claimed
+    case events = 288
+    case why
   }
 }
 

@@ -20,6 +20,8 @@ extension Reply {
     case .table: .table
     case .joined: .joined
     case .claimed: .claimed
+    case .events: .events
+    case .why: .why
     }
   }
 
@@ -47,6 +49,8 @@ extension Reply {
       writer.put(page.hasMore)
       writer.put(list: page.blobs) { writer, blob in writer.put(blob) }
     case .statistics(let statistics): writer.put(statistics)
+    case .events(let page): page.encode(&writer)
+    case .why(let situation): situation.encode(&writer)
     case .subscriptions(let list):
       writer.put(list.version)
       writer.put(list: list.subscriptions) { writer, subscription in writer.put(subscription) }
@@ -96,6 +100,8 @@ extension Reply {
         ClaimGrant(
           blob: try reader.takeReference(), claim: try reader.take(),
           range: try reader.takeRange("a claim")))
+    case .events: self = .events(try EventPage(from: &reader))
+    case .why: self = .why(try BlobSituation(from: &reader))
     }
   }
 }
@@ -180,7 +186,8 @@ extension BrokerStatistics {
       ("spoolLimit", \.spoolLimit), ("clients", \.clientCount), ("rings", \.ringCount),
       ("spills", \.spillCount), ("restores", \.restoreCount), ("evictions", \.evictionCount),
       ("wakes", \.wakeCount), ("needlessWakes", \.needlessWakeCount),
-      ("rescuedWaits", \.rescuedWaitCount),
+      ("rescuedWaits", \.rescuedWaitCount), ("users", \.userCount),
+      ("userMemoryBytes", \.userMemoryByteCount), ("userMemoryLimit", \.userMemoryLimit),
     ]
   }
 }

@@ -39,6 +39,9 @@ package enum Request: Sendable, Hashable {
   case release(ReleaseRequest)
   /// Ends a publisher handle of a joinable blob that others, or nobody, will go on with.
   case leave(BlobReference)
+  /// Answered by `events` again and again, until it is cancelled.
+  case watch(WatchRequest)
+  case why(WhyRequest)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case hello = 1
@@ -46,6 +49,8 @@ package enum Request: Sendable, Hashable {
     case attachExtent, attachBoard, close, info, list, remove, statistics, ping
     case subscribe, unsubscribe, subscriptions, attachTable, detach
     case createWith, join, claim, release, leave
+    case watch = 32
+    case why
   }
 }
 

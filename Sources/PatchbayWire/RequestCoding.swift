@@ -32,6 +32,8 @@ extension Request {
     case .claim: .claim
     case .release: .release
     case .leave: .leave
+    case .watch: .watch
+    case .why: .why
     }
   }
 
@@ -72,6 +74,8 @@ extension Request {
     case .remove(let remove):
       writer.put(remove.key)
       writer.put(remove.generation?.rawValue ?? 0)
+    case .watch(let watch): watch.encode(&writer)
+    case .why(let why): writer.put(why.key)
     case .statistics, .ping: break
     case .subscribe(let request), .unsubscribe(let request):
       writer.put(request.generation.rawValue)
@@ -166,6 +170,8 @@ extension Request {
       self = .release(
         ReleaseRequest(blob: try reader.takeReference(), claim: try reader.take()))
     case .leave: self = .leave(try reader.takeReference())
+    case .watch: self = .watch(try WatchRequest(from: &reader))
+    case .why: self = .why(WhyRequest(key: try reader.takeKey()))
     }
   }
 }

@@ -14,9 +14,11 @@ public func fuzzControlMessage(_ start: UnsafePointer<UInt8>, _ count: Int) -> C
   }
   // A raw body under a good header reaches the decoders more often than chance would.
   guard let kind = packet.first else { return 0 }
-  let request = wrapped(packet.dropFirst(), type: UInt16(kind % 28))
+  let requests = Request.Kind.allCases.map(\.rawValue) + [0]
+  let request = wrapped(packet.dropFirst(), type: requests[Int(kind) % requests.count])
   if let frame = try? Frame(parsing: request) { tryRequest(frame, request) }
-  let reply = wrapped(packet.dropFirst(), type: 256 + UInt16(kind % 17))
+  let replies = Reply.Kind.allCases.map(\.rawValue) + [0]
+  let reply = wrapped(packet.dropFirst(), type: replies[Int(kind) % replies.count])
   if let frame = try? Frame(parsing: reply) { tryReply(frame, reply) }
   return 0
 }

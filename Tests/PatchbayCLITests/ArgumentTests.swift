@@ -78,6 +78,7 @@ import Testing
     ["put", "k", "f", "--", "c"], ["put", "k", "--shuffle", "1", "--", "c"], ["put", "--", "c"],
     ["put", "k", "f", "--shuffle", "1", "--tee"], ["completion"], ["completion", "tcsh"],
     ["serve", "--idle-exit", "0s"], ["serve", "--idle-exit", "5"],
+    ["watch", "--from", "now"], ["watch", "--count", "0"], ["why"], ["top", "--interval", "0s"],
     ["wait", "k", "--for", "gone"], ["serve", "--memory", "0"], ["nothing"],
   ])
   func `wrong usage exits with 64`(arguments: [String]) {

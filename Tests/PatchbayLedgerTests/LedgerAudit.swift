@@ -10,6 +10,10 @@ extension Ledger {
     for (generation, blob) in blobs {
       if let wrong = inconsistency(of: blob) { return "blob \(generation): \(wrong)" }
     }
+    for (session, requests) in unanswered {
+      if sessions[session]?.phase != .talking { return "\(session) is owed and has ended" }
+      if requests.isEmpty { return "\(session) is owed nothing" }
+    }
     for (session, kept) in sessions {
       let handles = kept.handles.values.reduce(0) {
         $0 + ($1.publishes ? 1 : 0) + $1.readers.count + $1.observers.count
@@ -31,6 +35,15 @@ extension Ledger {
       ("open blobs", openBlobCount, blobs.values.count { $0.state == .open || !$0.isBorn }),
       ("copies", copies.count, blobs.values.count { $0.pendingCopy != nil } + staleCopyCount),
       ("names", catalog.count, blobs.values.count { $0.isBorn && $0.isNamed }),
+      ("standings", watching.log.standings.count, catalog.count),
+      (
+        "suspended standings", watching.log.suspendedCount,
+        blobs.values.count { $0.isBorn && $0.isNamed && $0.state == .suspended }
+      ),
+      (
+        "open standings", watching.log.open.count,
+        blobs.values.count { $0.isBorn && $0.isNamed && $0.state == .open }
+      ),
       ("owners", owners.count, blobs.values.count { $0.isNamed && !$0.isSource }),
     ]
     return figures.first { $0.1 != $0.2 }.map { "\($0.0): kept \($0.1), counted \($0.2)" }
@@ -94,12 +107,16 @@ extension Ledger {
       return "ghosts"
     }
     if (blob.state == .open) != !blob.publishers.isEmpty { return "open without a publisher" }
+    if blob.isBorn, blob.isNamed, watching.log.standings[generation]?.blobState != blob.state {
+      return "watchers were not told that it is \(blob.state)"
+    }
     return blob.isIdle && !blob.isQueued ? "idle but not queued" : nil
   }
 
   /// Whether nothing is left of any blob or client but the last.
   var isBare: Bool {
     blobs.isEmpty && owners.isEmpty && rings.isEmpty && inspections.isEmpty && copies.isEmpty
+      && watching.watchers.isEmpty && watching.congested.isEmpty && watching.log.open.isEmpty
       && parkedOpens.isEmpty && sessions.count == 1 && ghosts.isEmpty && connectionCount == 1
       && accounts.count == 1 && accessClasses.values.allSatisfy { $0.waiting.isEmpty && $0.pendingBoard == nil }
   }

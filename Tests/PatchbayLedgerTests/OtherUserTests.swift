@@ -228,4 +228,138 @@ import Testing
     #expect(rig.create(member, "m") { $0.mode = 0o640 } != nil)
     #expect(rig.list(rig.connect())?.keys == ["b", "c", "d", "f", "m"])
   }
+
+  // MARK: Holding a publisher
+
+  private func window(_ rig: inout Rig, _ writer: SessionID) throws -> BlobGrant {
+    try need(
+      rig.create(writer, "w") {
+        $0.policy = .backpressure
+        $0.order = .appendOnly
+        $0.mode = 0o644
+      })
+  }
+
+  private func subscriptions(
+    _ rig: inout Rig, _ writer: SessionID, _ blob: BlobReference
+  ) throws -> [Subscription] {
+    guard case .subscriptions(let list) = rig.ask(writer, .subscriptions(blob)) else { return [] }
+    return list.subscriptions
+  }
+
+  @Test func `another user that held a publisher for too long holds it no more`() throws {
+    var rig = shared()
+    let writer = rig.connect()
+    let blob = try window(&rig, writer).blob
+    let generation = blob.generation
+    func subscribe(_ session: SessionID, _ entry: Int) -> Reply? {
+      rig.ask(session, .subscribe(SubscriptionRequest(generation: generation, entry: entry)))
+    }
+    let peers = [Self.stranger, Self.stranger, Self.member, Rig.user, 0].map {
+      rig.connect(uid: $0)
+    }
+    for peer in peers {
+      _ = rig.open(peer, "w")
+      #expect(subscribe(peer, 1) == .done)
+      #expect(subscribe(peer, 2) == .done)
+    }
+    for (peer, left) in [(peers[0], 6), (peers[2], 4), (peers[3], 3), (peers[4], 2)] {
+      let slow = Subscription(clientID: rig.clientID(of: peer), entry: 1)
+      let before = try subscriptions(&rig, writer, blob)
+      #expect(before.contains(slow))
+      #expect(rig.ask(writer, .detach(DetachRequest(blob: blob, subscription: slow))) == .done)
+      let after = try subscriptions(&rig, writer, blob)
+      #expect(after.count == left)
+    }
+    // They may come back and read, but are not waited for; who owns the broker is.
+    for (peer, isHeld) in zip(peers, [false, false, false, true, true]) {
+      let before = try subscriptions(&rig, writer, blob).count
+      #expect(subscribe(peer, 7) == .done)
+      let after = try subscriptions(&rig, writer, blob).count
+      #expect(after == before + (isHeld ? 1 : 0))
+    }
+  }
+
+  @Test func `one user takes a bounded part of the places of those that hold a publisher`() throws {
+    var rig = shared { $0.subscriptionsPerOtherUser = 3 }
+    let writer = rig.connect()
+    let blob = try window(&rig, writer).blob
+    let peers = [Self.stranger, Self.stranger, Self.member, Rig.user].map { rig.connect(uid: $0) }
+    for peer in peers { _ = rig.open(peer, "w") }
+    func subscribe(_ session: SessionID, _ entry: Int) -> PatchbayError.Code? {
+      rig.ask(
+        session, .subscribe(SubscriptionRequest(generation: blob.generation, entry: entry)))?.code
+    }
+    for entry in 0..<2 { #expect(subscribe(peers[0], entry) == nil) }
+    #expect(subscribe(peers[1], 0) == nil)
+    #expect(subscribe(peers[1], 1) == .limitReached)
+    #expect(subscribe(peers[2], 0) == nil)
+    for entry in 0..<5 { #expect(subscribe(peers[3], entry) == nil) }
+  }
+
+  // MARK: Asking
+
+  @Test func `statistics tell each user what it has and may have`() throws {
+    var rig = Rig(memory: 4 << 20) { $0.isShared = true }
+    let peer = rig.connect(uid: Self.stranger)
+    let other = rig.connect(uid: Self.member)
+    _ = try need(rig.create(peer, "k") { $0.byteCount = 100_000 })
+    let own = try need(rig.statistics(peer))
+    #expect(own.userMemoryByteCount > 100_000 && own.userMemoryLimit == 2 << 20)
+    #expect(own.userCount == 2)
+    #expect(try need(rig.statistics(other)).userMemoryByteCount == 0)
+    #expect(try need(rig.statistics(rig.connect())).userMemoryLimit == 4 << 20)
+  }
+
+  @Test func `why tells who waits for a key only to those who see its blob`() throws {
+    var rig = shared()
+    let owner = rig.connect(uid: Self.stranger, name: "owner")
+    let peer = rig.connect(uid: Self.member, name: "peer")
+    let host = rig.connect(name: "host")
+    for session in [owner, peer] {
+      _ = rig.post(session, .open(OpenRequest(key: "k", waits: true, observes: false)))
+    }
+    func names(_ session: SessionID, _ key: BlobKey) -> [String] {
+      let number = rig.post(session, .why(WhyRequest(key: key)))
+      for case .explain(session, number, let situation, _) in rig.trace {
+        let parties = situation.publishers + situation.subscribers
+        return parties.map(\.name) + situation.waits.map(\.name)
+      }
+      return ["none"]
+    }
+    #expect(names(peer, "k") == ["peer"])
+    #expect(names(host, "k") == ["owner", "peer"])
+    _ = try need(rig.create(owner, "hidden"))
+    #expect(names(peer, "hidden") == [])
+    #expect(names(host, "hidden") == ["owner"])
+    _ = try need(rig.create(owner, "seen") { $0.mode = 0o644 })
+    #expect(names(peer, "seen") == ["owner"])
+  }
+
+  @Test func `a watch tells of blobs that its user may read`() throws {
+    var rig = shared()
+    let owner = rig.connect(uid: Self.stranger)
+    let peer = rig.connect(uid: Self.member)
+    let number = rig.post(peer, .watch(WatchRequest(prefix: [], after: nil, wantsProgress: false)))
+    for (key, mode) in [("hidden", 0o600), ("seen", 0o604)] as [(BlobKey, UInt16)] {
+      _ = try need(
+        rig.create(owner, key) {
+          $0.inlineBytes = [1]
+          $0.mode = mode
+        })
+      #expect(rig.ask(owner, .remove(RemoveRequest(key: key, generation: nil))) == .done)
+    }
+    var told: [BlobKey] = []
+    for case .reply(peer, number, .events(let page), _) in rig.trace {
+      told += page.changes.map(\.key)
+    }
+    #expect(!told.isEmpty && Set(told) == ["seen"])
+  }
+}
+
+extension Rig {
+  fileprivate func clientID(of session: SessionID) -> UInt64 {
+    for case .reply(session, _, .welcome(let welcome), _) in trace { return welcome.clientID }
+    return 0
+  }
 }

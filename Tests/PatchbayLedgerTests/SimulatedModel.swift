@@ -37,10 +37,12 @@ struct SimulatedModel {
   private var now: Int64 = 0
   private var readers: [Generation: [SessionID: [UInt64]]] = [:]
   private var subscriptions: [Generation: [SessionID: Set<Int>]] = [:]
+  private var heldTooLong: [Generation: Set<UInt32>] = [:]
   private var clientIDs: [SessionID: UInt64] = [:]
   private var seenGenerations: Set<Generation> = []
   private var lastGenerations: [BlobKey: Generation] = [:]
   private(set) var overhead = 0
+  private(set) var watches = SimulatedWatches()
   private(set) var violation: String?
 
   init(idle: Duration) { writing = SimulatedClaims(standardLimit: idle) }
@@ -60,6 +62,11 @@ struct SimulatedModel {
     case .request(let session, let number, let request):
       guard live.contains(session) else { return }
       owed[RequestID(session: session, number: number)] = request
+      if case .watch(let watch) = request {
+        watches.begin(
+          RequestID(session: session, number: number), watch, by: user(of: session),
+          known: known(to: session))
+      }
       switch request {
       case .close(let blob) where blob.epoch == 0: close(session, blob.generation)
       case .close(let blob): writing.departed(session, blob)
@@ -77,7 +84,9 @@ struct SimulatedModel {
     case .ringRefused(let ring, _): rings[ring] = nil
     case .boardCreated(let board), .boardRefused(let board, _): pendingBoards.remove(board)
     case .overheadChanged(let byteCount): overhead = byteCount
-    case .ringCreated, .inspected, .journalFull, .tick, .drainBegan: break
+    case .congested(let session): watches.congested.insert(session)
+    case .relieved(let session): watches.congested.remove(session)
+    case .ringCreated, .inspected, .sampled, .journalFull, .tick, .drainBegan: break
     }
   }
 
@@ -89,6 +98,7 @@ struct SimulatedModel {
       }
     }
     owed = owed.filter { $0.key.session != session }
+    watches.end(session)
     for generation in readers.keys { readers[generation]?[session] = nil }
     for generation in subscriptions.keys { subscriptions[generation]?[session] = nil }
     writing.hungUp(session)
@@ -116,6 +126,10 @@ struct SimulatedModel {
 
   mutating func check(_ actions: [LedgerAction], after event: LedgerEvent) {
     for action in actions { check(action, after: event) }
+    let sessions = watches.sessions
+    watches.compare(
+      with: Dictionary(uniqueKeysWithValues: sessions.map { ($0, known(to: $0)) }))
+    if let wrong = watches.violation { demand(false, wrong) }
     let silent = unrung
     demand(silent.isEmpty, "a final state was posted and its bell not rung: \(silent)")
     var isTick = false
@@ -135,7 +149,8 @@ struct SimulatedModel {
           mayRead(session, blob.info.generation),
           "\(session) was told of \(blob.info.key), which it may not read")
       }
-    case .reportStatistics(let session, let number, _): _ = settleDebt(session, number)
+    case .reportStatistics(let session, let number, _), .explain(let session, let number, _, _):
+      _ = settleDebt(session, number)
     case .disconnect(let session): end(session)
     case .createRing(let ring, let dataByteCount, let hasMap, _):
       let geometry = try? RingGeometry(dataByteCount: dataByteCount, hasMap: hasMap)
@@ -158,6 +173,9 @@ struct SimulatedModel {
       }
     case .recordBlob(let record): recorded(record)
     case .eraseBlob(let generation): erased(generation, after: event)
+    case .sample(let reports):
+      demand(!reports.isEmpty, "nothing is to be sampled")
+      demand(reports.allSatisfy { $0.info.state == .open }, "a blob that has ended is sampled")
     case .recordClient, .eraseClient: break
     }
   }
@@ -170,6 +188,13 @@ struct SimulatedModel {
     if [0, 1000, access.uid].contains(peer.uid) { return true }
     let isMember = ([peer.gid] + peer.groups).contains(access.gid)
     return access.mode & (isMember ? 0o40 : 0o4) != 0
+  }
+
+  /// Who asks, whichever process it is.
+  private func user(of session: SessionID) -> Peer? {
+    var user = peers[session]
+    user?.process = 0
+    return user
   }
 
   private func mayTake(_ session: SessionID, _ access: Access) -> Bool {
@@ -187,6 +212,11 @@ struct SimulatedModel {
   private mutating func answered(
     _ session: SessionID, _ number: UInt64, _ reply: Reply, _ descriptors: [DescriptorSource]
   ) {
+    if case .events(let page) = reply {
+      watches.told(RequestID(session: session, number: number), page)
+      return
+    }
+    watches.end(RequestID(session: session, number: number))
     let request = settleDebt(session, number)
     for case .ring(let ring, let isWritable) in descriptors {
       demand(rings[ring]?.isUnlinked == false, "ring \(ring) was handed out after its end")
@@ -221,7 +251,7 @@ struct SimulatedModel {
       demand(
         readers[request.generation]?[session]?.isEmpty == false,
         "\(session) holds the publisher of a blob that it does not read")
-      if posted[request.generation] == .open {
+      if posted[request.generation] == .open, !hasHeldTooLong(session, request.generation) {
         subscriptions[request.generation, default: [:]][session, default: []].insert(request.entry)
       }
     case (.done, .unsubscribe(let request)):
@@ -229,7 +259,7 @@ struct SimulatedModel {
     case (.done, .detach(let request)):
       let generation = request.blob.generation
       for session in clientIDs.keys where clientIDs[session] == request.subscription.clientID {
-        subscriptions[generation]?[session]?.remove(request.subscription.entry)
+        detached(session, generation, request.subscription.entry)
       }
     case (.subscriptions(let list), .subscriptions(let blob)):
       demand(
@@ -243,6 +273,21 @@ struct SimulatedModel {
         !create.replaces || owners[create.key] == nil || isBeingResumed(create.key),
         "\(create.key) could have been replaced")
     default: break
+    }
+  }
+
+  private func hasHeldTooLong(_ session: SessionID, _ generation: Generation) -> Bool {
+    peers[session].map { heldTooLong[generation]?.contains($0.uid) == true } ?? false
+  }
+
+  /// With a reader of another user all of that user go, and do not come back.
+  private mutating func detached(_ session: SessionID, _ generation: Generation, _ entry: Int) {
+    guard subscriptions[generation]?[session]?.remove(entry) != nil, let peer = peers[session],
+      let access = records[generation]?.info.access, !mayTake(session, access)
+    else { return }
+    heldTooLong[generation, default: []].insert(peer.uid)
+    for other in subscriptions[generation]?.keys ?? [:].keys where peers[other]?.uid == peer.uid {
+      subscriptions[generation]?[other] = nil
     }
   }
 
@@ -371,6 +416,14 @@ struct SimulatedModel {
     case .create(let create), .createWith(let create, _): create.key
     default: nil
     }
+  }
+
+  /// What exists for a session, as each of its watchers that has been told all must know it.
+  private func known(to session: SessionID) -> SimulatedWatches.View {
+    SimulatedWatches.View(
+      uniqueKeysWithValues: records.values.filter { mayRead(session, $0.info.generation) }.map {
+        ($0.info.key, SimulatedWatches.Known(generation: $0.info.generation, state: $0.info.state))
+      })
   }
 
   // MARK: Sums

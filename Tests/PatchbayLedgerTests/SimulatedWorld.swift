@@ -66,6 +66,9 @@ struct SimulatedWorld {
     limits.waitingOpensPerOtherUser = 6
     limits.blobsPerOtherUser = 5
     limits.accessClassesPerOtherUser = 2
+    limits.subscriptionsPerOtherUser = 3
+    limits.removalCount = 6
+    limits.watchesPerSession = 2
     ledger = Ledger(
       limits: limits, instance: 1, brokerProcess: 1, brokerUser: 1000, at: now,
       tokenSource: SeededGenerator(seed: seed ^ 0xabcd))
@@ -90,7 +93,17 @@ struct SimulatedWorld {
     trace += actions
     model.check(actions, after: event)
     follow(actions)
-    violation = model.violation ?? sumViolation ?? ledger.inconsistency
+    violation = model.violation ?? debtViolation ?? sumViolation ?? ledger.inconsistency
+  }
+
+  /// What the ledger says is waited for must be what the model knows to be owed.
+  private var debtViolation: String? {
+    let kinds: [Request.Kind] = [.open, .create, .createWith, .grow, .seal]
+    let owed = Set(model.owed.filter { kinds.contains($0.value.kind) }.keys)
+    let noted = ledger.unanswered.flatMap { session, requests in
+      requests.keys.map { SimulatedModel.RequestID(session: session, number: $0) }
+    }
+    return owed == Set(noted) ? nil : "waiting requests: owed \(owed), noted \(noted)"
   }
 
   private var sumViolation: String? {
@@ -110,7 +123,7 @@ struct SimulatedWorld {
   private mutating func follow(_ actions: [LedgerAction]) {
     for action in actions {
       switch action {
-      case .createRing, .createBoard, .inspect, .copy: answers.append(action)
+      case .createRing, .createBoard, .inspect, .copy, .sample: answers.append(action)
       case .disconnect(let session):
         if let place = place(of: session) { clients[place].isConnected = false }
       case .reply(let session, _, .created(let grant), _),
@@ -140,6 +153,7 @@ struct SimulatedWorld {
     case 32..<34: pass()
     case 34: feed(.journalFull(chance(1, in: 4)))
     case 35..<37: loseReply()
+    case 37..<39: congest()
     default: request()
     }
   }
@@ -195,6 +209,14 @@ struct SimulatedWorld {
     feed(.tick)
   }
 
+  /// A client stops reading, or takes everything that waited for it.
+  private mutating func congest() {
+    guard let client = pick({ $0.isConnected && $0.hasGreeted }) else { return }
+    let session = clients[client].session
+    let isStuck = ledger.watching.congested.contains(session)
+    feed(isStuck ? .relieved(session) : .congested(session))
+  }
+
   private mutating func loseReply() {
     guard let last = trace.last(where: { if case .reply = $0 { true } else { false } }),
       case .reply(let session, let number, _, let descriptors) = last, !descriptors.isEmpty
@@ -226,6 +248,14 @@ struct SimulatedWorld {
           isRefused ? .failure(error) : .success(chance(2, in: 3) ? covered : holes)))
     case .copy(let copy, _):
       feed(.copied(copy, isRefused ? PatchbayError(.inputOutput, "The ring is gone.") : nil))
+    case .sample(let reports):
+      feed(
+        .sampled(
+          reports.map {
+            let covered = Int.random(in: 0..<1000, using: &generator)
+            return BlobSample(
+              generation: $0.info.generation, frontier: covered / 2, coveredByteCount: covered)
+          }))
     default: break
     }
   }
@@ -275,7 +305,7 @@ struct SimulatedWorld {
 
   private mutating func randomRequest(_ client: Int) -> Request {
     if chance(1, in: 8) { return randomSubscription(client) }
-    return switch Int.random(in: 0..<130, using: &generator) {
+    return switch Int.random(in: 0..<160, using: &generator) {
     case 0..<18: .create(randomCreate())
     case 18..<28:
       .grow(GrowRequest(blob: randomReference(client), index: smallIndex()))
@@ -296,13 +326,15 @@ struct SimulatedWorld {
     case 70..<71: .attachBoard(BoardRequest(board: UInt32.random(in: 0..<6, using: &generator)))
     case 71..<85: .close(BlobReference(generation: randomOpened(client), epoch: 0))
     case 85..<86: .close(randomReference(client))
-    case 86..<88: .info(InfoRequest(key: randomKey()))
+    case 86..<87: .info(InfoRequest(key: randomKey()))
+    case 87..<88: .why(WhyRequest(key: randomKey()))
     case 88..<90: .list(ListRequest(prefix: [], after: [], limit: smallIndex()))
     case 90..<96:
       .remove(
         RemoveRequest(key: randomKey(), generation: chance(1, in: 4) ? randomGeneration() : nil))
     case 96..<97: .statistics
-    case 100..<130: randomSharing(client)
+    case 100..<160: randomSharing(client)
+    case 97..<99: .watch(randomWatch())
     default: chance(1, in: 20) ? .hello(Rig.hello()) : .ping
     }
   }
@@ -333,7 +365,7 @@ struct SimulatedWorld {
     case 0..<5: .createWith(randomShared(), randomTerms())
     case 5..<10:
       .join(
-        JoinRequest(key: randomKey(), generation: chance(1, in: 8) ? randomGeneration() : nil))
+        JoinRequest(key: sharedKey(), generation: chance(1, in: 8) ? randomGeneration() : nil))
     case 10..<15: .claim(ClaimRequest(blob: randomReference(client), range: randomRange()))
     case 15..<18:
       .release(
@@ -347,10 +379,15 @@ struct SimulatedWorld {
   /// Few lengths and plans, so that the same creation comes again and failed blobs can be resumed.
   private mutating func randomShared() -> CreateRequest {
     guard chance(5, in: 6) else { return randomCreate() }
-    var create = CreateRequest(key: randomKey())
+    var create = CreateRequest(key: sharedKey())
     create.byteCount = chance(1, in: 2) ? 60_000 : nil
     create.replaces = chance(1, in: 8)
     return create
+  }
+
+  /// Mostly one of two, so that publishers meet.
+  private mutating func sharedKey() -> BlobKey {
+    chance(1, in: 8) ? randomKey() : chance(1, in: 2) ? "a" : "z"
   }
 
   private mutating func randomTerms() -> CreateTerms {
@@ -365,6 +402,22 @@ struct SimulatedWorld {
   private mutating func randomRange() -> Range<Int> {
     let start = Int.random(in: 0..<16, using: &generator) * 4000
     return start..<start + Int.random(in: 0..<3, using: &generator) * 4000
+  }
+
+  private mutating func randomWatch() -> WatchRequest {
+    let left = model.watches.left.randomElement(using: &generator)
+    let prefix = [[], [], Array("a".utf8), Array("zz".utf8)].randomElement(using: &generator)
+    var after: EventPosition?
+    switch Int.random(in: 0..<8, using: &generator) {
+    case 0..<2: after = .start
+    case 2..<6: after = left?.position
+    case 6:
+      after = EventPosition(instance: 1, number: UInt64.random(in: 0..<500, using: &generator))
+    default: break
+    }
+    return WatchRequest(
+      prefix: after == left?.position ? left?.prefix ?? [] : prefix ?? [], after: after,
+      wantsProgress: chance(1, in: 2))
   }
 
   private mutating func smallIndex() -> Int {

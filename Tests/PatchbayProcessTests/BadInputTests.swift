@@ -66,6 +66,20 @@ struct BadInputRow {
     try row("a size without meaning", ["put", "size", small, "--length", "12parsecs"])
     try row("an unknown flag", ["put", "flag", small, "--fast"])
     try row("an unknown verb", ["publish", "k"])
+    try row("a place to watch from that is none", ["watch", "--from", "yesterday"])
+    try row("asking why of a key that nobody has or waits for", ["why", "nothing"])
+    rows.append(
+      self.row(
+        "a command and a file to publish",
+        try broker.run(["put", "both", small, "--json", "--", "true"]), broker))
+    for (name, command) in [
+      ("publishing a command that fails", "false"),
+      ("publishing a command that is not there", "/nowhere/command"),
+    ] {
+      // What stands behind the dashes is the command's.
+      let outcome = try broker.run(["put", command, "--json", "--", command])
+      rows.append(self.row(name, outcome, broker))
+    }
     rows.append(
       self.row(
         "no broker",
@@ -172,6 +186,11 @@ struct BadInputRow {
     ] {
       rows.append(row(name, try runProgram("patchbay", arguments + ["--json"]), broker))
     }
+    let handedOver = "LISTEN_PID=$$ LISTEN_FDS=1 exec \(try program("patchbay")) serve --json 3<&0"
+    rows.append(
+      row(
+        "serving on a descriptor that is no listening socket",
+        try runProgram("/bin/sh", ["-c", handedOver]), broker))
     #expect(try readBytes(file) == [1], "what is not a socket of ours is left alone")
     return rows
   }

@@ -30,7 +30,7 @@ import Testing
       let publisher = try client.publisher("k", paged)
       try publisher.append(oracleBytes(1, 0..<10_000))
       let reader = try client.open("k")
-      broker.process.kill(SIGSTOP)
+      try broker.suspend()
       // The reader has not mapped this extent: it has to ask, and nobody answers.
       let error = #expect(throws: PatchbayError.self) {
         try reader.readFully(5000..<5010, deadline: .after(.milliseconds(100)))
@@ -46,7 +46,7 @@ import Testing
       let publisher = try client.publisher("k", paged)
       try publisher.append(oracleBytes(1, 0..<10_000))
       let reader = try client.open("k")
-      broker.process.kill(SIGSTOP)
+      try broker.suspend()
       let code = Mutex<PatchbayError.Code?>(nil)
       let thread = TestThread {
         do throws(PatchbayError) { _ = try reader.readFully(5000..<5010) } catch {
@@ -69,7 +69,7 @@ import Testing
     try withStoppableBroker { broker, client in
       let publisher = try client.publisher("k")
       try publisher.append(oracleBytes(1, 0..<10_000))
-      broker.process.kill(SIGSTOP)
+      try broker.suspend()
       let error = #expect(throws: PatchbayError.self) {
         try publisher.seal(deadline: .after(.milliseconds(100)))
       }
@@ -88,7 +88,7 @@ import Testing
       try client.publish(oracleBytes(1, 0..<20_000), as: "k")
       let readers = try (0..<1500).map { _ in try client.open("k") }
       let publisher = try client.publisher("abandoned")
-      broker.process.kill(SIGSTOP)
+      try broker.suspend()
       for reader in readers { reader.close() }
       publisher.close()
       broker.process.kill(SIGCONT)

@@ -127,6 +127,7 @@ private struct TableWalker {
         ["state", shown(BlobState.self)], ["order", shown(WriteOrder.self)],
         ["policy", shown(FlowPolicy.self)], ["acknowledgement", shown(Acknowledgement.self)],
         ["ownership", shown(Ownership.self)],
+        ["change", shown(BlobChange.Kind.self)], ["want", shown(BlobSituation.Want.self)],
       ])
   }
 
@@ -142,6 +143,8 @@ private struct TableWalker {
       ("missing ranges in a failure", WireLimit.missing),
       ("entries of a page", WireLimit.pageEntries),
       ("sequential subscribers of a window", WireLimit.subscriptions),
+      ("changes in a message", WireLimit.pageChanges),
+      ("parties in an answer to why", WireLimit.parties),
       ("highest position", ExtentPlan.positionLimit),
     ]
     #expect(page.rows(under: "Limits") == limits.map { [$0.0, "\($0.1)"] })

@@ -95,6 +95,13 @@ enum Golden {
     Sample("claim", 30, .claim(ClaimRequest(blob: reference, range: 4096..<1_000_000))),
     Sample("release", 31, .release(ReleaseRequest(blob: reference, claim: 30))),
     Sample("leave", 32, .leave(reference)),
+    Sample(
+      "watch", 20,
+      .watch(WatchRequest(prefix: Array("demo/".utf8), after: nil, wantsProgress: true))),
+    Sample(
+      "watch, going on", 21,
+      .watch(WatchRequest(prefix: [], after: place(42), wantsProgress: false))),
+    Sample("why", 22, .why(WhyRequest(key: key))),
   ]
 
   static let replies: [Sample<Reply>] = [
@@ -134,7 +141,48 @@ enum Golden {
     Sample(
       "claimed", 30,
       .claimed(ClaimGrant(blob: reference, claim: 30, range: 4096..<1_000_000))),
+    Sample(
+      "events", 20,
+      .events(EventPage(hasGap: false, position: place(45), changes: [created, failed]))),
+    Sample("events, gap", 21, .events(EventPage(hasGap: true, position: place(7), changes: []))),
+    Sample("why", 22, .why(situation)),
+    Sample("why, nobody", 23, .why(BlobSituation())),
   ]
+
+  private static var situation: BlobSituation {
+    var situation = BlobSituation()
+    situation.info = failedInfo
+    situation.publishers = [
+      BlobSituation.Party(
+        process: 4242, name: "maker", handleCount: 1, since: WallTime(rawValue: 5))
+    ]
+    situation.subscribers = [
+      BlobSituation.Party(
+        process: 4343, name: "", handleCount: 2, since: WallTime(rawValue: 6),
+        position: 4096)
+    ]
+    situation.waits = [
+      BlobSituation.Wait(want: .memory, process: 4242, name: "maker", since: WallTime(rawValue: 7))
+    ]
+    situation.waitCount = 3
+    situation.wakeClassShift = 12
+    situation.sleepingClasses = 0x8000_0001
+    return situation
+  }
+
+  static func place(_ number: UInt64) -> EventPosition {
+    EventPosition(instance: 0x3132_3334_3536_3738, number: number)
+  }
+
+  private static let created = BlobChange(
+    kind: .created, key: key, generation: Generation(rawValue: 7), position: place(43),
+    time: WallTime(rawValue: 1_700_000_000_000_000_001), byteCount: 10000, frontier: 4096,
+    coveredByteCount: 8192)
+
+  private static let failed = BlobChange(
+    kind: .failed, key: "b", generation: Generation(rawValue: 8), position: place(44),
+    time: WallTime(rawValue: 1_700_000_000_000_000_002), byteCount: nil, frontier: 1,
+    coveredByteCount: 2, causeCode: .blobFailed, cause: "no input")
 
   private static var inlineCreate: CreateRequest {
     var create = CreateRequest(key: key)
@@ -325,6 +373,13 @@ enum Extreme {
     Sample("claim", .max, .claim(ClaimRequest(blob: highest, range: top..<top))),
     Sample("release", .max, .release(ReleaseRequest(blob: highest, claim: .max))),
     Sample("leave", .max, .leave(highest)),
+    Sample(
+      "watch", .max,
+      .watch(
+        WatchRequest(
+          prefix: longKey.bytes, after: EventPosition(instance: .max, number: .max),
+          wantsProgress: true))),
+    Sample("why", .max, .why(WhyRequest(key: longKey))),
   ]
 
   private static let subscription = Subscription(clientID: .max, entry: 63)
@@ -382,7 +437,49 @@ enum Extreme {
     Sample("table", .max, .table),
     Sample("joined", .max, .joined(grant)),
     Sample("claimed", .max, .claimed(ClaimGrant(blob: highest, claim: .max, range: 0..<top))),
+    Sample("events", .max, .events(page(of: 30, change))),
+    Sample("events of most", 1, .events(page(of: WireLimit.pageChanges, smallChange))),
+    Sample("why", .max, .why(situation)),
   ]
+
+  private static var situation: BlobSituation {
+    var situation = BlobSituation()
+    situation.info = info
+    let party = BlobSituation.Party(
+      process: .min, name: text(WireLimit.name), handleCount: Int(UInt32.max),
+      since: WallTime(rawValue: .max), position: top)
+    situation.publishers = [BlobSituation.Party](repeating: party, count: WireLimit.parties)
+    situation.subscribers = situation.publishers
+    let wait = BlobSituation.Wait(
+      want: .verification, process: .max, name: text(WireLimit.name),
+      since: WallTime(rawValue: .min))
+    situation.waits = [BlobSituation.Wait](repeating: wait, count: WireLimit.parties)
+    situation.waitCount = Int(UInt32.max)
+    situation.wakeClassShift = .max
+    situation.sleepingClasses = .max
+    return situation
+  }
+
+  private static func page(of count: Int, _ change: BlobChange) -> EventPage {
+    EventPage(
+      hasGap: true, position: EventPosition(instance: .max, number: .max),
+      changes: [BlobChange](repeating: change, count: count))
+  }
+
+  private static var change: BlobChange {
+    BlobChange(
+      kind: .evicted, key: longKey, generation: highest.generation,
+      position: EventPosition(instance: .max, number: .max), time: WallTime(rawValue: .min),
+      byteCount: top, frontier: top, coveredByteCount: top,
+      causeCode: PatchbayError.Code(rawValue: .max), cause: text(WireLimit.cause))
+  }
+
+  private static var smallChange: BlobChange {
+    BlobChange(
+      kind: .created, key: "k", generation: highest.generation,
+      position: EventPosition(instance: .max, number: 0), time: WallTime(rawValue: .max),
+      byteCount: nil, frontier: 0, coveredByteCount: 0)
+  }
 
   private static var grant: BlobGrant {
     BlobGrant(

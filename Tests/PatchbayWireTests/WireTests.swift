@@ -208,7 +208,7 @@ private func refusal(_ body: () throws(PatchbayError) -> Void) -> PatchbayError.
       packet += (0..<count).map { _ in
         Bool.random(using: &random) ? 0 : UInt8.random(in: .min ... .max, using: &random)
       }
-      packet[Int(PB_FRAME_TYPE_AT)] = UInt8.random(in: 0...20, using: &random)
+      packet[Int(PB_FRAME_TYPE_AT)] = UInt8.random(in: 0...40, using: &random)
       packet[Int(PB_FRAME_TYPE_AT) + 1] = UInt8.random(in: 0...1, using: &random)
       _ = try? decodeRequest(relabelled(packet))
       _ = try? decodeReply(relabelled(packet))
@@ -255,6 +255,8 @@ private func refusal(_ body: () throws(PatchbayError) -> Void) -> PatchbayError.
     }
     func text(_ count: Int) -> String { String(repeating: "x", count: count) }
     let reference = BlobReference(generation: Generation(rawValue: 1), epoch: 1)
+    let prefix = [UInt8](repeating: 1, count: 1025)
+    check(.watch(WatchRequest(prefix: prefix, after: nil, wantsProgress: true)))
     check(.hello(Hello(oldestVersion: 1, newestVersion: 1, token: .none, name: text(65))))
     check(.fail(FailRequest(blob: reference, cause: text(1025))))
     check(.list(ListRequest(prefix: [UInt8](repeating: 1, count: 1025), after: [], limit: 1)))

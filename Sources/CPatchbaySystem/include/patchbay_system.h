@@ -45,6 +45,9 @@ int pb_shm_create(const char *name, uint32_t mode, int64_t byte_count, uint64_t 
 // Opens one that must be a regular file of this owner, size and inode; -ESTALE when it is not.
 int pb_shm_open(const char *name, int read_write, uint32_t uid, int64_t byte_count, uint64_t inode);
 int pb_shm_unlink(const char *name);
+// Where at or behind an offset the first hole is, at the latest the end of the object; -ENXIO when
+// the offset is at its end or behind. Pages that were reserved and never written are a hole.
+int64_t pb_first_hole(int object, int64_t offset);
 
 // SOCK_SEQPACKET over AF_UNIX, close-on-exec; no socket blocks. Connecting waits while the
 // listener's queue is full; -EAGAIN when the moment came first. The mode is the socket's.

@@ -36,7 +36,9 @@ extension BrokerStatistics {
       ("spills", .unsigned(spillCount)), ("restores", .unsigned(restoreCount)),
       ("evictions", .unsigned(evictionCount)), ("wakes", .unsigned(wakeCount)),
       ("needlessWakes", .unsigned(needlessWakeCount)),
-      ("rescuedWaits", .unsigned(rescuedWaitCount)), ("uptimeSeconds", .seconds(uptime)),
+      ("rescuedWaits", .unsigned(rescuedWaitCount)), ("users", .unsigned(userCount)),
+      ("userMemoryBytes", .unsigned(userMemoryByteCount)),
+      ("userMemoryLimit", .unsigned(userMemoryLimit)), ("uptimeSeconds", .seconds(uptime)),
     ])
   }
 
@@ -44,7 +46,8 @@ extension BrokerStatistics {
     aligned([
       ("blobs", "\(blobCount)"),
       ("memory", "\(Shown.bytes(memoryByteCount)) of \(Shown.bytes(memoryLimit))"),
-      ("of it, pool", Shown.bytes(poolByteCount)), ("rings", "\(ringCount)"),
+      ("this user's", "\(Shown.bytes(userMemoryByteCount)) of \(Shown.bytes(userMemoryLimit))"),
+      ("users", "\(userCount)"), ("of it, pool", Shown.bytes(poolByteCount)), ("rings", "\(ringCount)"),
       ("clients", "\(clientCount)"), ("evictions", "\(evictionCount)"),
       ("wakes", "\(wakeCount), \(needlessWakeCount) of them needless"),
       ("rescued waits", "\(rescuedWaitCount)"),
