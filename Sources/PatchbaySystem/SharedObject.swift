@@ -35,13 +35,19 @@ package enum SharedObject {
   }
 
   /// A named object that must still be the one that was made.
+  /// - Throws: `corrupt` when it is another one, or has another size; `inputOutput`.
   package static func open(
     name: String, isWritable: Bool, uid: UInt32, byteCount: Int, inode: UInt64
   ) throws(PatchbayError) -> Descriptor {
-    Descriptor(
-      owning: try checked(
-        unsafe pb_shm_open(name, isWritable ? 1 : 0, uid, Int64(byteCount), inode),
-        "Opening the shared memory \(name)"))
+    let result = unsafe pb_shm_open(name, isWritable ? 1 : 0, uid, Int64(byteCount), inode)
+    guard result != -ESTALE else {
+      throw PatchbayError(
+        .corrupt,
+        "The shared memory \(name) is not the one that was made, with \(byteCount) bytes: a process "
+          + "that may write to it has cut it off, or it was replaced. Create the blob again.",
+        systemErrno: ESTALE)
+    }
+    return Descriptor(owning: try checked(result, "Opening the shared memory \(name)"))
   }
 
   /// Takes the name away; a name that is gone already is no error.
