@@ -1,6 +1,8 @@
 // The examples of the guides, as their readers would write them.
 
+import Glibc
 import Patchbay
+import PatchbayBroker
 import PatchbayTestSupport
 import Testing
 
@@ -18,6 +20,24 @@ import Testing
       try publisher.append(pattern(0..<100_000))
       try publisher.seal()
     }
+  }
+
+  @Test func `a blob that other users may read`() throws {
+    let directory = try TemporaryDirectory()
+    _ = chmod(directory.path, 0o755)
+    var configuration = BrokerConfiguration(socketPath: directory.file("control.sock"))
+    configuration.isShared = true
+    configuration.userMemoryLimit = 1 << 30
+    configuration.memoryLimit = 64 << 20
+    let broker = try Broker(configuration)
+    let client = try broker.makeClient()
+    let weights = pattern(0..<100_000)
+    var options = BlobOptions()
+    options.mode = 0o640
+    try client.publish(weights, as: "models/v7", options)
+    let access = try client.info("models/v7").access
+    #expect(access == Access(uid: getuid(), gid: getgid(), mode: 0o640))
+    broker.drain()
   }
 
   @Test func `a reader that goes on after it has lost bytes`() throws {
