@@ -19,15 +19,16 @@ import Testing
   // MARK: Reading
 
   /// Who may read a blob of each mode whose owner is user 2000, group 200.
-  @Test(arguments: [
-    (0o600, uid: 3000, gid: 300, groups: [], false), (0o604, 3000, 300, [], true),
-    (0o640, 3000, 300, [], false), (0o640, 3000, 200, [], true),
-    (0o640, 3000, 300, [100, 200], true),
-    // As for a file: the first class that fits decides.
-    (0o604, 3000, 200, [], false), (0o604, 3000, 300, [200], false),
-    (0o066, 2000, 300, [], true), (0o000, 1000, 300, [], true), (0o000, 0, 300, [], true),
-    (0o622, 3000, 200, [], false),
-  ] as [(UInt16, uid: UInt32, gid: UInt32, groups: [UInt32], Bool)])
+  @Test(
+    arguments: [
+      (0o600, uid: 3000, gid: 300, groups: [], false), (0o604, 3000, 300, [], true),
+      (0o640, 3000, 300, [], false), (0o640, 3000, 200, [], true),
+      (0o640, 3000, 300, [100, 200], true),
+      // As for a file: the first class that fits decides.
+      (0o604, 3000, 200, [], false), (0o604, 3000, 300, [200], false),
+      (0o066, 2000, 300, [], true), (0o000, 1000, 300, [], true), (0o000, 0, 300, [], true),
+      (0o622, 3000, 200, [], false),
+    ] as [(UInt16, uid: UInt32, gid: UInt32, groups: [UInt32], Bool)])
   func `owner, group and mode decide who reads`(
     mode: UInt16, uid: UInt32, gid: UInt32, groups: [UInt32], isAllowed: Bool
   ) throws {
@@ -171,7 +172,8 @@ import Testing
     #expect(error.message.contains("200000"))
     for uid in [Rig.user, 0, Self.member] {
       let other = rig.connect(uid: uid)
-      #expect(rig.create(other, BlobKey(stringLiteral: "of\(uid)")) { $0.byteCount = 100_000 } != nil)
+      let grant = rig.create(other, try BlobKey("of\(uid)")) { $0.byteCount = 100_000 }
+      #expect(grant != nil)
     }
   }
 

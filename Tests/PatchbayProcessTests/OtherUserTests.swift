@@ -72,7 +72,8 @@ struct OtherUserTests {
     #expect(try keys(Self.bob) == ["all", "small"])
     for (user, key, code) in [
       (Self.alice, "own", 66), (Self.alice, "group", 0), (Self.alice, "all", 0),
-      (Self.alice, "small", 0), (Self.bob, "own", 66), (Self.bob, "group", 66), (Self.bob, "all", 0),
+      (Self.alice, "small", 0), (Self.bob, "own", 66), (Self.bob, "group", 66),
+      (Self.bob, "all", 0),
     ] as [(OtherUser, String, Int32)] {
       let outcome = try broker.run(as: user, ["cat", key])
       #expect(outcome.exitCode == code, "\(key)")
@@ -224,11 +225,12 @@ struct OtherUserTests {
 
   /// A vandal's ring is cut off, punched and scribbled over while three users read it, and while a
   /// blob beside it is written and read.
-  @Test(arguments: [
-    ["truncate 0"], ["truncate 5000"], ["truncate 600000"], ["punch"], ["scribble 1"],
-    ["rewrite 2"], ["truncate 0", "truncate 90000000"],
-    ["scribble 3", "punch", "scribble 4", "truncate 70000", "truncate 9000000", "scribble 5"],
-  ], ["any", "append"])
+  @Test(
+    arguments: [
+      ["truncate 0"], ["truncate 5000"], ["truncate 600000"], ["punch"], ["scribble 1"],
+      ["rewrite 2"], ["truncate 0", "truncate 90000000"],
+      ["scribble 3", "punch", "scribble 4", "truncate 70000", "truncate 9000000", "scribble 5"],
+    ], ["any", "append"])
   func `who harms its own ring harms only its readers, with an error`(
     acts: [String], order: String
   ) throws {

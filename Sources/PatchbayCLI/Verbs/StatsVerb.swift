@@ -46,8 +46,12 @@ extension BrokerStatistics {
     aligned([
       ("blobs", "\(blobCount)"),
       ("memory", "\(Shown.bytes(memoryByteCount)) of \(Shown.bytes(memoryLimit))"),
-      ("this user's", "\(Shown.bytes(userMemoryByteCount)) of \(Shown.bytes(userMemoryLimit))"),
-      ("users", "\(userCount)"), ("of it, pool", Shown.bytes(poolByteCount)), ("rings", "\(ringCount)"),
+      (
+        "this user's",
+        "\(Shown.bytes(userMemoryByteCount)) of \(Shown.bytes(userMemoryLimit))"
+      ),
+      ("users", "\(userCount)"), ("of it, pool", Shown.bytes(poolByteCount)),
+      ("rings", "\(ringCount)"),
       ("clients", "\(clientCount)"), ("evictions", "\(evictionCount)"),
       ("wakes", "\(wakeCount), \(needlessWakeCount) of them needless"),
       ("rescued waits", "\(rescuedWaitCount)"),
