@@ -23,8 +23,8 @@ public struct BrokerConfiguration: Sendable {
   /// is, and serves on its path: `socketPath` is nil then.
   public var listeningDescriptor: Int32?
   /// Whether users other than its own may connect. What they may read is what each blob's owner, group
-  /// and mode say; see <doc:OtherUsers> of the module Patchbay. Needs a socket directory that others
-  /// can pass.
+  /// and mode say; see the article "Other users" of the module Patchbay. Needs a socket directory that
+  /// its group or others can pass.
   public var isShared = false
   /// Bytes of memory that the blobs of one other user may take; nil: half of `memoryLimit`.
   public var userMemoryLimit: Int?
