@@ -185,7 +185,8 @@ package final class ForeignRing: Sendable {
     let limit = min(limit, range.upperBound, position + Self.step)
     let end: Int
     if window != nil {
-      end = min(limit, try frontier())
+      // No window holds more than its ring, whatever its frontier says.
+      end = min(limit, try frontier(), position + geometry.dataByteCount)
       if end > position, try base() > position { return .gone }
     } else {
       end = try coveredEnd(position, limit)

@@ -293,6 +293,30 @@ import Testing
     #expect(bytesRead > 0)
   }
 
+  /// What a look finds can be copied, or a reader would look for ever.
+  @Test func `a window whose frontier lies far ahead is no larger than its ring`() throws {
+    let shape = try WindowShape(ringByteCount: 8192, segmentByteCount: 4096)
+    let geometry = try RingGeometry(dataByteCount: 8192, hasMap: false)
+    let object = try Self.resizableObject(geometry.objectByteCount)
+    let writer = try Window(object, ringID: 1, useNumber: 1, shape: shape, isWritable: true)
+    let reader = ForeignRing(
+      try SharedObject.readOnlyCopy(of: object), index: 0, start: 0, useNumber: 1,
+      geometry: geometry, window: shape)
+    writer.beginUse(isFresh: true)
+    writer.copyIn(oracleBytes(1, 0..<4096).span, at: 0)
+    writer.copyIn(oracleBytes(1, 4096..<8192).span, at: 4096)
+    for exponent in 13...63 {
+      var far = [UInt8](repeating: 0, count: 8)
+      far[exponent / 8] = 1 << UInt8(exponent % 8)
+      try SharedObject.write(object, at: Int(PB_RING_FRONTIER_AT), far)
+      for position in [0, 1, 5000] {
+        #expect(
+          try reader.look(at: position, limit: 1 << 30) == .covered(end: position + 8192))
+        #expect(try reader.copyOut(position..<position + 8192)?.count == 8192)
+      }
+    }
+  }
+
   @Test func `a ring that changes its use for ever is an error in the end`() throws {
     let rings = try Rings(byteCount: 4096, hasMap: false)
     rings.write(Self.start..<Self.start + 100)
