@@ -310,9 +310,9 @@ import Testing
       far[exponent / 8] = 1 << UInt8(exponent % 8)
       try SharedObject.write(object, at: Int(PB_RING_FRONTIER_AT), far)
       for position in [0, 1, 5000] {
-        #expect(
-          try reader.look(at: position, limit: 1 << 30) == .covered(end: position + 8192))
-        #expect(try reader.copyOut(position..<position + 8192)?.count == 8192)
+        let end = exponent == 13 ? 8192 : position + 8192
+        #expect(try reader.look(at: position, limit: 1 << 30) == .covered(end: end))
+        #expect(try reader.copyOut(position..<end)?.count == end - position)
       }
     }
   }
