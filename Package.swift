@@ -23,8 +23,14 @@ func room(_ name: String, _ needs: Target.Dependency...) -> Target {
   .target(name: name, dependencies: needs, swiftSettings: strict)
 }
 
-func program(_ name: String, at path: String? = nil, _ needs: Target.Dependency...) -> Target {
-  .executableTarget(name: name, dependencies: needs, path: path, swiftSettings: strict)
+func program(_ name: String, _ needs: Target.Dependency...) -> Target {
+  .executableTarget(name: name, dependencies: needs, swiftSettings: strict)
+}
+
+/// A program as a user of the library would write it.
+func example(_ name: String, _ needs: Target.Dependency...) -> Target {
+  .executableTarget(
+    name: name, dependencies: needs, path: "Sources/Examples/\(name)", swiftSettings: strict)
 }
 
 func tests(_ name: String, _ needs: Target.Dependency...) -> Target {
@@ -84,8 +90,11 @@ let package = Package(
     program(
       "PatchbayLoad", "PatchbayBroker", "Patchbay", "PatchbaySystem", "PatchbayText", "CFloor",
       "PatchbayTypes", arguments, histogram, logging),
-    program(
-      "EmbeddedBroker", at: "Sources/Examples/EmbeddedBroker", "PatchbayBroker", "Patchbay"),
+    example("EmbeddedBroker", "PatchbayBroker", "Patchbay"),
+    example("Images", "Patchbay"),
+    example("Log", "Patchbay"),
+    example("Mirror", "Patchbay"),
+    example("Thumbnails", "Patchbay"),
     // Tests: what they share, the process on the other side, and a suite per room.
     .target(
       name: "PatchbayTestSupport", dependencies: ["PatchbaySystem", "CPatchbaySystem"],
@@ -108,7 +117,7 @@ let package = Package(
       "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayRing",
       "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes",
       logging),
-    tests("PatchbayCLITests", "PatchbayCLI", "PatchbayTypes"),
+    tests("PatchbayCLITests", "PatchbayCLI", "PatchbayTypes", "PatchbayTestSupport"),
     tests("PatchbayLoadTests", "PatchbayLoad", "CFloor", "PatchbayText"),
     tests(
       "PatchbayClientTests", "Patchbay", "PatchbayRing", "PatchbayBroker", "PatchbayTestSupport"),
@@ -118,7 +127,8 @@ let package = Package(
     tests("PatchbayHouseTests", "PatchbayTestSupport"),
     tests(
       "PatchbayProcessTests", "PatchbayTestSupport", "Patchbay", "PatchbaySystem", "PatchbayWire",
-      "PatchbayTypes", "PatchbayCLI", "CPatchbaySystem", "patchbay-peer"),
+      "PatchbayTypes", "PatchbayCLI", "CPatchbaySystem", "patchbay-peer", "EmbeddedBroker",
+      "Images", "Log", "Mirror", "Thumbnails"),
   ],
   swiftLanguageModes: [.v6]
 )

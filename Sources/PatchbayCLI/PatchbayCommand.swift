@@ -18,10 +18,10 @@ import Patchbay
       Data goes to standard output, everything else to standard error. Sizes are typed 4096, \
       64KiB, 1MiB, 4GiB; durations 250ms, 10s, 5m, 2h. In a key, %XX stands for one byte.
 
-      Exit codes: 0 done; 64 usage; 66 no such key; 69 no broker; 70 internal; 73 exists already; \
-      74 input/output; 75 time-out, or would block; 76 protocol or version mismatch; 77 not \
-      permitted; 79 the blob failed, was abandoned, removed or evicted; 80 overrun; 81 no space; \
-      130 interrupted; 143 terminated.
+      Exit codes: 0 done; 64 usage; 65 not the announced content; 66 no such key; 69 no broker; 70 \
+      internal; 73 exists already; 74 input/output; 75 time-out, or would block; 76 protocol or \
+      version mismatch; 77 not permitted; 79 the blob failed, was abandoned, removed or evicted; \
+      80 overrun; 81 no space; 130 interrupted; 143 terminated.
       """,
     version: Version.patchbay,
     subcommands: [

@@ -75,13 +75,14 @@ package final class BellWaiters: Sendable {
   // MARK: For those who wait
 
   /// Takes a wait over: `look` is called soon, and again after rings, until it is over.
-  /// - Throws: `limitReached` without a thread for it, `inputOutput` when the kernel is too old.
+  /// - Throws: `limitReached` without a thread for it, `inputOutput` when the kernel is too old or
+  ///   a filter of system calls is in the way.
   package func add(_ wait: any BellWait) throws(PatchbayError) {
     guard Futex.canWaitForSeveral else {
       throw PatchbayError(
         .inputOutput,
-        "Asynchronous waits need Linux 5.16 or later (futex_waitv), and this kernel is older. Use "
-          + "the blocking calls.")
+        "Asynchronous waits need the system call futex_waitv: Linux 5.16 or later, and in a container "
+          + "a seccomp profile that allows it. Use the blocking calls.")
     }
     let sleeper = try state.withLock { (state) throws(PatchbayError) in
       let thread = try thread(for: wait.bell.id, &state)

@@ -56,8 +56,10 @@ package enum Futex {
     }
   }
 
-  /// Whether this kernel can sleep on several words: Linux 5.16 and later.
-  package static let canWaitForSeveral = pb_futex_wait_any(nil, 0, 0) != -ENOSYS
+  /// Whether this process can sleep on several words: Linux 5.16 and later, and no filter in the way.
+  /// A kernel that can says of no words at all that they are too few; an older one and a filter of
+  /// system calls (seccomp, as containers have it) give other errors, and would at each sleep.
+  package static let canWaitForSeveral = pb_futex_wait_any(nil, 0, 0) == -EINVAL
 
   /// Tells the core that this thread spins.
   @inline(__always) package static func pause() { pb_pause() }

@@ -198,9 +198,11 @@ import Testing
     #expect(try reader.ask("full k 0 50000") == "50000")
     broker.process.kill(SIGKILL)
     #expect(try broker.process.waitForExit() == 128 + SIGKILL)
-    // What is in memory can still be read; what will never come is told.
+    // What is in memory can still be read and written; what will never come is told.
     #expect(try reader.ask("full k 0 50000") == "50000")
-    #expect(try reader.askForError("read k 50000 1").code == "noBroker")
+    try publisher.ask("append k 100")
+    #expect(try reader.ask("full k 49000 50100") == "1100")
+    #expect(try reader.askForError("read k 50100 1").code == "noBroker")
     let again = try ChildProcess(
       program("patchbay"), ["serve", "--socket", broker.socket], errorPath: broker.logPath)
     try eventually("the next broker answers") { try broker.run(["ping"]).exitCode == 0 }

@@ -54,13 +54,19 @@ func startSecondProcess(_ socketPath: String) throws -> pid_t {
   return child
 }
 
+/// Says on standard error why the program ends.
+func end(_ words: String, _ status: Int32) -> Never {
+  _ = unsafe write(2, words + "\n", words.utf8.count + 1)
+  exit(status)
+}
+
 do {
-  if CommandLine.arguments.count == 3, CommandLine.arguments[1] == "read" {
-    try readEverything(from: CommandLine.arguments[2])
-  } else {
-    try publishToASecondProcess()
+  let words = CommandLine.arguments
+  switch words.count {
+  case 1: try publishToASecondProcess()
+  case 3 where words[1] == "read": try readEverything(from: words[2])
+  default: end("usage: EmbeddedBroker [read SOCKET]", 64)
   }
 } catch {
-  print("failed: \(error)")
-  exit(1)
+  end("EmbeddedBroker: \(error)", 1)
 }

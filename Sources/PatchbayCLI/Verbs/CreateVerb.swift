@@ -13,8 +13,10 @@ struct CreateVerb: Verb {
       or until nobody has been writing it for --idle. The same command again changes nothing and \
       says the same; with other options it finds that the key exists.
 
-      Example: patchbay create up/1 --length 10MiB --idle 1h, then patchbay write up/1 part2 --at \
-      5MiB and patchbay write up/1 part1 --at 0, in any order, then patchbay seal up/1
+      Example: patchbay create up/1 --length 10MiB --idle 1h
+      Example: patchbay write up/1 part2 --at 5MiB
+      Example: patchbay write up/1 part1 --at 0
+      Example: patchbay seal up/1
 
       Exits with 0; 64 usage; 65 --resume with another length; 69 no broker; 73 the key exists; 81 \
       no space.

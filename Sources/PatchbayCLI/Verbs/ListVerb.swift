@@ -18,7 +18,9 @@ struct ListVerb: Verb {
   @Argument(help: "Only keys that begin so; %XX stands for one byte.", transform: Typed.key)
   var prefix: BlobKey?
 
-  @Flag(name: .short, help: "State, sizes, users, owner, mode and time of the last change as well.")
+  @Flag(
+    name: .short,
+    help: "State, sizes, writers, readers, owner, mode and time of the last change as well.")
   var long = false
 
   func perform() throws {

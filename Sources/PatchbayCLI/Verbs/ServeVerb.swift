@@ -29,8 +29,8 @@ struct ServeVerb: Verb {
 
       Example: patchbay serve --memory 4GiB
       Example: patchbay serve --shared --socket /run/patchbay/control.sock
-      Example: systemd-socket-activate --seqpacket -l "$XDG_RUNTIME_DIR/patchbay.sock" \
-      patchbay serve --idle-exit 5m
+      Example: systemd-socket-activate --seqpacket \
+      -l "$XDG_RUNTIME_DIR/patchbay/control.sock" patchbay serve --idle-exit 5m
 
       Exits with 0 drained or idle; 64 usage; 73 another broker has the socket; 74 the socket cannot be \
       made; 77 not permitted; 81 no space; 130, 143 ended at once.

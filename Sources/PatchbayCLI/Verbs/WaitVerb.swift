@@ -25,7 +25,8 @@ struct WaitVerb: Verb {
   @Argument(help: "The key.", transform: Typed.key)
   var key: BlobKey
 
-  @Option(name: .customLong("for"), help: "What to wait for.")
+  @Option(
+    name: .customLong("for"), help: ArgumentHelp("What to wait for.", valueName: "state"))
   var condition: Condition = .sealed
 
   @Option(

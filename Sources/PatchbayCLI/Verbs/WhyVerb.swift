@@ -68,7 +68,10 @@ struct WhyVerb: Verb {
     let processes =
       (situation.publishers + situation.subscribers).map(\.process)
       + situation.waits.map(\.process)
-    for process in processes { look.processes[process] = Self.state(of: process) }
+    // A process outside of the broker's namespace has no number to look it up by.
+    for process in processes where process != 0 {
+      look.processes[process] = Self.state(of: process)
+    }
     return look
   }
 
