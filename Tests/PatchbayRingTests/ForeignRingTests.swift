@@ -305,7 +305,7 @@ import Testing
     writer.beginUse(isFresh: true)
     writer.copyIn(oracleBytes(1, 0..<4096).span, at: 0)
     writer.copyIn(oracleBytes(1, 4096..<8192).span, at: 4096)
-    for exponent in 13...63 {
+    for exponent in 13...47 {
       var far = [UInt8](repeating: 0, count: 8)
       far[exponent / 8] = 1 << UInt8(exponent % 8)
       try SharedObject.write(object, at: Int(PB_RING_FRONTIER_AT), far)
