@@ -102,8 +102,8 @@ let package = Package(
     .executableTarget(
       name: "patchbay-peer",
       dependencies: [
-        "Patchbay", "PatchbayRing", "PatchbayLayout", "PatchbaySystem", "CPatchbaySystem",
-        "PatchbayTestSupport",
+        "Patchbay", "PatchbayRing", "PatchbayLayout", "PatchbayWire", "PatchbaySystem",
+        "CPatchbaySystem", "PatchbayTypes", "PatchbayTestSupport",
       ], path: "Tests/PatchbayPeer", swiftSettings: checked),
     tests(
       "PatchbayRingTests", "PatchbayRing", "PatchbayLayout", "CPatchbayLayout", "PatchbaySystem",
@@ -120,7 +120,8 @@ let package = Package(
     tests("PatchbayCLITests", "PatchbayCLI", "PatchbayTypes", "PatchbayTestSupport"),
     tests("PatchbayLoadTests", "PatchbayLoad", "CFloor", "PatchbayText"),
     tests(
-      "PatchbayClientTests", "Patchbay", "PatchbayRing", "PatchbayBroker", "PatchbayTestSupport"),
+      "PatchbayClientTests", "Patchbay", "PatchbayRing", "PatchbayBroker", "PatchbayWire",
+      "PatchbayTestSupport"),
     .testTarget(
       name: "PatchbayExampleTests",
       dependencies: ["Patchbay", "PatchbayBroker", "PatchbayTestSupport"], swiftSettings: strict),

@@ -23,6 +23,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef SO_PEERGROUPS
+#define SO_PEERGROUPS 59
+#endif
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
 #endif
@@ -121,6 +124,11 @@ int pb_give_back(int descriptor) {
   return fallocate(descriptor, mode, 0, facts.st_size) < 0 ? -errno : 0;
 }
 
+int64_t pb_first_hole(int object, int64_t offset) {
+  off_t hole = lseek(object, offset, SEEK_HOLE);
+  return hole < 0 ? -errno : hole;
+}
+
 int pb_shm_unlink(const char *name) { return shm_unlink(name) < 0 ? -errno : 0; }
 
 static int address_of(const char *path, struct sockaddr_un *address) {
@@ -132,14 +140,14 @@ static int address_of(const char *path, struct sockaddr_un *address) {
   return 0;
 }
 
-int pb_listen(const char *path, int backlog) {
+int pb_listen(const char *path, int backlog, uint32_t mode) {
   struct sockaddr_un address;
   int result = address_of(path, &address);
   if (result < 0) return result;
   int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (listener < 0) return -errno;
   if (bind(listener, (struct sockaddr *)&address, sizeof address) < 0 ||
-      chmod(path, 0600) < 0 || listen(listener, backlog) < 0)
+      chmod(path, mode) < 0 || listen(listener, backlog) < 0)
     return closed_with(listener, errno);
   return listener;
 }
@@ -311,6 +319,14 @@ int pb_peer(int socket, int32_t *pid, uint32_t *uid, uint32_t *gid) {
   *uid = facts.uid;
   *gid = facts.gid;
   return 0;
+}
+
+int pb_peer_groups(int socket, uint32_t *groups, int capacity) {
+  _Static_assert(sizeof(gid_t) == sizeof(uint32_t), "groups have 32 bits");
+  if (capacity < 0) return -EINVAL;
+  socklen_t byte_count = (socklen_t)((size_t)capacity * sizeof(uint32_t));
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, groups, &byte_count) < 0) return -errno;
+  return (int)(byte_count / sizeof(uint32_t));
 }
 
 int pb_peer_pidfd(int socket, int32_t pid) {

@@ -38,9 +38,8 @@ public final class BlobEvents: Sendable {
   convenience init(
     _ path: SocketPath, name: String, _ request: WatchRequest, deadline: Deadline
   ) throws(PatchbayError) {
-    try path.checkDirectory()
     let until = MonotonicTime(deadline)
-    self.init(path.path, try ControlSocket.connect(to: path.path, until: until))
+    self.init(path.path, try Connection.connectedSocket(to: path, deadline: deadline))
     try ask(name, request)
     while !hasStarted { try receive(until: until) }
   }
@@ -189,7 +188,7 @@ extension PatchbayClient {
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> BlobEvents {
     try BlobEvents(
-      SocketPath(socketPath), name: Self.watcherName,
+      session.path, name: Self.watcherName,
       Self.watchRequest(prefix, after, progress), deadline: deadline)
   }
 

@@ -55,7 +55,7 @@ extension PatchbayClient {
     deadline: Deadline = .standard
   ) async throws(PatchbayError) -> BlobEvents {
     let request = try Self.watchRequest(prefix, after, progress)
-    let path = try SocketPath(socketPath)
+    let path = session.path
     let events = BlobEvents(
       path.path, try await Connection.connectedSocket(to: path, deadline: deadline))
     try events.ask(Self.watcherName, request)

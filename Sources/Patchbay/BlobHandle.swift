@@ -19,6 +19,8 @@ final class BlobHandle: Sendable {
   let spaceBell: Doorbell?
   /// The one ring of a blob that keeps its last bytes only; nil for the policy `keep`.
   let window: Window?
+  /// The same of another user's blob, which is not mapped.
+  let foreignWindow: ForeignRing?
   private let isWritable: Bool
   private let extents: Mutex<Extents>
   /// Extents that are being asked for, to write into: one question each, however many
@@ -50,6 +52,7 @@ final class BlobHandle: Sendable {
       bell = nil
       spaceBell = nil
       window = nil
+      foreignWindow = nil
       return
     }
     guard Int(grant.entry) < board.entryCount else {
@@ -61,26 +64,44 @@ final class BlobHandle: Sendable {
     bell = board.bells.bell(Int(grant.entry))
     spaceBell = board.bells.spaceBell(Int(grant.entry))
     guard grant.policy == .keep else {
-      window = try Self.mapWindow(session, grant, delivery, isWritable: isWritable)
+      let (ring, shape) = try Self.windowRing(grant)
+      window =
+        grant.isForeign
+        ? nil : try Self.mapWindow(session, ring, shape, delivery, isWritable: isWritable)
+      foreignWindow =
+        grant.isForeign
+        ? ForeignRing(
+          try delivery.takeDescriptor(), index: 0, start: 0, useNumber: ring.useNumber,
+          geometry: try RingGeometry(dataByteCount: shape.ringByteCount, hasMap: false),
+          window: shape)
+        : nil
       return
     }
     window = nil
-    if let first = grant.extent { _ = try map(first, delivery.takeDescriptor()) }
+    foreignWindow = nil
+    if let first = grant.extent { _ = try attachment(first, delivery.takeDescriptor()) }
   }
 
-  private static func mapWindow(
-    _ session: Session, _ grant: BlobGrant, _ delivery: Delivery, isWritable: Bool
-  ) throws(PatchbayError) -> Window {
+  private static func windowRing(
+    _ grant: BlobGrant
+  ) throws(PatchbayError) -> (ExtentGrant, WindowShape) {
     guard let ring = grant.extent, ring.index == 0, ring.dataByteCount == grant.plan.first else {
       throw PatchbayError(.protocolViolation, "The broker granted a window without its ring.")
     }
     let shape = try WindowShape(
       ringByteCount: ring.dataByteCount, segmentByteCount: grant.segment)
+    return (ring, shape)
+  }
+
+  private static func mapWindow(
+    _ session: Session, _ ring: ExtentGrant, _ shape: WindowShape, _ delivery: Delivery,
+    isWritable: Bool
+  ) throws(PatchbayError) -> Window {
     let geometry = try RingGeometry(dataByteCount: shape.ringByteCount, hasMap: false)
-    return try Window(
-      session.mappings.mapping(
-        delivery.takeDescriptor(), ring: ring.ringID, byteCount: geometry.objectByteCount,
-        isWritable: isWritable), ringID: ring.ringID, useNumber: ring.useNumber, shape: shape)
+    let mapping = try session.mappings.mapping(
+      delivery.takeDescriptor(), ring: ring.ringID, byteCount: geometry.objectByteCount,
+      isWritable: isWritable)
+    return try Window(mapping, ringID: ring.ringID, useNumber: ring.useNumber, shape: shape)
   }
 
   /// As `init`, with the board looked up; blocks when it is not mapped yet.
@@ -113,6 +134,8 @@ final class BlobHandle: Sendable {
 
   var generation: Generation { grant.blob.generation }
   var plan: ExtentPlan { grant.plan }
+  /// How a window lies in its ring, whoever's it is; nil for the policy `keep`.
+  var windowShape: WindowShape? { window?.shape ?? foreignWindow?.window }
 
   /// The blob's state; `gone` when the board's entry has passed to another blob.
   var state: BlobState {
@@ -162,9 +185,19 @@ final class BlobHandle: Sendable {
 
   // MARK: Extents to read
 
+  /// The ring of another user's extent, if it is kept.
+  private func foreignRing(_ index: Int) -> ForeignRing? {
+    grant.isForeign ? session.foreignRings.ring(generation, index) : nil
+  }
+
+  /// The ring of another user's extent that holds a position, if it is kept.
+  func foreignRing(at position: Int) -> ForeignRing? { foreignRing(plan.index(of: position)) }
+
   /// What stands behind an extent's number.
   enum Attachment {
     case extent(Extent)
+    /// Of another user's blob.
+    case foreign(ForeignRing)
     /// The publisher has not begun it; where the next one starts that it has, if there is one.
     case missing(next: Int?)
   }
@@ -191,6 +224,7 @@ final class BlobHandle: Sendable {
   /// What this handle knows of the extent with this index, for reading.
   func knowledge(of index: Int) -> Knowledge {
     if let extent = mappedExtent(index) { return .known(.extent(extent)) }
+    if let ring = foreignRing(index) { return .known(.foreign(ring)) }
     let version = entry?.extentVersion ?? 0
     guard index < Int(UInt32.max) else { return .known(.missing(next: nil)) }
     let known = extents.withLock { $0.missing[index] }
@@ -206,7 +240,9 @@ final class BlobHandle: Sendable {
     _ answer: Result<Delivery, PatchbayError>, to question: ExtentQuestion
   ) throws(PatchbayError) -> Attachment {
     switch answer {
-    case .success(let delivery): return .extent(try adopt(delivery, index: question.index))
+    case .success(let delivery):
+      let granted = try Self.extent(of: delivery, index: question.index)
+      return try attachment(granted, delivery.takeDescriptor())
     case .failure(let error) where error.code == .rangeOutOfBounds:
       extents.withLock { $0.missing[question.index] = (question.version, error.resumePosition) }
       return .missing(next: error.resumePosition)
@@ -299,6 +335,13 @@ final class BlobHandle: Sendable {
   }
 
   private func adopt(_ delivery: Delivery, index: Int) throws(PatchbayError) -> Extent {
+    try map(try Self.extent(of: delivery, index: index), delivery.takeDescriptor())
+  }
+
+  /// The extent that was asked for.
+  private static func extent(
+    of delivery: Delivery, index: Int
+  ) throws(PatchbayError) -> ExtentGrant {
     guard case .extent(let granted) = delivery.reply else {
       throw Session.unexpected(delivery.reply)
     }
@@ -306,12 +349,13 @@ final class BlobHandle: Sendable {
       throw PatchbayError(
         .protocolViolation, "Extent \(index) was asked for and \(granted.index) came.")
     }
-    return try map(granted, delivery.takeDescriptor())
+    return granted
   }
 
-  private func map(
-    _ granted: ExtentGrant, _ descriptor: borrowing Descriptor
-  ) throws(PatchbayError) -> Extent {
+  /// Where an extent stands that was granted.
+  private func place(
+    of granted: ExtentGrant
+  ) throws(PatchbayError) -> (start: Int, geometry: RingGeometry) {
     let geometry = try RingGeometry(
       dataByteCount: granted.dataByteCount, hasMap: grant.order == .any)
     let planned = plan.range(of: granted.index)
@@ -321,11 +365,30 @@ final class BlobHandle: Sendable {
         "Extent \(granted.index) has \(granted.dataByteCount) bytes; its plan allows "
           + "\(planned.count).")
     }
+    return (planned.lowerBound, geometry)
+  }
+
+  /// Takes an extent over: maps it, or keeps its descriptor when it is another user's.
+  private func attachment(
+    _ granted: ExtentGrant, _ descriptor: consuming Descriptor
+  ) throws(PatchbayError) -> Attachment {
+    guard grant.isForeign else { return .extent(try map(granted, descriptor)) }
+    let (start, geometry) = try place(of: granted)
+    let ring = ForeignRing(
+      descriptor, index: granted.index, start: start, useNumber: granted.useNumber,
+      geometry: geometry, window: nil)
+    return .foreign(session.foreignRings.keep(ring, generation))
+  }
+
+  private func map(
+    _ granted: ExtentGrant, _ descriptor: borrowing Descriptor
+  ) throws(PatchbayError) -> Extent {
+    let (start, geometry) = try place(of: granted)
     let mapping = try session.mappings.mapping(
       descriptor, ring: granted.ringID, byteCount: geometry.objectByteCount,
       isWritable: isWritable)
     let extent = Extent(
-      mapping, index: granted.index, start: planned.lowerBound, ringID: granted.ringID,
+      mapping, index: granted.index, start: start, ringID: granted.ringID,
       useNumber: granted.useNumber, geometry: geometry)
     let (kept, isNew) = extents.withLock { extents in
       // Two readers may have asked at once: one extent serves both.
@@ -351,6 +414,7 @@ final class BlobHandle: Sendable {
   /// Unmaps everything; views and pieces of reads that are under way keep theirs.
   func dropExtents() {
     extents.withLock { $0 = Extents() }
+    if grant.isForeign { session.foreignRings.drop(generation) }
   }
 
   // MARK: Endings

@@ -22,7 +22,8 @@ public final class BlobObserver: Sendable {
 
   /// The written ranges in order, apart from each other. Blocks only while an extent is mapped that
   /// has come since the last look.
-  /// - Parameter limit: at most so many ranges; what lies behind is left out.
+  /// - Parameter limit: at most so many ranges, and at most 65536 of another user's blob; what lies
+  ///   behind is left out.
   /// - Throws: `noBroker`, `timedOut`.
   @available(*, noasync)
   public func writtenRanges(limit: Int = .max) throws(PatchbayError) -> [Range<Int>] {
@@ -33,19 +34,20 @@ public final class BlobObserver: Sendable {
 extension Subscriber {
   /// The written ranges in order, apart from each other. Blocks only while an extent is mapped that
   /// has come since the last look.
-  /// - Parameter limit: at most so many ranges; what lies behind is left out.
+  /// - Parameter limit: at most so many ranges, and at most 65536 of another user's blob; what lies
+  ///   behind is left out.
   /// - Throws: `closed`, `noBroker`, `timedOut`.
   @available(*, noasync)
   public func writtenRanges(limit: Int = .max) throws(PatchbayError) -> [Range<Int>] {
     try checkNotClosed()
-    return try handle.writtenRanges(limit: limit)
+    return try looking { () throws(PatchbayError) in try handle.writtenRanges(limit: limit) }
   }
 }
 
 extension BlobHandle {
   func writtenRanges(limit: Int) throws(PatchbayError) -> [Range<Int>] {
-    var walk = WrittenWalk(self, limit: limit)
-    while let index = walk.next { walk.take(try attach(index, deadline: .standard)) }
+    var walk = try WrittenWalk(self, limit: limit)
+    while let index = walk.next { try walk.take(try attach(index, deadline: .standard)) }
     return walk.ranges
   }
 }
@@ -58,9 +60,16 @@ struct WrittenWalk {
   private var index = 0
   private var isOver = false
 
-  init(_ handle: BlobHandle, limit: Int) {
+  /// Ranges of another user's blob that are collected at most: that user makes them.
+  private static let foreignLimit = 65536
+
+  init(_ handle: BlobHandle, limit: Int) throws(PatchbayError) {
     self.handle = handle
-    self.limit = limit
+    self.limit = handle.grant.isForeign ? min(limit, Self.foreignLimit) : limit
+    if let window = handle.foreignWindow {
+      found = try window.writtenRanges(in: window.range, limit: 1)
+      isOver = true
+    }
     if let window = handle.window {
       let (base, frontier) = (window.base, window.frontier)
       found = base < frontier ? [base..<frontier] : []
@@ -77,11 +86,15 @@ struct WrittenWalk {
   }
 
   /// Looks at the extent that was to be next.
-  mutating func take(_ attachment: BlobHandle.Attachment) {
+  mutating func take(_ attachment: BlobHandle.Attachment) throws(PatchbayError) {
     guard let positions = handle.positions(ofExtent: index) else { return isOver = true }
     switch attachment {
     case .extent(let extent):
       collect(extent, positions)
+      index += 1
+    case .foreign(let ring):
+      let more = max(0, limit - found.count) + 1
+      for range in try ring.writtenRanges(in: positions, limit: more) { add(range) }
       index += 1
     case .missing(let next):
       // Extents come in any order: the broker knows whether there is one farther on.
@@ -99,12 +112,16 @@ struct WrittenWalk {
       let start = extent.uncoveredEnd(from: at, limit: positions.upperBound)
       let end = extent.coveredEnd(from: start, limit: positions.upperBound)
       guard start < end else { return }
-      if let last = found.last, last.upperBound == start {
-        found[found.count - 1] = last.lowerBound..<end
-      } else {
-        found.append(start..<end)
-      }
+      add(start..<end)
       at = end
+    }
+  }
+
+  private mutating func add(_ range: Range<Int>) {
+    if let last = found.last, last.upperBound == range.lowerBound {
+      found[found.count - 1] = last.lowerBound..<range.upperBound
+    } else {
+      found.append(range)
     }
   }
 }

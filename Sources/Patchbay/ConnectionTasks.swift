@@ -37,10 +37,13 @@ extension Connection {
   static func connectedSocket(
     to path: SocketPath, deadline: Deadline
   ) async throws(PatchbayError) -> ControlSocket {
-    try path.checkDirectory()
+    let trusted = try path.checkDirectory()
     var pause = Duration.milliseconds(1)
     while true {
-      if let socket = try ControlSocket.connectNow(to: path.path) { return socket }
+      if let socket = try ControlSocket.connectNow(to: path.path) {
+        try trusted.check(socket, path.path)
+        return socket
+      }
       // The kernel tells nobody when there is room in the queue.
       guard MonotonicTime.now < MonotonicTime(deadline) else {
         throw ControlSocket.queueIsFull(path.path)

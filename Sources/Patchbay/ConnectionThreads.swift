@@ -9,9 +9,17 @@ import Synchronization
 extension Connection {
   /// Connects; the caller says hello. Blocks while the broker's queue of new connections is full.
   convenience init(_ path: SocketPath, deadline: Deadline) throws(PatchbayError) {
-    try path.checkDirectory()
-    self.init(
-      try ControlSocket.connect(to: path.path, until: MonotonicTime(deadline)), path: path.path)
+    self.init(try Self.connectedSocket(to: path, deadline: deadline), path: path.path)
+  }
+
+  /// Connects a socket; blocks as `init` does.
+  static func connectedSocket(
+    to path: SocketPath, deadline: Deadline
+  ) throws(PatchbayError) -> ControlSocket {
+    let trusted = try path.checkDirectory()
+    let socket = try ControlSocket.connect(to: path.path, until: MonotonicTime(deadline))
+    try trusted.check(socket, path.path)
+    return socket
   }
 
   /// Sends a request and waits for its reply.

@@ -58,7 +58,7 @@ extension Subscriber {
 
   /// Waits until a range is covered and gives it in place, without a copy. A range that crosses an
   /// extent's edge cannot be leased; `readFully` reads it, `withWholeBlob` maps all. Of a blob that
-  /// keeps its last bytes only the lease is a copy.
+  /// keeps its last bytes only, or belongs to another user, the lease is a copy.
   /// - Throws: `limitReached` with 4 leases out, `rangeOutOfBounds` for a range across an edge or
   ///   behind the end; else as `read`.
   @available(*, noasync)
@@ -100,17 +100,32 @@ extension Subscriber {
       guard range.upperBound <= bytes.count else { throw outOfBounds(range) }
       return .lease(Lease(self, range, copy: bytes))
     case .passing(let window, let end):
-      guard range.count <= window.shape.ringByteCount else { throw beyondWindow(range, window) }
+      guard range.count <= window.shape.ringByteCount else {
+        throw beyondWindow(range, window.shape)
+      }
       guard end >= range.upperBound else { return .goOn(at: end) }
       // No view holds a window up; what cannot be copied any more is found to be gone.
       return copyOut(window, range).map {
         .lease(Lease(self, range, copy: $0, start: range.lowerBound))
       } ?? .goOn(at: range.lowerBound)
     case .bytes(let extent, let end):
-      guard range.upperBound <= extent.range.upperBound else { throw acrossEdge(range, extent) }
+      guard range.upperBound <= extent.range.upperBound else {
+        throw acrossEdge(range, extent.range.upperBound)
+      }
       guard end >= range.upperBound else { return .goOn(at: end) }
       // A ring that was taken before the view stood is looked for anew.
       return try view(range, extent).map { .lease($0) } ?? .goOn(at: range.lowerBound)
+    case .foreign(let ring, let end):
+      if let shape = ring.window, range.count > shape.ringByteCount {
+        throw beyondWindow(range, shape)
+      }
+      guard range.upperBound <= ring.range.upperBound else {
+        throw acrossEdge(range, ring.range.upperBound)
+      }
+      guard end >= range.upperBound else { return .goOn(at: end) }
+      return try copyOut(ring, range).map {
+        .lease(Lease(self, range, copy: $0, start: range.lowerBound))
+      } ?? .goOn(at: range.lowerBound)
     }
   }
 
@@ -124,28 +139,33 @@ extension Subscriber {
     return Lease(self, range, extent, view: view)
   }
 
-  private func beyondWindow(_ range: Range<Int>, _ window: Window) -> PatchbayError {
+  private func beyondWindow(_ range: Range<Int>, _ shape: WindowShape) -> PatchbayError {
     PatchbayError(
       .rangeOutOfBounds,
       "The range \(range.lowerBound)..<\(range.upperBound) of the blob \(key) is longer than its "
-        + "window of \(window.shape.ringByteCount) bytes; read it in pieces.")
+        + "window of \(shape.ringByteCount) bytes; read it in pieces.")
   }
 
-  private func acrossEdge(_ range: Range<Int>, _ extent: Extent) -> PatchbayError {
+  private func acrossEdge(_ range: Range<Int>, _ edge: Int) -> PatchbayError {
     PatchbayError(
       .rangeOutOfBounds,
       "The range \(range.lowerBound)..<\(range.upperBound) of the blob \(key) crosses the edge of "
-        + "an extent at \(extent.range.upperBound); lease the two sides, or read them.",
-      resumePosition: extent.range.upperBound)
+        + "an extent at \(edge); lease the two sides, or read them.",
+      resumePosition: edge)
   }
 
-  /// Waits for the seal and gives the whole blob as one contiguous range, without a copy.
+  /// Waits for the seal and gives the whole blob as one contiguous range, without a copy unless it
+  /// belongs to another user.
   /// - Throws: as `read`; `inputOutput` when it cannot be mapped.
   @available(*, noasync)
   public func withWholeBlob<Result>(
     deadline: Deadline = .never, _ body: (Span<UInt8>) throws -> Result
   ) throws -> Result {
     let byteCount = try waitUntilSealed(deadline: deadline)
+    if isCopiedWhole {
+      let bytes = try readFully(0..<byteCount, deadline: deadline)
+      return try body(bytes.span)
+    }
     guard let last = lastExtent(byteCount) else {
       return try lease(0..<byteCount, deadline: deadline).withBytes(body)
     }
@@ -160,9 +180,12 @@ extension Subscriber {
     return try withBytes(of: mapping, byteCount, body)
   }
 
+  /// Whether the whole blob can only be given as a copy: its rings are another user's.
+  var isCopiedWhole: Bool { handle.grant.isForeign && handle.foreignWindow == nil }
+
   /// The last of several extents of a sealed blob; nil when one lease gives it all.
   func lastExtent(_ byteCount: Int) -> Int? {
-    guard byteCount > 0, handle.entry != nil, handle.window == nil else { return nil }
+    guard byteCount > 0, handle.entry != nil, handle.windowShape == nil else { return nil }
     let last = handle.plan.index(of: byteCount - 1)
     return last > 0 ? last : nil
   }

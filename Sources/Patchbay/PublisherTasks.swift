@@ -131,9 +131,13 @@ extension Publisher {
   /// As the blocking `overcome`.
   private func overcome(_ obstacle: WindowWriter.Obstacle) async throws(PatchbayError) {
     guard let windowWriter else { return }
-    switch obstacle {
-    case .unknownSubscribers: try await learnSubscribers(windowWriter)
-    case .held(let hold): try await waitForSpace(hold, windowWriter)
+    do throws(PatchbayError) {
+      switch obstacle {
+      case .unknownSubscribers: try await learnSubscribers(windowWriter)
+      case .held(let hold): try await waitForSpace(hold, windowWriter)
+      }
+    } catch {
+      throw refusal(or: error)
     }
   }
 

@@ -92,10 +92,19 @@ extension Publisher {
   /// Asks who the subscribers are, or waits for them; the caller looks again afterwards.
   func overcome(_ obstacle: WindowWriter.Obstacle) throws(PatchbayError) {
     guard let windowWriter else { return }
-    switch obstacle {
-    case .unknownSubscribers: try learnSubscribers(windowWriter)
-    case .held(let hold): try waitForSpace(hold, windowWriter)
+    do throws(PatchbayError) {
+      switch obstacle {
+      case .unknownSubscribers: try learnSubscribers(windowWriter)
+      case .held(let hold): try waitForSpace(hold, windowWriter)
+      }
+    } catch {
+      throw refusal(or: error)
     }
+  }
+
+  /// Why an append ends that the broker has refused: a publisher that ended meanwhile asked in vain.
+  func refusal(or error: PatchbayError) -> PatchbayError {
+    appending.withLock { $0.refusal } ?? error
   }
 
   private func learnSubscribers(_ writer: WindowWriter) throws(PatchbayError) {

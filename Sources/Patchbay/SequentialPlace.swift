@@ -10,7 +10,7 @@ import Synchronization
 
 final class SequentialPlace: Sendable {
   private let subscriber: Subscriber
-  private let window: Window
+  private let shape: WindowShape
   private let state: Mutex<State>
 
   private struct State {
@@ -24,10 +24,11 @@ final class SequentialPlace: Sendable {
 
   /// Nil for a blob whose publisher waits for nobody.
   init?(_ subscriber: Subscriber) {
-    guard subscriber.handle.grant.policy == .backpressure, let window = subscriber.handle.window
+    guard subscriber.handle.grant.policy == .backpressure,
+      let shape = subscriber.handle.windowShape
     else { return nil }
     self.subscriber = subscriber
-    self.window = window
+    self.shape = shape
     state = Mutex(State())
   }
 
@@ -63,7 +64,9 @@ final class SequentialPlace: Sendable {
   /// Takes in that the broker has answered.
   /// - Throws: `overrun` when the publisher has passed the position already.
   func joined(at position: Int) throws(PatchbayError) {
-    guard window.intent <= position else { throw subscriber.handle.overrun(at: position, window) }
+    try subscriber.looking { () throws(PatchbayError) in
+      try subscriber.handle.checkIntent(position)
+    }
     state.withLock { $0.isJoined = true }
   }
 
@@ -74,7 +77,7 @@ final class SequentialPlace: Sendable {
 
   /// Tells that everything below a position has been read.
   func advance(to position: Int) {
-    let shift = window.shape.segmentShift
+    let shift = shape.segmentShift
     let (entry, left) = state.withLock { state in
       let left = state.told >> shift..<max(state.told, position) >> shift
       if !left.isEmpty { state.told = position }
@@ -107,14 +110,37 @@ extension Subscriber {
 }
 
 extension BlobHandle {
+  /// - Throws: `overrun` when the publisher has given up a position, or is about to.
+  func checkIntent(_ position: Int) throws(PatchbayError) {
+    if let window, window.intent > position { throw overrun(at: position, window) }
+    guard let foreignWindow, try foreignWindow.intent() > position else { return }
+    throw try overrun(at: position, foreignWindow)
+  }
+
   /// The error for bytes that a window has given up.
   func overrun(at position: Int, _ window: Window) -> PatchbayError {
     let base = max(window.base, window.intent)
     let marks = window.marks
     let resume = marks.isEmpty ? base : marks.first(notBelow: base) ?? marks.newest ?? base
-    return PatchbayError(
+    return overrun(at: position, window.shape, base: base, resume: resume)
+  }
+
+  /// The same of another user's blob.
+  /// - Throws: what reading its ring throws.
+  func overrun(at position: Int, _ ring: ForeignRing) throws(PatchbayError) -> PatchbayError {
+    let base = max(try ring.base(), try ring.intent())
+    let marks = try ring.marks()
+    return overrun(
+      at: position, ring.window, base: base,
+      resume: marks.first { $0 >= base } ?? marks.last ?? base)
+  }
+
+  private func overrun(
+    at position: Int, _ shape: WindowShape?, base: Int, resume: Int
+  ) -> PatchbayError {
+    PatchbayError(
       .overrun,
-      "Byte \(position) of the blob \(key) is gone: its window of \(window.shape.ringByteCount) bytes "
+      "Byte \(position) of the blob \(key) is gone: its window of \(shape?.ringByteCount ?? 0) bytes "
         + "begins at \(base) by now. Go on at \(resume), or read faster.",
       resumePosition: resume)
   }

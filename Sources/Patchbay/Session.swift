@@ -9,17 +9,19 @@ import PatchbayWire
 import Synchronization
 
 final class Session: Sendable {
+  let path: SocketPath
   let connection: Connection
   let welcome: Welcome
   let table: ClientTable
   let mappings = RingMappings()
+  let foreignRings = ForeignRings()
   private let boards = Mutex<[UInt32: Board]>([:])
 
   /// Connects and shakes hands.
   convenience init(_ path: SocketPath, name: String, deadline: Deadline) throws(PatchbayError) {
     let connection = try Connection(path, deadline: deadline)
     self.init(
-      connection,
+      path, connection,
       try Self.accept(try connection.call(Self.hello(name), deadline: deadline)))
   }
 
@@ -29,7 +31,7 @@ final class Session: Sendable {
   ) async throws(PatchbayError) -> Session {
     let connection = try await Connection.connected(to: path, deadline: deadline)
     return Session(
-      connection, try accept(try await connection.call(hello(name), deadline: deadline)))
+      path, connection, try accept(try await connection.call(hello(name), deadline: deadline)))
   }
 
   /// What a broker has agreed to.
@@ -38,7 +40,8 @@ final class Session: Sendable {
     let table: ClientTable
   }
 
-  private init(_ connection: Connection, _ agreement: Agreement) {
+  private init(_ path: SocketPath, _ connection: Connection, _ agreement: Agreement) {
+    self.path = path
     self.connection = connection
     welcome = agreement.welcome
     table = agreement.table

@@ -110,6 +110,23 @@ public final class Subscriber: Sendable {
     !isClosed.load(ordering: .relaxed)
   }
 
+  /// Looks into the rings. What is found there, or goes wrong there, is this blob's only if this
+  /// handle has kept the rings until now: closed, they may serve another blob, or none.
+  /// - Throws: `closed`; else as `look`.
+  func looking<Sight>(
+    _ look: () throws(PatchbayError) -> Sight
+  ) throws(PatchbayError) -> Sight {
+    let sight: Sight
+    do throws(PatchbayError) {
+      sight = try look()
+    } catch {
+      try checkNotClosed()
+      throw error
+    }
+    try checkNotClosed()
+    return sight
+  }
+
   // MARK: Looking
 
   /// What stands at a position.
@@ -118,6 +135,8 @@ public final class Subscriber: Sendable {
     case bytes(Extent, end: Int)
     /// As `bytes`, in a window: they may go at any moment.
     case passing(Window, end: Int)
+    /// As `bytes`, or as `passing`, in a ring of another user: to be copied through its descriptor.
+    case foreign(ForeignRing, end: Int)
     case inline([UInt8])
     case endOfBlob
   }
@@ -181,18 +200,40 @@ public final class Subscriber: Sendable {
     guard position < (handle.byteCount ?? ExtentPlan.positionLimit) else { return .nothingYet }
     if let window = handle.window {
       guard window.isCurrent, position < window.frontier else { return .nothingYet }
-      guard position >= window.base else { throw handle.overrun(at: position, window) }
+      guard position >= window.base else {
+        throw try looking { handle.overrun(at: position, window) }
+      }
       return .found(.passing(window, end: min(limit, window.frontier)))
     }
-    guard let extent = handle.mappedExtent(at: position) else {
-      let index = handle.plan.index(of: position)
-      guard case .unknown = handle.knowledge(of: index) else { return .nothingYet }
-      return .needsExtent(index)
-    }
+    if handle.grant.isForeign { return try coveredForeign(at: position, limit: limit) }
+    guard let extent = handle.mappedExtent(at: position) else { return unattached(position) }
     guard extent.isCurrent else { return .nothingYet }
     let end = extent.coveredEnd(
       from: position, limit: min(limit, handle.byteCount ?? limit))
     return end > position ? .found(.bytes(extent, end: end)) : .nothingYet
+  }
+
+  private func coveredForeign(at position: Int, limit: Int) throws(PatchbayError) -> Look {
+    guard let ring = handle.foreignWindow ?? handle.foreignRing(at: position) else {
+      return unattached(position)
+    }
+    let limit = min(limit, handle.byteCount ?? limit)
+    let look = try looking { () throws(PatchbayError) in
+      try ring.look(at: position, limit: limit)
+    }
+    switch look {
+    case .nothing: return .nothingYet
+    case .covered(let end): return .found(.foreign(ring, end: end))
+    case .gone:
+      throw try looking { () throws(PatchbayError) in try handle.overrun(at: position, ring) }
+    }
+  }
+
+  /// Where an extent is not attached: it may be asked for, or is known not to be there.
+  private func unattached(_ position: Int) -> Look {
+    let index = handle.plan.index(of: position)
+    guard case .unknown = handle.knowledge(of: index) else { return .nothingYet }
+    return .needsExtent(index)
   }
 
   private func lookInline(at position: Int) -> Found {

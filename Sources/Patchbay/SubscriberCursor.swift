@@ -51,7 +51,7 @@ extension Subscriber {
     case .position(let position):
       try checkPosition(position)
       return .position(position)
-    case .live: return handle.lookLive()
+    case .live: return try looking(handle.lookLive)
     }
   }
 }
@@ -65,20 +65,37 @@ extension BlobHandle {
   }
 
   /// The live end: the last mark, or the end of the contiguous bytes.
-  func lookLive() -> LiveLook {
+  func lookLive() throws(PatchbayError) -> LiveLook {
     if let inline = grant.inlineBytes { return .position(inline.count) }
     if let window {
       let frontier = window.frontier
       return .position(window.marks.last(notAbove: frontier) ?? window.marks.newest ?? frontier)
     }
+    if let foreignWindow {
+      let frontier = try foreignWindow.frontier()
+      let marks = try foreignWindow.marks()
+      return .position(marks.last { $0 <= frontier } ?? marks.last ?? frontier)
+    }
+    // Of another user's blob; of the own ones they stay where they are.
+    var marks: [Int] = []
     var index = 0
     while true {
       switch knowledge(of: index) {
       case .unknown: return .needsExtent(index)
-      case .known(.missing): return live(at: plan.range(of: index).lowerBound)
+      case .known(.missing):
+        let end = plan.range(of: index).lowerBound
+        return grant.isForeign ? .position(marks.last { $0 <= end } ?? end) : live(at: end)
       case .known(.extent(let extent)):
         guard extent.frontier == plan.range(of: index).upperBound else {
           return live(at: min(extent.frontier, byteCount ?? .max))
+        }
+        index += 1
+      case .known(.foreign(let ring)):
+        if index == 0 { marks = try ring.marks() }
+        let frontier = try ring.frontier()
+        guard frontier == plan.range(of: index).upperBound else {
+          let end = min(frontier, byteCount ?? .max)
+          return .position(marks.last { $0 <= end } ?? end)
         }
         index += 1
       }

@@ -32,7 +32,7 @@ extension Subscriber {
     guard output.freeCapacity > 0 else { return 0 }
     while true {
       let found = try find(at: position, count: output.freeCapacity, deadline: deadline)
-      guard let count = take(found, at: position, into: &output) else { continue }
+      guard let count = try take(found, at: position, into: &output) else { continue }
       return count < 0 ? nil : count
     }
   }
@@ -69,7 +69,7 @@ extension Subscriber {
       guard
         let found = try look(at: position, count: output.freeCapacity, deadline: .after(.zero))
       else { return .wouldBlock }
-      guard let count = take(found, at: position, into: &output) else { continue }
+      guard let count = try take(found, at: position, into: &output) else { continue }
       return count < 0 ? .endOfBlob : .read(count)
     }
   }
@@ -108,7 +108,7 @@ extension Subscriber {
   /// end of the blob.
   func take(
     _ found: Found, at position: Int, into output: inout OutputSpan<UInt8>
-  ) -> Int? {
+  ) throws(PatchbayError) -> Int? {
     switch found {
     case .endOfBlob: return -1
     case .inline(let bytes):
@@ -128,7 +128,25 @@ extension Subscriber {
         return count
       }
     case .passing(let window, let end): return takePassing(window, position..<end, into: &output)
+    case .foreign(let ring, let end): return try takeForeign(ring, position..<end, into: &output)
     }
+  }
+
+  /// Copies bytes of another user's ring, as many as stand in a row; nil when they went meanwhile.
+  private func takeForeign(
+    _ ring: ForeignRing, _ range: Range<Int>, into output: inout OutputSpan<UInt8>
+  ) throws(PatchbayError) -> Int? {
+    let count = try unsafe output.withUnsafeMutableBufferPointer {
+      (place, filled) throws(PatchbayError) -> Int in
+      let free = unsafe UnsafeMutableBufferPointer(rebasing: place[filled...])
+      let target = UnsafeMutableRawBufferPointer(free)
+      let count = try looking { () throws(PatchbayError) in
+        try unsafe ring.copy(range, into: target)
+      }
+      filled += count
+      return count
+    }
+    return count > 0 ? count : nil
   }
 
   /// Copies bytes of a window, up to where its ring ends; nil when they went meanwhile.
@@ -186,6 +204,13 @@ extension Subscriber {
         try Self.writeAll(bytes.count, to: descriptor) { (from, limit) throws(PatchbayError) in
           try Self.writeSome(bytes, from, limit, to: descriptor)
         }
+      case .foreign(let ring, let end):
+        guard let bytes = try copyOut(ring, at..<min(end, at + Self.step)) else { continue }
+        at += bytes.count
+        place?.advance(to: at)
+        try Self.writeAll(bytes.count, to: descriptor) { (from, limit) throws(PatchbayError) in
+          try Self.writeSome(bytes, from, limit, to: descriptor)
+        }
       }
       onProgress(at - position)
     }
@@ -206,6 +231,11 @@ extension Subscriber {
   func copyOut(_ window: Window, _ range: Range<Int>) -> [UInt8]? {
     guard let bytes = window.copyOut(range), isHolding else { return nil }
     return bytes
+  }
+
+  /// The same of a ring of another user.
+  func copyOut(_ ring: ForeignRing, _ range: Range<Int>) throws(PatchbayError) -> [UInt8]? {
+    try looking { () throws(PatchbayError) in try ring.copyOut(range) }
   }
 
   /// Writes covered bytes in place; 0 when the ring is another blob's already.

@@ -120,8 +120,9 @@ extension Subscriber {
       let found = try await find(at: position, count: capacity, deadline: deadline)
       if case .endOfBlob = found { return nil }
       var count: Int?
-      let bytes = [UInt8](capacity: found.count(at: position, limit: capacity)) { output in
-        count = take(found, at: position, into: &output)
+      let bytes = try [UInt8](capacity: found.count(at: position, limit: capacity)) {
+        (output) throws(PatchbayError) in
+        count = try take(found, at: position, into: &output)
       }
       if count != nil { return bytes }
     }
@@ -142,8 +143,9 @@ extension Subscriber {
       let left = min(range.count - bytes.count, Self.readLimit)
       let found = try await find(at: position, count: left, deadline: deadline)
       if case .endOfBlob = found { throw outOfBounds(range) }
-      bytes.append(addingCapacity: found.count(at: position, limit: left)) { output in
-        _ = take(found, at: position, into: &output)
+      try bytes.append(addingCapacity: found.count(at: position, limit: left)) {
+        (output) throws(PatchbayError) in
+        _ = try take(found, at: position, into: &output)
       }
     }
     return bytes
@@ -177,6 +179,10 @@ extension Subscriber {
     deadline: Deadline = .never, _ body: (Span<UInt8>) throws -> Result
   ) async throws -> Result {
     let byteCount = try await waitUntilSealed(deadline: deadline)
+    if isCopiedWhole {
+      let bytes = try await readFully(0..<byteCount, deadline: deadline)
+      return try body(bytes.span)
+    }
     guard let last = lastExtent(byteCount) else {
       return try await lease(0..<byteCount, deadline: deadline).withBytes(body)
     }
@@ -248,6 +254,13 @@ extension Subscriber {
         try await file.write(bytes.count) { (from, limit) throws(PatchbayError) in
           try Self.writeSome(bytes, from, limit, to: descriptor)
         }
+      case .foreign(let ring, let end):
+        guard let bytes = try copyOut(ring, at..<min(end, at + Self.step)) else { continue }
+        at += bytes.count
+        place?.advance(to: at)
+        try await file.write(bytes.count) { (from, limit) throws(PatchbayError) in
+          try Self.writeSome(bytes, from, limit, to: descriptor)
+        }
       }
       onProgress(at - position)
     }
@@ -273,7 +286,13 @@ extension Subscriber {
   /// - Throws: `closed`, `noBroker`, `timedOut`, `cancelled`.
   public func writtenRanges(limit: Int = .max) async throws(PatchbayError) -> [Range<Int>] {
     try checkNotClosed()
-    return try await handle.writtenRanges(limit: limit)
+    let found: Result<[Range<Int>], PatchbayError>
+    do throws(PatchbayError) {
+      found = .success(try await handle.writtenRanges(limit: limit))
+    } catch {
+      found = .failure(error)
+    }
+    return try looking(found.get)
   }
 }
 
@@ -281,7 +300,7 @@ extension Subscriber.Found {
   /// How many bytes were found at a position, at most so many.
   func count(at position: Int, limit: Int) -> Int {
     switch self {
-    case .bytes(_, let end), .passing(_, let end): min(end - position, limit)
+    case .bytes(_, let end), .passing(_, let end), .foreign(_, let end): min(end - position, limit)
     case .inline(let bytes): min(bytes.count - position, limit)
     case .endOfBlob: 0
     }
@@ -291,9 +310,9 @@ extension Subscriber.Found {
 extension BlobHandle {
   /// As the blocking `writtenRanges`.
   func writtenRanges(limit: Int) async throws(PatchbayError) -> [Range<Int>] {
-    var walk = WrittenWalk(self, limit: limit)
+    var walk = try WrittenWalk(self, limit: limit)
     while let index = walk.next {
-      walk.take(try await attach(index, deadline: .standard))
+      try walk.take(try await attach(index, deadline: .standard))
     }
     return walk.ranges
   }

@@ -22,6 +22,12 @@ public struct BrokerConfiguration: Sendable {
   /// manager for one; nil: the broker makes its own. The broker closes it, leaves its name where it
   /// is, and serves on its path: `socketPath` is nil then.
   public var listeningDescriptor: Int32?
+  /// Whether users other than its own may connect. What they may read is what each blob's owner, group
+  /// and mode say; see the article "Other users" of the module Patchbay. Needs a socket directory that
+  /// its group or others can pass.
+  public var isShared = false
+  /// Bytes of memory that the blobs of one other user may take; nil: half of `memoryLimit`.
+  public var userMemoryLimit: Int?
   /// Where its own lines go.
   public var logger: Logger
 
@@ -71,6 +77,8 @@ public final class Broker: Sendable {
     inner.idleLimit = configuration.idleLimit
     inner.memoryLimit = configuration.memoryLimit
     inner.drainLimit = configuration.drainLimit
+    inner.isShared = configuration.isShared
+    inner.userMemoryLimit = configuration.userMemoryLimit
     drainLimit = configuration.drainLimit
     loop = try BrokerLoop(inner)
     try loop.start()

@@ -36,14 +36,6 @@ extension Ledger {
     return hasEntry ? 0 : boardByteCount
   }
 
-  /// Boards are never taken down, and a client chooses modes as it likes: so there is a bound.
-  func checkAccessClass(_ access: Access) throws(PatchbayError) {
-    guard accessClasses[access] == nil, accessClasses.count >= limits.accessClassCount else {
-      return
-    }
-    throw .tooManyAccessClasses(access, limit: limits.accessClassCount)
-  }
-
   /// Gives a blob an entry, at once or when a board has come. The caller has made room.
   mutating func seekSlot(_ generation: Generation) {
     guard let blob = blobs[generation], blob.slot == nil, !blob.waitsForSlot else { return }
@@ -159,7 +151,7 @@ extension Ledger {
     guard let access = boardAccess[board], accessClasses[access]?.pendingBoard != board else {
       throw .noSuchBoard(board)
     }
-    guard access.uid == sessions[session]?.peer.uid else { throw .foreignBoard(board) }
+    guard mayRead(session, access) else { throw .foreignBoard(board) }
     reply(
       session, number, .board(BoardGrant(board: board, entryCount: limits.entriesPerBoard)),
       [.board(board), .doorbells(board)])

@@ -22,6 +22,7 @@ extension Ledger {
       try repeatCreation(of: same, RequestID(session: session, number: number))
       return
     }
+    try checkOwner(old, session, request)
     try checkTaken(old, request)
     try checkHandles(session)
     if let bytes = request.inlineBytes {
@@ -106,9 +107,11 @@ extension Ledger {
   }
 
   func checkHandles(_ session: SessionID) throws(PatchbayError) {
-    guard sessions[session]?.handleCount ?? 0 < limits.handlesPerSession else {
+    guard let asker = sessions[session] else { return }
+    guard asker.handleCount < limits.handlesPerSession else {
       throw .tooManyHandles(limit: limits.handlesPerSession)
     }
+    try checkHandles(ofUser: asker.peer.uid)
   }
 
   private mutating func makeOrigin(
@@ -128,12 +131,9 @@ extension Ledger {
     _ session: SessionID, _ number: UInt64, _ request: CreateRequest, _ bytes: [UInt8],
     replacing old: Generation?
   ) throws(PatchbayError) {
-    try checkRoom(bytes.count, for: "the blob \(request.key)")
     let plan = try ExtentPlan(first: ExtentPlan.page, limit: ExtentPlan.page)
-    try makeRoomInCatalog()
-    if let old { unname(old) }
-    try makeRoom(bytes.count, for: "the blob \(request.key)")
     guard let origin = makeOrigin(session, number, request, .plain, plan: plan) else { return }
+    _ = try findRoom(inline: bytes.count, of: origin.access.uid, request, replacing: old)
     var blob = Blob(origin: origin)
     blob.state = .sealed
     blob.byteCount = bytes.count
@@ -141,7 +141,8 @@ extension Ledger {
     blob.residentByteCount = bytes.count
     blob.sealer = session
     inlineByteCount += bytes.count
-    blobs[origin.generation] = blob
+    charge(origin.access.uid, bytes.count)
+    keep(blob)
     owners[request.key] = origin.generation
     born(origin.generation)
     settle(origin.generation)
@@ -179,12 +180,28 @@ extension Ledger {
     guard let peer = sessions[session]?.peer else { return [] }
     let access = Access(uid: peer.uid, gid: peer.gid, mode: request.mode)
     try checkAccessClass(access)
+    return try findRoom(
+      for: geometries.map { RingNeed(index: $0.index, $0.geometry, access) },
+      others: boardNeed(access), of: peer.uid, request, replacing: old)
+  }
+
+  /// As `makeRoomForBlob`, within what its user may have.
+  /// - Parameters:
+  ///   - inline: bytes that the user is charged with beside the rings.
+  ///   - others: bytes that nobody is charged with.
+  private mutating func findRoom(
+    for needs: [RingNeed] = [], inline: Int = 0, others: Int = 0, of uid: UInt32,
+    _ request: CreateRequest, replacing old: Generation?
+  ) throws(PatchbayError) -> [RingNeed] {
     let what = "the blob \(request.key)"
-    let needs = geometries.map { RingNeed(index: $0.index, $0.geometry, access) }
-    try checkRoom(needs.reduce(boardNeed(access)) { $0 + $1.byteCount }, for: what)
-    try makeRoomInCatalog()
+    let byteCount = needs.reduce(inline) { $0 + $1.byteCount }
+    let share = byteCount + BlobOrigin.recordByteCount(of: request)
+    try checkRoom(byteCount + others, for: what)
+    try checkShare(of: uid, share, for: what)
+    try makeRoomInCatalog(of: uid)
     if let old { unname(old) }
-    return try findRoom(for: needs, and: boardNeed(access), what: what)
+    try makeShare(of: uid, share, for: what)
+    return try findRoom(for: needs, and: inline + others, what: what)
   }
 
   /// A blob that is not born yet, with the key and, unless it is ownerless, its publisher.
@@ -203,7 +220,7 @@ extension Ledger {
       sessions[session]?.handles[generation] = Handle(publishes: true)
       sessions[session]?.handleCount += 1
     }
-    blobs[generation] = blob
+    keep(blob)
     owners[request.key] = generation
     openBlobCount += 1
     seekSlot(generation)
@@ -332,7 +349,7 @@ extension Ledger {
     openBlobCount -= 1
     if owners[blob.key] == generation { owners[blob.key] = nil }
     if let slot = blob.slot { clear(slot, of: generation) }
-    blobs[generation] = nil
+    drop(blob)
     giveBackSource(blob)
     guard let error else { return }
     for asker in [blob.origin.creator] + blob.birthWaiters {

@@ -50,11 +50,12 @@ extension Ledger {
   mutating func remove(
     _ session: SessionID, _ number: UInt64, _ request: RemoveRequest
   ) throws(PatchbayError) {
-    guard let blob = visible(request.key) else { throw .noSuchKey(request.key) }
+    guard let blob = visible(request.key, to: session) else { throw .noSuchKey(request.key) }
     let generation = blob.origin.generation
     if let wanted = request.generation, wanted != generation {
       throw .otherGeneration(request.key, wanted: wanted, found: generation)
     }
+    guard mayTake(session, blob.origin.access) else { throw .foreignKey(request.key) }
     if case .refused = LifeCycle.outcome(of: .remove, in: blob.state) {
       throw .noSuchKey(request.key)
     }

@@ -50,10 +50,13 @@ extension Ledger {
       guard blob.extents.count + blob.pendingExtents.count < limits.extentsPerBlob else {
         throw .tooManyExtents(blob, limit: limits.extentsPerBlob)
       }
+      let what = "extent \(request.index) of the blob \(blob.key)"
       let need = RingNeed(index: request.index, geometry, blob.origin.access)
-      let found = try findRoom(
-        for: [need], what: "extent \(request.index) of the blob \(blob.key)")
-      for need in found { requestRing(for: generation, need, waiters: [asker]) }
+      try checkRoom(need.byteCount, for: what)
+      try makeShare(of: need.kind.access.uid, need.byteCount, for: what)
+      for need in try findRoom(for: [need], what: what) {
+        requestRing(for: generation, need, waiters: [asker])
+      }
     }
   }
 

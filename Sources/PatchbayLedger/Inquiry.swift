@@ -55,13 +55,13 @@ extension Ledger {
   ) {
     var situation = BlobSituation()
     var figures: LiveFigures?
-    let blob = visible(request.key)
+    let blob = visible(request.key, to: session)
     if let blob {
       situation.wakeClassShift = blob.origin.wakeClasses.shift
       let positions = addParties(of: blob, to: &situation)
       figures = LiveFigures(report: blob.report, slot: blob.slot, positions: positions)
     }
-    addWaits(for: request.key, owners[request.key], blob, to: &situation)
+    addWaits(for: request.key, blob, askedBy: session, to: &situation)
     actions.append(.explain(session, number: number, situation, figures))
   }
 
@@ -88,12 +88,17 @@ extension Ledger {
     return positions
   }
 
+  /// Who waits for a key that has no blob, as far as the asker can see, is its user's own business.
   private func addWaits(
-    for key: BlobKey, _ generation: Generation?, _ blob: Blob?, to situation: inout BlobSituation
+    for key: BlobKey, _ blob: Blob?, askedBy asker: SessionID, to situation: inout BlobSituation
   ) {
+    guard let asker = sessions[asker]?.peer.uid else { return }
+    let generation = blob?.origin.generation
     var waits: [BlobSituation.Wait] = []
     for (id, requests) in unanswered {
-      guard let session = sessions[id] else { continue }
+      guard let session = sessions[id],
+        blob != nil || isTrusted(asker) || session.peer.uid == asker
+      else { continue }
       for request in requests.values {
         guard
           request.subject == .key(key) || generation.map({ request.subject == .blob($0) }) == true

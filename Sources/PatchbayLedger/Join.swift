@@ -21,7 +21,7 @@ extension Ledger {
     _ session: SessionID, _ number: UInt64, _ request: JoinRequest
   ) throws(PatchbayError) {
     guard !isDraining else { throw .draining }
-    guard let blob = visible(request.key) else { throw .noSuchKey(request.key) }
+    guard let blob = visible(request.key, to: session) else { throw .noSuchKey(request.key) }
     let generation = blob.origin.generation
     if let wanted = request.generation, wanted != generation {
       throw .otherGeneration(request.key, wanted: wanted, found: generation)

@@ -22,7 +22,8 @@ package struct Ledger: Sendable {
 
   var sessions: [SessionID: Session] = [:]
   var handshakes = HandshakeQueue()
-  var connectionsOfUser: [UInt32: Int] = [:]
+  /// What each user has, for as long as it has anything.
+  var accounts: [UInt32: UserAccount] = [:]
   var connectionCount = 0
   var clientCount = 0
   var pastClients = PastClients()
@@ -56,7 +57,6 @@ package struct Ledger: Sendable {
   var reservedByteCount = 0
   /// Of them, what eviction could free.
   var idleByteCount = 0
-  var idleBlobs = EvictionQueue()
   var evictionCount: UInt64 = 0
   var accessClock: UInt64 = 0
 
@@ -181,7 +181,8 @@ package struct Ledger: Sendable {
     case .info(let info): try self.info(session, number, info)
     case .list(let list): self.list(session, number, list)
     case .remove(let remove): try self.remove(session, number, remove)
-    case .statistics: actions.append(.reportStatistics(session, number: number, statistics))
+    case .statistics:
+      actions.append(.reportStatistics(session, number: number, statistics(for: session)))
     case .ping: reply(session, number, .pong)
     case .subscribe(let request): try subscribe(session, number, request)
     case .unsubscribe(let request): unsubscribe(session, number, request)

@@ -125,6 +125,8 @@ struct Blob: Sendable {
   /// Whom its publisher waits for; empty unless the policy is `backpressure`.
   var subscriptions: [NotedSubscription] = []
   var subscriptionVersion: UInt32 = 0
+  /// Other users that have held its publisher for too long once: it waits for them no more.
+  var detachedUsers: Set<UInt32> = []
   var slot: BoardSlot?
   var waitsForSlot = false
   var askers: [ParkedOpen] = []
@@ -215,10 +217,12 @@ struct Ring: Sendable {
   var generation: Generation
   var index: Int
   let kind: RingKind
-  /// Bytes of the whole object: what it is charged with.
+  /// Bytes of the whole object: what is charged for it, to its owner while it serves a blob of it.
   let byteCount: Int
   /// Counts from 1, the first.
   var useNumber: UInt32 = 1
   /// Grows that wait for it.
   var waiters: [RequestID] = []
+
+  var owner: UInt32 { kind.access.uid }
 }

@@ -32,10 +32,15 @@ package struct Peer: Hashable, Sendable {
   package var process: Int32
   package var uid: UInt32
   package var gid: UInt32
-  package init(process: Int32, uid: UInt32, gid: UInt32) {
+  /// Its supplementary groups, at most `groupLimit`; empty when they do not matter.
+  package var groups: [UInt32]
+  /// A process in more groups counts as being in its own group only.
+  package static let groupLimit = 1024
+  package init(process: Int32, uid: UInt32, gid: UInt32, groups: [UInt32] = []) {
     self.process = process
     self.uid = uid
     self.gid = gid
+    self.groups = groups
   }
 }
 
@@ -107,5 +112,20 @@ package struct LedgerLimits: Hashable, Sendable {
   package var extentLimit = 64 * 1024 * 1024
   /// The ring of a windowed blob where the publisher leaves it to the broker.
   package var windowRing = 1024 * 1024
-  package init(memoryByteCount: Int) { self.memoryByteCount = memoryByteCount }
+  /// Whether users other than the broker's own may connect.
+  package var isShared = false
+  /// What one user may have that is neither the broker's own nor root. Bytes: rings, inline blobs and
+  /// what the journal keeps of its blobs.
+  package var memoryPerOtherUser: Int
+  package var connectionsPerOtherUser = 256
+  package var handlesPerOtherUser = 65536
+  package var waitingOpensPerOtherUser = 16384
+  package var blobsPerOtherUser = 65536
+  package var accessClassesPerOtherUser = 8
+  /// Places among those that the publisher of one blob waits for.
+  package var subscriptionsPerOtherUser = 64
+  package init(memoryByteCount: Int) {
+    self.memoryByteCount = memoryByteCount
+    memoryPerOtherUser = memoryByteCount / 2
+  }
 }

@@ -9,7 +9,7 @@ extension Ledger {
   mutating func info(
     _ session: SessionID, _ number: UInt64, _ request: InfoRequest
   ) throws(PatchbayError) {
-    guard let blob = visible(request.key) else { throw .noSuchKey(request.key) }
+    guard let blob = visible(request.key, to: session) else { throw .noSuchKey(request.key) }
     actions.append(.report(session, number: number, .info, [blob.report]))
   }
 
@@ -19,7 +19,7 @@ extension Ledger {
     var byteCount = Frame.headerByteCount + Self.pageHeadByteCount
     var hasMore = false
     catalog.visit(prefix: request.prefix, after: request.after) { key in
-      guard let blob = visible(key) else { return true }
+      guard let blob = visible(key, to: session) else { return true }
       let report = blob.report
       byteCount += report.info.encodedByteCount
       hasMore = page.count == limit || byteCount > Frame.byteLimit
@@ -32,8 +32,14 @@ extension Ledger {
   /// The flag and the count before the entries.
   private static let pageHeadByteCount = 8
 
-  var statistics: BrokerStatistics {
+  func statistics(for session: SessionID) -> BrokerStatistics {
     var statistics = BrokerStatistics()
+    if let uid = sessions[session]?.peer.uid {
+      let limit = isTrusted(uid) ? limits.memoryByteCount : limits.memoryPerOtherUser
+      statistics.userMemoryByteCount = UInt64(max(0, accounts[uid]?.byteCount ?? 0))
+      statistics.userMemoryLimit = UInt64(max(0, limit))
+    }
+    statistics.userCount = UInt64(accounts.count)
     statistics.blobCount = UInt64(catalog.count)
     statistics.memoryByteCount = UInt64(max(0, usedByteCount))
     statistics.memoryLimit = UInt64(max(0, limits.memoryByteCount))

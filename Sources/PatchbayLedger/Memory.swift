@@ -41,16 +41,9 @@ extension Ledger {
       held: ringByteCount + inlineByteCount - idleByteCount - pool.byteCount)
   }
 
-  /// Makes room for one more blob in the catalog.
-  mutating func makeRoomInCatalog() throws(PatchbayError) {
-    while blobs.count >= limits.blobCount {
-      guard evictOne() else { throw .tooManyBlobs(limit: limits.blobCount) }
-    }
-  }
-
-  /// Evicts the idle blob that goes first; false if there is none.
-  mutating func evictOne() -> Bool {
-    while let entry = idleBlobs.pop() {
+  /// Evicts the idle blob that goes first, of one user or of all; false if there is none.
+  mutating func evictOne(of uid: UInt32? = nil) -> Bool {
+    while let entry = popIdle(of: uid) {
       let generation = entry.generation
       blobs[generation]?.isQueued = false
       guard let blob = blobs[generation], blob.isIdle,
@@ -67,16 +60,27 @@ extension Ledger {
     return false
   }
 
+  private mutating func popIdle(of uid: UInt32?) -> EvictionEntry? {
+    if let uid { return accounts[uid]?.idleBlobs.pop() }
+    let first = accounts.compactMap { uid, account in
+      account.idleBlobs.first.map { (entry: $0, uid: uid) }
+    }.min { $0.entry < $1.entry }
+    return first.flatMap { accounts[$0.uid]?.idleBlobs.pop() }
+  }
+
   private mutating func queueForEviction(_ generation: Generation) {
     guard let blob = blobs[generation], !blob.isQueued else { return }
     blobs[generation]?.isQueued = true
-    idleBlobs.push(
+    let uid = blob.origin.access.uid
+    accounts[uid]?.idleBlobs.push(
       EvictionEntry(
         isFailed: blob.state == .failed, stamp: blob.accessStamp, generation: generation))
     // Removed blobs leave their entries behind; they are swept when they are the majority.
-    guard idleBlobs.count > 2 * blobs.count + 64 else { return }
+    guard let account = accounts[uid], account.idleBlobs.count > 2 * account.blobCount + 64 else {
+      return
+    }
     let live = blobs
-    idleBlobs.keep { live[$0.generation]?.isQueued == true }
+    accounts[uid]?.idleBlobs.keep { live[$0.generation]?.isQueued == true }
   }
 
   /// Brings the eviction queue up to date after anything that holds or frees a blob.
@@ -88,6 +92,8 @@ extension Ledger {
     guard isIdle != blob.isIdle else { return }
     blobs[generation]?.isIdle = isIdle
     idleByteCount += isIdle ? blob.residentByteCount : -blob.residentByteCount
+    let share = blob.residentByteCount + blob.origin.recordByteCount
+    accounts[blob.origin.access.uid]?.idleByteCount += isIdle ? share : -share
     if isIdle { queueForEviction(generation) }
   }
 
@@ -110,11 +116,9 @@ extension Ledger {
   private mutating func bury(_ generation: Generation, _ blob: Blob) {
     guard blob.ghostCount == 0, blob.writers.isEmpty else { return }
     for extent in blob.extents { retire(extent.ring, isReusable: !blob.isAbandoned) }
-    inlineByteCount -= blob.inlineBytes?.count ?? 0
-    blobs[generation] = nil
-  }
-
-  mutating func uncharge(_ ring: RingID) {
-    ringByteCount -= rings.removeValue(forKey: ring)?.byteCount ?? 0
+    let inlineBytes = blob.inlineBytes?.count ?? 0
+    inlineByteCount -= inlineBytes
+    charge(blob.origin.access.uid, -inlineBytes)
+    drop(blob)
   }
 }

@@ -6,20 +6,12 @@ import PatchbayTypes
 import PatchbayWire
 
 extension Ledger {
-  /// The blob that a client may see under this key.
-  func visible(_ key: BlobKey) -> Blob? {
-    guard let generation = owners[key], let blob = blobs[generation], blob.isBorn else {
-      return nil
-    }
-    return blob
-  }
-
   mutating func open(
     _ session: SessionID, _ number: UInt64, _ request: OpenRequest
   ) throws(PatchbayError) {
     guard !isDraining else { throw .draining }
     let asker = ParkedOpen(session: session, number: number, observes: request.observes)
-    if let blob = visible(request.key) {
+    if let blob = visible(request.key, to: session) {
       try open(blob, for: asker)
     } else if request.waits {
       try park(asker, request.key)
@@ -121,9 +113,10 @@ extension Ledger {
     }
     updateIdle(generation)
     let first = blob.extent(at: 0)
+    var grant = blob.grant(epoch: 0, extent: first?.grant)
+    grant.isForeign = isForeign(blob.origin.access, to: asker.session)
     reply(
-      asker.session, asker.number,
-      .opened(blob.grant(epoch: 0, extent: first?.grant)),
+      asker.session, asker.number, .opened(grant),
       first.map { [.ring($0.ring, isWritable: false)] } ?? [])
   }
 
@@ -133,18 +126,22 @@ extension Ledger {
     guard session.parked.count < limits.waitingOpensPerSession else {
       throw .tooManyWaitingOpens(limit: limits.waitingOpensPerSession)
     }
+    try checkWaitingOpens(ofUser: session.peer.uid)
     sessions[asker.session]?.parked[asker.number] = key
     parkedOpens[key, default: []].append(asker)
     parkedCount += 1
   }
 
-  /// Answers everybody who waits for a key that was just born.
+  /// Answers everybody who waits for a key that was just born and may read it.
   mutating func answerParked(_ key: BlobKey) {
-    for asker in parkedOpens.removeValue(forKey: key) ?? [] {
+    let askers = parkedOpens.removeValue(forKey: key) ?? []
+    let others = askers.filter { visible(key, to: $0.session) == nil }
+    if !others.isEmpty { parkedOpens[key] = others }
+    for asker in askers {
+      guard let blob = visible(key, to: asker.session) else { continue }
       sessions[asker.session]?.parked[asker.number] = nil
       parkedCount -= 1
       do throws(PatchbayError) {
-        guard let blob = visible(key) else { throw .noSuchKey(key) }
         try open(blob, for: asker)
       } catch {
         refuse(asker.session, asker.number, error)

@@ -15,7 +15,7 @@ extension PatchbayError {
     PatchbayError(
       .notPermitted,
       "User \(uid) may not connect to this broker; it serves user \(broker) alone. Run a broker "
-        + "of your own.")
+        + "of your own, or have this one started with --shared.")
   }
 
   static func tooManyConnections(_ count: Int, limit: Int, of whom: String) -> PatchbayError {

@@ -51,12 +51,14 @@ extension Ledger {
     }
   }
 
-  /// Asks for a ring that room was found for, charged from now on.
+  /// Asks for a ring that room was found for, also in the share of its owner, who is charged with it
+  /// from now on, be it fresh or from the pool.
   mutating func requestRing(
     for generation: Generation, _ need: RingNeed, waiters: [RequestID]
   ) {
     let ring = need.pooled ?? freshRing(generation, need)
     pendingRingCount += 1
+    charge(need.kind.access.uid, need.byteCount)
     rings[ring]?.generation = generation
     rings[ring]?.index = need.index
     rings[ring]?.waiters = waiters
@@ -99,7 +101,18 @@ extension Ledger {
   /// Frees a ring that nobody was ever given, or that was refused.
   mutating func dropRing(_ ring: RingID, exists: Bool) {
     if exists { actions.append(.unlinkRing(ring)) }
-    uncharge(ring)
+    relieveOwner(of: ring)
+    forget(ring)
+  }
+
+  /// A ring has served its last blob, or this one.
+  private mutating func relieveOwner(of ring: RingID) {
+    guard let known = rings[ring] else { return }
+    charge(known.owner, -known.byteCount)
+  }
+
+  private mutating func forget(_ ring: RingID) {
+    ringByteCount -= rings.removeValue(forKey: ring)?.byteCount ?? 0
   }
 
   // MARK: Writers
@@ -140,6 +153,7 @@ extension Ledger {
     guard isReusable, !isDraining, let known = rings[ring], known.useNumber < .max else {
       return dropRing(ring, exists: true)
     }
+    relieveOwner(of: ring)
     rest(ring)
   }
 
@@ -152,7 +166,7 @@ extension Ledger {
   mutating func discardOldest() -> Bool {
     guard let ring = pool.takeOldest() else { return false }
     actions.append(.discardRing(ring))
-    uncharge(ring)
+    forget(ring)
     return true
   }
 

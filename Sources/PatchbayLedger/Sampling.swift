@@ -72,7 +72,10 @@ extension Ledger {
       extentCount += blob.extents.count
       guard reports.isEmpty || extentCount <= Sampling.extentsPerLook else { break }
       watching.sampling.reached = generation
-      if watchers.contains(where: { $0.concerns(blob.key) }) { reports.append(blob.report) }
+      let isWatched = watchers.contains {
+        $0.concerns(blob.key) && mayRead($0.session, blob.origin.access)
+      }
+      if isWatched { reports.append(blob.report) }
     }
     return reports
   }

@@ -15,20 +15,26 @@ extension Ledger {
     }
     sessions[session] = Session(peer: peer)
     connectionCount += 1
-    connectionsOfUser[peer.uid, default: 0] += 1
+    accounts[peer.uid, default: UserAccount()].sessions.insert(session)
     let deadline = now.monotonicNanoseconds.addingClamped(limits.handshake.wholeNanoseconds)
     handshakes.append(session, deadline: deadline)
   }
 
   private func connectionRefusal(_ peer: Peer) -> PatchbayError? {
     if isDraining { return .draining }
-    if peer.uid != brokerUser { return .foreignUser(peer.uid, broker: brokerUser) }
+    if !limits.isShared, peer.uid != brokerUser {
+      return .foreignUser(peer.uid, broker: brokerUser)
+    }
     if connectionCount >= limits.connectionCount {
       return .tooManyConnections(connectionCount, limit: limits.connectionCount, of: "this broker")
     }
-    let count = connectionsOfUser[peer.uid] ?? 0
-    guard count >= limits.connectionsPerUser else { return nil }
-    return .tooManyConnections(count, limit: limits.connectionsPerUser, of: "user \(peer.uid)")
+    let count = accounts[peer.uid]?.sessions.count ?? 0
+    let limit =
+      isTrusted(peer.uid)
+      ? limits.connectionsPerUser
+      : min(limits.connectionsPerUser, limits.connectionsPerOtherUser)
+    guard count >= limit else { return nil }
+    return .tooManyConnections(count, limit: limit, of: "user \(peer.uid)")
   }
 
   mutating func greet(_ session: SessionID, _ number: UInt64, _ hello: Hello) {
@@ -102,7 +108,7 @@ extension Ledger {
   private mutating func end(_ session: SessionID, isProcessGone: Bool) {
     guard let ended = sessions[session], ended.phase != .ghost else { return }
     sessions[session]?.phase = .ghost
-    countOut(ended)
+    countOut(session, ended)
     forgetWatches(of: session)
     unanswered[session] = nil
     unpark(session, ended.parked)
@@ -125,10 +131,10 @@ extension Ledger {
     }
   }
 
-  private mutating func countOut(_ ended: Session) {
+  private mutating func countOut(_ session: SessionID, _ ended: Session) {
     connectionCount -= 1
-    let left = (connectionsOfUser[ended.peer.uid] ?? 1) - 1
-    connectionsOfUser[ended.peer.uid] = left > 0 ? left : nil
+    accounts[ended.peer.uid]?.sessions.remove(session)
+    forgetIfEmpty(ended.peer.uid)
     guard ended.phase == .talking else { return }
     clientCount -= 1
     pastClients.add(

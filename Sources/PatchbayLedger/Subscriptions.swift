@@ -23,7 +23,10 @@ extension Ledger {
     guard blob.origin.request.policy == .backpressure else { throw .holdsNobody(blob) }
     let noted = NotedSubscription(
       subscription: Subscription(clientID: reader.clientID, entry: request.entry), session: session)
-    if blob.state == .open, !blob.subscriptions.contains(noted) {
+    if blob.state == .open, !blob.subscriptions.contains(noted),
+      !blob.detachedUsers.contains(reader.peer.uid)
+    {
+      try checkSubscriptions(to: blob, of: reader.peer.uid)
       guard blob.subscriptions.count < WireLimit.subscriptions else {
         throw .tooManySubscriptions(blob, limit: WireLimit.subscriptions)
       }
@@ -31,6 +34,22 @@ extension Ledger {
       noteSubscriptions(request.generation)
     }
     reply(session, number, .done)
+  }
+
+  /// One other user must not take all places of those that a publisher waits for.
+  private func checkSubscriptions(to blob: Blob, of uid: UInt32) throws(PatchbayError) {
+    guard isGuest(uid, of: blob) else { return }
+    let sessions = accounts[uid]?.sessions ?? []
+    let count = blob.subscriptions.count { sessions.contains($0.session) }
+    guard count >= limits.subscriptionsPerOtherUser else { return }
+    throw .userLimit(
+      uid, "reads the blob \(blob.key) in sequence \(count) times",
+      limit: limits.subscriptionsPerOtherUser)
+  }
+
+  /// Whether a user reads a blob by its mode alone.
+  private func isGuest(_ uid: UInt32, of blob: Blob) -> Bool {
+    uid != blob.origin.access.uid && !isTrusted(uid)
   }
 
   mutating func unsubscribe(
@@ -64,11 +83,20 @@ extension Ledger {
   }
 
   /// The publisher has waited for one of them for too long; whoever has gone already is no error.
+  /// Another user that has had its publisher wait for too long does so no more: it could come back at
+  /// once, again and again.
   mutating func detach(
     _ session: SessionID, _ number: UInt64, _ request: DetachRequest
   ) throws(PatchbayError) {
-    _ = try published(request.blob, by: session, for: .grow)
-    dropSubscriptions(of: request.blob.generation) { $0.subscription == request.subscription }
+    let blob = try published(request.blob, by: session, for: .grow)
+    let slow = blob.subscriptions.first { $0.subscription == request.subscription }
+    if let slow, let uid = sessions[slow.session]?.peer.uid, isGuest(uid, of: blob) {
+      blobs[request.blob.generation]?.detachedUsers.insert(uid)
+      let own = accounts[uid]?.sessions ?? []
+      dropSubscriptions(of: request.blob.generation) { own.contains($0.session) }
+    } else {
+      dropSubscriptions(of: request.blob.generation) { $0.subscription == request.subscription }
+    }
     reply(session, number, .done)
   }
 

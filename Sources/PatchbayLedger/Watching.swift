@@ -215,9 +215,6 @@ extension Ledger {
       cause: blob.cause)
   }
 
-  /// Whether a process may know what is in blobs of this access.
-  func mayRead(_ peer: Peer, _ access: Access) -> Bool { peer.uid == access.uid }
-
   mutating func congested(_ session: SessionID) {
     guard sessions[session] != nil else { return }
     watching.congested.insert(session)

@@ -45,11 +45,19 @@ extension EventLoop {
       return
     }
     nextSession += 1
-    let connection = Connection(
-      session, Peer(process: process, uid: uid, gid: gid), socket, sharedRoom: sharedQueueRoom)
+    let peer = Peer(
+      process: process, uid: uid, gid: gid,
+      groups: isShared ? Self.groups(of: socket.descriptor) : [])
+    let connection = Connection(session, peer, socket, sharedRoom: sharedQueueRoom)
     connections[session] = connection
     _ = processes.add(session, connection.peer, socket: connection.rawDescriptor, poller)
     submit(.connected(session, connection.peer))
+  }
+
+  private static func groups(of socket: borrowing Descriptor) -> [UInt32] {
+    var groups = [UInt32](repeating: 0, count: Peer.groupLimit)
+    let count = unsafe pb_peer_groups(socket.rawValue, &groups, Int32(groups.count))
+    return Array(groups.prefix(max(0, Int(count))))
   }
 
   // MARK: Requests

@@ -42,6 +42,8 @@ final class EventLoop {
 
   let instance: UInt64
   let memoryLimit: Int
+  /// Whether other users may connect.
+  let isShared: Bool
   let logger: Logger
   let control: LoopControl
   let poller: Poller
@@ -89,14 +91,18 @@ final class EventLoop {
     self.control = control
     logger = configuration.logger
     memoryLimit = try configuration.chosenMemoryLimit()
+    isShared = configuration.isShared
     _ = try checked(pb_raise_descriptor_limit(), "Raising the limit of open files")
     ground = try SocketGround(
-      configuration.socketPath, instance: instance, given: configuration.listener)
+      configuration.socketPath, instance: instance, isShared: configuration.isShared,
+      given: configuration.listener)
     idleLimit = configuration.idleLimit
     poller = try Poller()
     acceptor = try Acceptor(listener: ground.listener.rawValue)
     var limits = LedgerLimits(memoryByteCount: memoryLimit)
     limits.handshake = configuration.handshakeLimit
+    limits.isShared = configuration.isShared
+    if let own = configuration.userMemoryLimit { limits.memoryPerOtherUser = own }
     jobLimit = limits.jobCount
     maker = try Worker("the maker of rings", jobLimit: jobLimit)
     inspector = try Worker("the inspector of rings", jobLimit: jobLimit)

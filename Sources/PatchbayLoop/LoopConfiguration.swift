@@ -16,6 +16,10 @@ package struct LoopConfiguration: Sendable {
   package var idleLimit: Duration?
   /// A socket that listens on the path already; the broker closes it. Nil: it makes its own.
   package var listener: Int32?
+  /// Whether users other than the broker's own may connect.
+  package var isShared = false
+  /// Bytes that blobs of one other user may take; nil: half of the memory limit.
+  package var userMemoryLimit: Int?
   package var logger: Logger
 
   /// Less would not hold the first chunk of the journal and a board.

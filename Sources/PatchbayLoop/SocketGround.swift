@@ -22,16 +22,17 @@ final class SocketGround {
   private var hasLeft = false
 
   /// Takes the lock, clears up behind a dead broker and listens.
+  /// - Parameter isShared: other users may connect.
   /// - Parameter given: a socket that listens on the path already, owned from now on: its name is
   ///   somebody else's and stays.
   /// - Throws: `limitReached` when another broker serves this path, `notPermitted` when a name is
   ///   in use for something that is not ours, `inputOutput`.
   init(
-    _ socketPath: SocketPath, instance: UInt64, given: Int32? = nil
+    _ socketPath: SocketPath, instance: UInt64, isShared: Bool = false, given: Int32? = nil
   ) throws(PatchbayError) {
     path = socketPath.path
     let given = given.map { Descriptor(owning: $0) }
-    try socketPath.prepareDirectory()
+    try socketPath.prepareDirectory(isShared: isShared)
     lock = try Self.takeLock(path)
     sweptCount = Self.previousInstance(lock).map(Self.sweep) ?? 0
     try Self.note(instance, in: lock)
@@ -40,7 +41,8 @@ final class SocketGround {
     } else {
       try Self.removeStaleSocket(path)
       listener = Descriptor(
-        owning: try checked(unsafe pb_listen(path, 1024), "Listening on \(path)"))
+        owning: try checked(
+          unsafe pb_listen(path, 1024, isShared ? 0o666 : 0o600), "Listening on \(path)"))
       var facts = stat()
       if unsafe lstat(path, &facts) == 0 { socketFile = (facts.st_dev, facts.st_ino) }
     }

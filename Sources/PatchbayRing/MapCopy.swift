@@ -6,30 +6,44 @@ import PatchbayLayout
 import PatchbaySystem
 import PatchbayTypes
 
-/// A private copy of a written map: the upper levels whole, of level 0 the touched pages.
+/// A private copy of a written map, as far as it tells of some offsets: of the upper levels all words
+/// about them, of level 0 the touched pages.
 struct MapCopy: WrittenMapWords {
   let geometry: RingGeometry
+  /// The words of each level from `firstWords` on.
   private(set) var levels: [[UInt64]]
+  private var firstWords: [Int]
   private(set) var touched: [UInt64]
+  private let firstTouched: Int
   /// Words of level 0 by page of data.
   private(set) var pages: [Int: [UInt64]] = [:]
 
+  /// - Parameter offsets: not empty, within the ring's data.
   init(
-    _ descriptor: borrowing Descriptor, _ geometry: RingGeometry, upTo byteCount: Int
+    _ descriptor: borrowing Descriptor, _ geometry: RingGeometry, _ offsets: Range<Int>
   ) throws(PatchbayError) {
     self.geometry = geometry
+    let last = offsets.upperBound - 1
     levels = [[]]
+    firstWords = [0]
     for level in geometry.levelOffsets.indices.dropFirst() {
+      let shift = RingGeometry.levelShift * (level + 1)
+      let words = offsets.lowerBound >> shift...last >> shift
+      firstWords.append(words.lowerBound)
       levels.append(
         try Self.words(
-          descriptor, at: geometry.levelOffsets[level], count: geometry.wordCount(level: level)))
+          descriptor,
+          at: geometry.levelOffsets[level] + words.lowerBound * RingGeometry.bytesPerWord,
+          count: words.count))
     }
-    let pageCount = geometry.dataByteCount / RingGeometry.page
+    let pageRange = offsets.lowerBound / RingGeometry.page...last / RingGeometry.page
+    firstTouched = pageRange.lowerBound >> 6
     touched = try Self.words(
-      descriptor, at: geometry.touchedOffset, count: (pageCount + 63) / 64)
+      descriptor, at: geometry.touchedOffset + firstTouched * RingGeometry.bytesPerWord,
+      count: pageRange.upperBound >> 6 - firstTouched + 1)
     let wordsPerPage = RingGeometry.page / RingGeometry.bitsPerWord
-    for page in 0..<pageCount where touched[page >> 6] >> UInt64(page & 63) & 1 == 1 {
-      guard page * RingGeometry.page < byteCount, levels[1][page] != .max else { continue }
+    for page in pageRange where touchedWord(page >> 6) >> UInt64(page & 63) & 1 == 1 {
+      guard word(level: 1, page) != .max else { continue }
       pages[page] = try Self.words(
         descriptor, at: geometry.levelOffsets[0] + page * wordsPerPage * RingGeometry.bytesPerWord,
         count: wordsPerPage)
@@ -44,11 +58,18 @@ struct MapCopy: WrittenMapWords {
     return unsafe bytes.withUnsafeBytes { unsafe Array($0.bindMemory(to: UInt64.self)) }
   }
 
+  /// Nothing is covered that the copy does not tell of.
   func word(level: Int, _ index: Int) -> UInt64 {
-    guard level == 0 else { return levels[level][index] }
+    guard level == 0 else {
+      let place = index - firstWords[level]
+      return levels[level].indices.contains(place) ? levels[level][place] : 0
+    }
     let wordsPerPage = RingGeometry.page / RingGeometry.bitsPerWord
     return pages[index / wordsPerPage]?[index % wordsPerPage] ?? 0
   }
 
-  func touchedWord(_ index: Int) -> UInt64 { touched[index] }
+  func touchedWord(_ index: Int) -> UInt64 {
+    let place = index - firstTouched
+    return touched.indices.contains(place) ? touched[place] : 0
+  }
 }

@@ -37,7 +37,7 @@ package enum RingCopy {
   private static func fillByMap(
     _ target: borrowing Descriptor, _ source: borrowing Descriptor, _ geometry: RingGeometry
   ) throws(PatchbayError) -> (frontier: Int, covered: Int) {
-    let map = try MapCopy(source, geometry, upTo: geometry.dataByteCount)
+    let map = try MapCopy(source, geometry, 0..<geometry.dataByteCount)
     var covered = 0
     var at = 0
     while at < geometry.dataByteCount {

@@ -29,11 +29,12 @@ package enum RingInspector {
     missingLimit: Int
   ) throws(PatchbayError) -> (coveredByteCount: Int, missing: [Range<Int>]) {
     let byteCount = min(byteCount, geometry.dataByteCount)
+    guard byteCount > 0 else { return (0, []) }
     guard geometry.hasMap else {
       let frontier = try hints(descriptor, limit: byteCount).frontier
       return (frontier, frontier < byteCount ? [frontier..<byteCount] : [])
     }
-    let copy = try MapCopy(descriptor, geometry, upTo: byteCount)
+    let copy = try MapCopy(descriptor, geometry, 0..<byteCount)
     var covered = 0
     var missing: [Range<Int>] = []
     var at = 0

@@ -51,6 +51,12 @@ package struct ControlSocket: ~Copyable, Sendable {
         "No broker listens on \(path) (\(systemReason(-result))). "
           + "Start one with: patchbay serve --socket \(path)",
         systemErrno: -result)
+    case EACCES:
+      throw PatchbayError(
+        .notPermitted,
+        "User \(geteuid()) may not connect to the broker on \(path) (\(systemReason(EACCES))). It "
+          + "serves other users only when it was started with: patchbay serve --shared",
+        systemErrno: EACCES)
     default: throw .system("Connecting to \(path)", errno: -result)
     }
   }

@@ -35,13 +35,19 @@ package enum SharedObject {
   }
 
   /// A named object that must still be the one that was made.
+  /// - Throws: `corrupt` when it is another one, or has another size; `inputOutput`.
   package static func open(
     name: String, isWritable: Bool, uid: UInt32, byteCount: Int, inode: UInt64
   ) throws(PatchbayError) -> Descriptor {
-    Descriptor(
-      owning: try checked(
-        unsafe pb_shm_open(name, isWritable ? 1 : 0, uid, Int64(byteCount), inode),
-        "Opening the shared memory \(name)"))
+    let result = unsafe pb_shm_open(name, isWritable ? 1 : 0, uid, Int64(byteCount), inode)
+    guard result != -ESTALE else {
+      throw PatchbayError(
+        .corrupt,
+        "The shared memory \(name) is not the one that was made, with \(byteCount) bytes: a process "
+          + "that may write to it has cut it off, or it was replaced. Create the blob again.",
+        systemErrno: ESTALE)
+    }
+    return Descriptor(owning: try checked(result, "Opening the shared memory \(name)"))
   }
 
   /// Gives all memory of an object back to the system, whoever has it mapped: they find zeros. The
@@ -67,21 +73,42 @@ package enum SharedObject {
   package static func read(
     _ descriptor: borrowing Descriptor, at offset: Int, into buffer: inout [UInt8]
   ) throws(PatchbayError) {
+    var span = buffer.mutableSpan
+    try unsafe span.withUnsafeMutableBytes { (bytes) throws(PatchbayError) in
+      try unsafe read(descriptor, at: offset, into: bytes)
+    }
+  }
+
+  /// The same for any memory.
+  @unsafe package static func read(
+    _ descriptor: borrowing Descriptor, at offset: Int, into buffer: UnsafeMutableRawBufferPointer
+  ) throws(PatchbayError) {
     var done = 0
     while done < buffer.count {
-      let got = unsafe buffer.withUnsafeMutableBytes { bytes in
-        unsafe pread(
-          descriptor.rawValue, bytes.baseAddress.map { unsafe $0 + done }, bytes.count - done,
-          off_t(offset + done))
-      }
+      let got = unsafe pread(
+        descriptor.rawValue, buffer.baseAddress.map { unsafe $0 + done }, buffer.count - done,
+        off_t(offset + done))
       if got < 0 && errno == EINTR { continue }
       guard got > 0 else {
         throw got == 0
-          ? PatchbayError(.corrupt, "A shared object ends at \(offset + done), inside its header.")
+          ? PatchbayError(
+            .corrupt, "A shared object ends at \(offset + done), before what it is said to hold.")
           : .system("Reading a shared object at \(offset + done)", errno: errno)
       }
       done += got
     }
+  }
+
+  /// Whether some page of a range has never been written, or was taken away again.
+  package static func hasHole(
+    _ descriptor: borrowing Descriptor, in range: Range<Int>
+  ) throws(PatchbayError) -> Bool {
+    let found = pb_first_hole(descriptor.rawValue, Int64(range.lowerBound))
+    if found == -Int64(ENXIO) { return true }
+    guard found >= 0 else {
+      throw .system("Looking for holes in a shared object", errno: Int32(-found))
+    }
+    return found < range.upperBound
   }
 
   /// Writes all bytes at a position.

@@ -130,6 +130,12 @@ public struct BrokerStatistics: Sendable, Hashable {
   /// Waits that only their time bound ended although the bytes were there. Anything but 0 means
   /// that a publisher was killed or stopped between covering and waking.
   public var rescuedWaitCount: UInt64 = 0
+  /// Users that are connected or have blobs.
+  public var userCount: UInt64 = 0
+  /// Bytes of the asking user's blobs: rings, maps, inline blobs, and what the journal keeps of them.
+  public var userMemoryByteCount: UInt64 = 0
+  /// The limit on them.
+  public var userMemoryLimit: UInt64 = 0
   /// How long the broker runs.
   public var uptime: Duration = .zero
 

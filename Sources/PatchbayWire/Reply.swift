@@ -78,12 +78,14 @@ package struct BlobGrant: Sendable, Hashable {
   package var extentEnd: Int
   /// The extent whose descriptor comes with this message.
   package var extent: ExtentGrant?
+  /// Whether its rings belong to another user: they are read through their descriptors, never mapped.
+  package var isForeign: Bool
 
   package init(
     blob: BlobReference, state: BlobState, byteCount: Int?, order: WriteOrder,
     policy: FlowPolicy = .keep, plan: ExtentPlan, segment: Int = 0, wakeClasses: WakeClasses,
     board: UInt32, entry: UInt32, inlineBytes: [UInt8]? = nil,
-    extentEnd: Int = 0, extent: ExtentGrant? = nil
+    extentEnd: Int = 0, extent: ExtentGrant? = nil, isForeign: Bool = false
   ) {
     self.blob = blob
     self.state = state
@@ -98,6 +100,7 @@ package struct BlobGrant: Sendable, Hashable {
     self.inlineBytes = inlineBytes
     self.extentEnd = extentEnd
     self.extent = extent
+    self.isForeign = isForeign
   }
 }
 

@@ -134,6 +134,7 @@ extension WireWriter {
     put(index: grant.extentEnd)
     put(grant.extent != nil)
     if let extent = grant.extent { put(extent) }
+    put(grant.isForeign)
   }
 
   mutating func put(_ extent: ExtentGrant) {
@@ -185,7 +186,8 @@ extension BrokerStatistics {
       ("reuses", \.reuseCount), ("spills", \.spillCount), ("restores", \.restoreCount),
       ("evictions", \.evictionCount),
       ("wakes", \.wakeCount), ("needlessWakes", \.needlessWakeCount),
-      ("rescuedWaits", \.rescuedWaitCount),
+      ("rescuedWaits", \.rescuedWaitCount), ("users", \.userCount),
+      ("userMemoryBytes", \.userMemoryByteCount), ("userMemoryLimit", \.userMemoryLimit),
     ]
   }
 }
@@ -226,7 +228,8 @@ extension WireReader {
       board: try take(), entry: try take(),
       inlineBytes: try takeFlag()
         ? takeBlock(atMost: Frame.inlineByteLimit, "an inline blob") : nil,
-      extentEnd: try takeIndex(), extent: try takeFlag() ? takeExtent() : nil)
+      extentEnd: try takeIndex(), extent: try takeFlag() ? takeExtent() : nil,
+      isForeign: try takeFlag())
   }
 
   mutating func takeExtent() throws(PatchbayError) -> ExtentGrant {

@@ -4,6 +4,7 @@
 import Glibc
 import PatchbaySystem
 import PatchbayTestSupport
+import PatchbayWire
 import Synchronization
 import Testing
 
@@ -99,22 +100,44 @@ import Testing
     }
   }
 
-  @Test func `a reader whose handle is closed under it gets its own bytes or none`() throws {
+  /// Opens a blob for reading.
+  /// - Parameter isForeign: as a process of another user: through descriptors.
+  private func open(
+    _ key: BlobKey, _ client: PatchbayClient, isForeign: Bool
+  ) throws -> Subscriber {
+    guard isForeign else { return try client.open(key) }
+    let request = OpenRequest(key: key, waits: false, observes: false)
+    let delivery = try client.session.connection.call(.open(request), deadline: .standard)
+    guard case .opened(var grant) = delivery.reply else { throw HarnessError("not opened") }
+    grant.isForeign = true
+    return Subscriber(
+      try BlobHandle(
+        client.session, key: key, grant: grant, delivery, isWritable: false, deadline: .standard))
+  }
+
+  @Test(arguments: [false, true])
+  func `a reader whose handle is closed under it gets its own bytes or none`(
+    isForeign: Bool
+  ) throws {
     try withBroker { broker, client in
       let reader = try broker.makeClient()
       let wrong = Atomic<Int>(0)
       let right = Atomic<Int>(0)
       for seed in 1...60 as ClosedRange<UInt64> {
         try publish(client, "k", seed)
-        let subscriber = try reader.open("k")
+        let subscriber = try open("k", reader, isForeign: isForeign)
         _ = try subscriber.readFully(0..<1)
         let reading = TestThread {
-          while let bytes = try? subscriber.read(upTo: Self.size, at: 0), !bytes.isEmpty {
-            // relaxed (all): counts of the test.
-            if firstWrong(bytes.span, seed, at: 0) != nil { wrong.add(1, ordering: .relaxed) }
-            // relaxed: as above.
-            right.add(1, ordering: .relaxed)
+          let last = code {
+            while let bytes = try subscriber.read(upTo: Self.size, at: 0), !bytes.isEmpty {
+              // relaxed (all): counts of the test.
+              if firstWrong(bytes.span, seed, at: 0) != nil { wrong.add(1, ordering: .relaxed) }
+              // relaxed: as above.
+              right.add(1, ordering: .relaxed)
+            }
           }
+          // relaxed: as above.
+          if last != .closed { wrong.add(1, ordering: .relaxed) }
         }
         // relaxed: as above.
         let before = right.load(ordering: .relaxed)
@@ -131,6 +154,51 @@ import Testing
       // relaxed: the threads have ended.
       #expect(wrong.load(ordering: .relaxed) == 0)
       #expect(try reuses(client) > 0)
+    }
+  }
+
+  /// A blob for which the pool has to go.
+  private func filling(_ client: PatchbayClient) throws -> BlobOptions {
+    let statistics = try client.statistics()
+    let free = Int(statistics.memoryLimit - statistics.memoryByteCount) / 4096 * 4096
+    return BlobOptions(byteCount: free, order: .appendOnly)
+  }
+
+  /// What a look has found is taken when the handle is closed and the ring has its next use, or when
+  /// nobody took the ring and its memory was given back.
+  @Test(arguments: [false, true], [false, true])
+  func `what was found before the handle was closed is not taken after it`(
+    isForeign: Bool, isReused: Bool
+  ) throws {
+    try withBroker(memory: 64 << 20) { broker, client in
+      let reader = try broker.makeClient()
+      try publish(client, "k", 7)
+      let subscriber = try open("k", reader, isForeign: isForeign)
+      let found = try #require(
+        try subscriber.look(at: 0, count: Self.size, deadline: .standard))
+      let ring = subscriber.handle.grant.extent?.ringID
+      subscriber.close()
+      _ = try reader.ping()
+      try client.remove("k")
+      if isReused {
+        let next = try client.publisher("next", BlobOptions(byteCount: Self.size))
+        #expect(next.handle.grant.extent?.ringID == ring)
+        try next.write(oracleBytes(8, 0..<Self.size), at: 0)
+        try next.seal()
+      } else {
+        #expect(try client.statistics().poolByteCount > 0)
+        _ = try client.publisher("next", filling(client))
+        #expect(try client.statistics().poolByteCount == 0)
+      }
+      var taken: Int?
+      let error = code {
+        _ = try [UInt8](capacity: Self.size) { (output) throws(PatchbayError) in
+          taken = try subscriber.take(found, at: 0, into: &output)
+        }
+      }
+      #expect(taken == nil && (error == .closed || error == nil && !isForeign))
+      #expect(code { _ = try subscriber.read(upTo: 1, at: 0) } == .closed)
+      #expect(code { _ = try subscriber.writtenRanges() } == .closed)
     }
   }
 

@@ -1,6 +1,7 @@
 // The examples of the guides, word for word: another test holds each example of a page to code like
 // this. Where a page connects to the usual broker, a test's own takes its place.
 
+import Glibc
 import Patchbay
 import PatchbayBroker
 import PatchbayTestSupport
@@ -189,6 +190,33 @@ private final class Screen {
       while let bytes = try cursor.read(upTo: 65536) { show(bytes) }
       #expect(shown > 0 && shown % 100 == 0)
     }
+  }
+
+  // MARK: Other users
+
+  @Test func `a blob that other users may read`() throws {
+    let directory = try TemporaryDirectory()
+    _ = unsafe chmod(directory.path, 0o755)
+    // swift-format-ignore: AlwaysUseLowerCamelCase
+    func BrokerConfiguration(socketPath: String) -> PatchbayBroker.BrokerConfiguration {
+      PatchbayBroker.BrokerConfiguration(
+        socketPath: directory.file("control.sock"), memoryLimit: 64 << 20)
+    }
+    let weights = oracleBytes(1, 0..<100_000)
+
+    var configuration = BrokerConfiguration(socketPath: "/run/patchbay/control.sock")
+    configuration.isShared = true
+    configuration.userMemoryLimit = 1 << 30
+    let broker = try Broker(configuration)
+    let client = try broker.makeClient()
+
+    var options = BlobOptions()
+    options.mode = 0o640
+    try client.publish(weights, as: "models/v7", options)
+
+    let access = try client.info("models/v7").access
+    #expect(access.uid == getuid() && access.gid == getgid() && access.mode == 0o640)
+    broker.drain()
   }
 
   // MARK: Writing in any order

@@ -28,6 +28,7 @@ extension Ledger {
     let inlineBytes = blobs.values.reduce(0) { $0 + ($1.inlineBytes?.count ?? 0) }
     let askers = blobs.values.reduce(0) { $0 + $1.askers.count }
     let parked = parkedOpens.values.reduce(0) { $0 + $1.count }
+    if let wrong = accountInconsistency { return wrong }
     let figures = [
       ("idle bytes", idleByteCount, idle), ("ring bytes", ringByteCount, ringBytes),
       ("inline bytes", inlineByteCount, inlineBytes), ("askers", askerCount, askers),
@@ -35,6 +36,7 @@ extension Ledger {
       ("open blobs", openBlobCount, blobs.values.count { $0.state == .open || !$0.isBorn }),
       ("copies", copies.count, blobs.values.count { $0.pendingCopy != nil } + staleCopyCount),
       ("bytes in the pool", pool.byteCount, pooled.reduce(0) { $0 + $1.byteCount }),
+      ("charged bytes", chargedByteCount, ringBytes + inlineBytes - pool.byteCount),
       ("names", catalog.count, blobs.values.count { $0.isBorn && $0.isNamed }),
       ("standings", watching.log.standings.count, catalog.count),
       (
@@ -53,6 +55,42 @@ extension Ledger {
   /// Copies whose blob came to nothing meanwhile.
   private var staleCopyCount: Int {
     copies.count { blobs[$0.value]?.pendingCopy != $0.key }
+  }
+
+  /// What users are charged with beside records: rings that do not rest in the pool, inline blobs.
+  private var chargedByteCount: Int {
+    let records = blobs.values.reduce(0) { $0 + $1.origin.recordByteCount }
+    return accounts.values.reduce(-records) { $0 + $1.byteCount }
+  }
+
+  /// What each user is charged with, and whether that is within its limits.
+  private var accountInconsistency: String? {
+    let live = sessions.filter { $0.value.phase != .ghost }
+    let uids = Set(live.values.map(\.peer.uid)).union(blobs.values.map(\.origin.access.uid))
+    for uid in uids.union(accounts.keys).union(rings.values.map(\.owner)) {
+      let account = accounts[uid] ?? UserAccount()
+      let own = blobs.values.filter { $0.origin.access.uid == uid }
+      let records = own.reduce(0) { $0 + $1.origin.recordByteCount }
+      let served = rings.filter { $0.value.owner == uid && pool.resting[$0.key] == nil }
+      let ringBytes = served.values.reduce(0) { $0 + $1.byteCount }
+      let bytes = own.reduce(ringBytes + records) { $0 + ($1.inlineBytes?.count ?? 0) }
+      let idle = own.reduce(0) {
+        $0 + ($1.isIdle ? $1.residentByteCount + $1.origin.recordByteCount : 0)
+      }
+      let mine = Set(live.filter { $0.value.peer.uid == uid }.keys)
+      if account.byteCount != bytes { return "user \(uid): \(account.byteCount) of \(bytes) bytes" }
+      if account.idleByteCount != idle { return "user \(uid): \(account.idleByteCount) idle" }
+      if account.blobCount != own.count { return "user \(uid): \(account.blobCount) blobs" }
+      if account.sessions != mine { return "user \(uid): sessions" }
+      if isTrusted(uid) { continue }
+      if bytes > limits.memoryPerOtherUser { return "user \(uid) has \(bytes) bytes" }
+      if own.count > limits.blobsPerOtherUser { return "user \(uid) has \(own.count) blobs" }
+      let handles = live.values.reduce(0) { $0 + ($1.peer.uid == uid ? $1.handleCount : 0) }
+      if handles > limits.handlesPerOtherUser { return "user \(uid) has \(handles) handles" }
+      let parked = live.values.reduce(0) { $0 + ($1.peer.uid == uid ? $1.parked.count : 0) }
+      if parked > limits.waitingOpensPerOtherUser { return "user \(uid) waits \(parked) times" }
+    }
+    return nil
   }
 
   private func inconsistency(of blob: Blob) -> String? {
@@ -96,6 +134,7 @@ extension Ledger {
     blobs.isEmpty && owners.isEmpty && rings.isEmpty && inspections.isEmpty && copies.isEmpty
       && watching.watchers.isEmpty && watching.congested.isEmpty && watching.log.open.isEmpty
       && parkedOpens.isEmpty && sessions.count == 1 && ghosts.isEmpty && connectionCount == 1
+      && accounts.count == 1
       && accessClasses.values.allSatisfy { $0.waiting.isEmpty && $0.pendingBoard == nil }
   }
 }

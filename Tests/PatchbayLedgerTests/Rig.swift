@@ -82,15 +82,20 @@ struct Rig {
   }
 
   /// Connects without a greeting.
-  mutating func connectOnly(process: Int32 = 100, uid: UInt32 = Rig.user) -> SessionID {
+  mutating func connectOnly(
+    process: Int32 = 100, uid: UInt32 = Rig.user, gid: UInt32 = 100, groups: [UInt32] = []
+  ) -> SessionID {
     lastSession += 1
     let session = SessionID(rawValue: lastSession)
-    send(.connected(session, Peer(process: process, uid: uid, gid: 100)))
+    send(.connected(session, Peer(process: process, uid: uid, gid: gid, groups: groups)))
     return session
   }
 
-  mutating func connect(process: Int32 = 100, name: String = "test") -> SessionID {
-    let session = connectOnly(process: process)
+  mutating func connect(
+    process: Int32 = 100, uid: UInt32 = Rig.user, gid: UInt32 = 100, groups: [UInt32] = [],
+    name: String = "test"
+  ) -> SessionID {
+    let session = connectOnly(process: process, uid: uid, gid: gid, groups: groups)
     post(session, .hello(Rig.hello(name: name)))
     return session
   }

@@ -16,6 +16,7 @@ struct SimulatedModel {
   /// Requests without an answer; those of sessions that ended are dropped.
   private(set) var owed: [RequestID: Request] = [:]
   private var live: Set<SessionID> = []
+  private var peers: [SessionID: Peer] = [:]
   private(set) var rings: [RingID: SimulatedRing] = [:]
   private(set) var pendingBoards: Set<UInt32> = []
   private(set) var records: [Generation: BlobRecord] = [:]
@@ -31,6 +32,7 @@ struct SimulatedModel {
   private var now: Int64 = 0
   private var readers: [Generation: [SessionID: [UInt64]]] = [:]
   private var subscriptions: [Generation: [SessionID: Set<Int>]] = [:]
+  private var heldTooLong: [Generation: Set<UInt32>] = [:]
   private var clientIDs: [SessionID: UInt64] = [:]
   private var seenGenerations: Set<Generation> = []
   private var lastGenerations: [BlobKey: Generation] = [:]
@@ -49,12 +51,16 @@ struct SimulatedModel {
   mutating func note(_ event: LedgerEvent, at moment: Moment) {
     now = moment.monotonicNanoseconds
     switch event {
-    case .connected(let session, _): live.insert(session)
+    case .connected(let session, let peer):
+      live.insert(session)
+      peers[session] = peer
     case .request(let session, let number, let request):
       guard live.contains(session) else { return }
       owed[RequestID(session: session, number: number)] = request
       if case .watch(let watch) = request {
-        watches.begin(RequestID(session: session, number: number), watch, known: known)
+        watches.begin(
+          RequestID(session: session, number: number), watch, by: user(of: session),
+          known: known(to: session))
       }
       switch request {
       case .close(let blob) where blob.epoch == 0: close(session, blob.generation)
@@ -131,7 +137,9 @@ struct SimulatedModel {
 
   mutating func check(_ actions: [LedgerAction], after event: LedgerEvent) {
     for action in actions { check(action, after: event) }
-    watches.compare(with: known)
+    let sessions = watches.sessions
+    watches.compare(
+      with: Dictionary(uniqueKeysWithValues: sessions.map { ($0, known(to: $0)) }))
     if let wrong = watches.violation { demand(false, wrong) }
     let silent = unrung
     demand(silent.isEmpty, "a final state was posted and its bell not rung: \(silent)")
@@ -145,8 +153,14 @@ struct SimulatedModel {
     switch action {
     case .reply(let session, let number, let reply, let descriptors):
       answered(session, number, reply, descriptors)
-    case .report(let session, let number, _, _), .reportStatistics(let session, let number, _),
-      .explain(let session, let number, _, _):
+    case .report(let session, let number, _, let blobs):
+      _ = settleDebt(session, number)
+      for blob in blobs {
+        demand(
+          mayRead(session, blob.info.generation),
+          "\(session) was told of \(blob.info.key), which it may not read")
+      }
+    case .reportStatistics(let session, let number, _), .explain(let session, let number, _, _):
       _ = settleDebt(session, number)
     case .disconnect(let session): end(session)
     case .createRing(let ring, _, let dataByteCount, let hasMap, let access):
@@ -183,6 +197,28 @@ struct SimulatedModel {
       demand(reports.allSatisfy { $0.info.state == .open }, "a blob that has ended is sampled")
     case .recordClient, .eraseClient: break
     }
+  }
+
+  /// Whether a session may read what has this record, as of a file.
+  private func mayRead(_ session: SessionID, _ generation: Generation) -> Bool {
+    guard let access = records[generation]?.info.access, let peer = peers[session] else {
+      return false
+    }
+    if [0, 1000, access.uid].contains(peer.uid) { return true }
+    let isMember = ([peer.gid] + peer.groups).contains(access.gid)
+    return access.mode & (isMember ? 0o40 : 0o4) != 0
+  }
+
+  /// Who asks, whichever process it is.
+  private func user(of session: SessionID) -> Peer? {
+    var user = peers[session]
+    user?.process = 0
+    return user
+  }
+
+  private func mayTake(_ session: SessionID, _ access: Access) -> Bool {
+    guard let peer = peers[session] else { return false }
+    return [0, 1000, access.uid].contains(peer.uid)
   }
 
   private mutating func settleDebt(_ session: SessionID, _ number: UInt64) -> Request? {
@@ -239,7 +275,7 @@ struct SimulatedModel {
       demand(
         readers[request.generation]?[session]?.isEmpty == false,
         "\(session) holds the publisher of a blob that it does not read")
-      if posted[request.generation] == .open {
+      if posted[request.generation] == .open, !hasHeldTooLong(session, request.generation) {
         subscriptions[request.generation, default: [:]][session, default: []].insert(request.entry)
       }
     case (.done, .unsubscribe(let request)):
@@ -247,20 +283,35 @@ struct SimulatedModel {
     case (.done, .detach(let request)):
       let generation = request.blob.generation
       for session in clientIDs.keys where clientIDs[session] == request.subscription.clientID {
-        subscriptions[generation]?[session]?.remove(request.subscription.entry)
+        detached(session, generation, request.subscription.entry)
       }
     case (.subscriptions(let list), .subscriptions(let blob)):
       demand(
         Set(list.subscriptions) == expectedSubscriptions(blob.generation),
         "the publisher of \(blob.generation) is told the wrong subscribers")
     case (.failure(let error), .open(let open)) where error.code == .noSuchKey:
-      demand(
-        owners[open.key] == nil || isBeingResumed(open.key), "\(open.key) exists but was not found")
+      let isHidden = owners[open.key].map { !mayRead(session, $0) } ?? true
+      demand(isHidden || isBeingResumed(open.key), "\(open.key) exists but was not found")
     case (.failure(let error), .create(let create)) where error.code == .keyExists:
       demand(
         !create.replaces || owners[create.key] == nil || isBeingResumed(create.key),
         "\(create.key) could have been replaced")
     default: break
+    }
+  }
+
+  private func hasHeldTooLong(_ session: SessionID, _ generation: Generation) -> Bool {
+    peers[session].map { heldTooLong[generation]?.contains($0.uid) == true } ?? false
+  }
+
+  /// With a reader of another user all of that user go, and do not come back.
+  private mutating func detached(_ session: SessionID, _ generation: Generation, _ entry: Int) {
+    guard subscriptions[generation]?[session]?.remove(entry) != nil, let peer = peers[session],
+      let access = records[generation]?.info.access, !mayTake(session, access)
+    else { return }
+    heldTooLong[generation, default: []].insert(peer.uid)
+    for other in subscriptions[generation]?.keys ?? [:].keys where peers[other]?.uid == peer.uid {
+      subscriptions[generation]?[other] = nil
     }
   }
 
@@ -299,6 +350,11 @@ struct SimulatedModel {
     let generation = grant.blob.generation
     demand(open.observes || grant.state != .failed, "a failed blob was handed to a reader")
     demand(grant.blob.epoch == 0, "a reader was given an epoch")
+    if let access = records[generation]?.info.access {
+      demand(mayRead(session, generation), "\(session) opened what it may not read")
+      let isForeign = grant.inlineBytes == nil && access.uid != peers[session]?.uid
+      demand(grant.isForeign == isForeign, "\(session) is told wrongly whose the rings are")
+    }
     guard grant.inlineBytes == nil else { return }
     let slot = BoardSlot(board: grant.board, entry: grant.entry)
     demand(entries[slot] == generation, "\(generation) was opened without its entry")
@@ -402,11 +458,13 @@ struct SimulatedModel {
       demand(false, "\(generation) was erased without a record")
       return
     }
-    owners[record.info.key] = nil
+    let key = record.info.key
+    owners[key] = nil
     switch event {
-    case .request(_, _, .remove(let request)) where request.key == record.info.key: break
-    case .request(_, _, .create(let request)) where request.key == record.info.key: break
-    case .request(_, _, .createWith(let request, _)) where request.key == record.info.key: break
+    case .request(let session, _, let request) where Self.taken(by: request) == key:
+      // What the request itself makes room for belongs to anybody.
+      let isOwn = mayTake(session, record.info.access)
+      demand(isOwn || !isHeld(generation), "\(session) took \(key) of another user")
     case .copied: demand(record.info.state == .failed, "\(generation) was taken over")
     default:
       demand(!isHeld(generation), "\(generation) was evicted while it is open")
@@ -414,10 +472,19 @@ struct SimulatedModel {
     }
   }
 
-  /// What exists, as every watcher that has been told all must know it.
-  private var known: SimulatedWatches.View {
+  /// The key that a request takes away from whoever has it.
+  private static func taken(by request: Request) -> BlobKey? {
+    switch request {
+    case .remove(let remove): remove.key
+    case .create(let create), .createWith(let create, _): create.key
+    default: nil
+    }
+  }
+
+  /// What exists for a session, as each of its watchers that has been told all must know it.
+  private func known(to session: SessionID) -> SimulatedWatches.View {
     SimulatedWatches.View(
-      uniqueKeysWithValues: records.values.map {
+      uniqueKeysWithValues: records.values.filter { mayRead(session, $0.info.generation) }.map {
         ($0.info.key, SimulatedWatches.Known(generation: $0.info.generation, state: $0.info.state))
       })
   }
@@ -429,6 +496,24 @@ struct SimulatedModel {
     let ringBytes = rings.values.reduce(0) { $0 + ($1.isUnlinked ? 0 : $1.byteCount) }
     let inlineBytes = records.values.reduce(0) { $0 + ($1.inlineBytes?.count ?? 0) }
     return overhead + ringBytes + inlineBytes + pendingBoards.count * boardByteCount
+  }
+
+  /// What a user has in use at the least: inline blobs, and rings of blobs that are there or open, or
+  /// that a process may still write into or be reading.
+  func usedByteCount(by uid: UInt32) -> Int {
+    let ringBytes = rings.reduce(0) { sum, known in
+      let isUsed = !known.value.isUnlinked && known.value.access.uid == uid && isUsed(known.key)
+      return sum + (isUsed ? known.value.byteCount : 0)
+    }
+    return records.values.reduce(ringBytes) {
+      $0 + ($1.info.access.uid == uid ? $1.inlineBytes?.count ?? 0 : 0)
+    }
+  }
+
+  private func isUsed(_ ring: RingID) -> Bool {
+    let isServing = extentOwners[ring].map { records[$0] != nil || isHeld($0) } ?? false
+    let holders = rings[ring]?.holders ?? [:]
+    return isServing || holders.contains { $0.value == .writer || !live.contains($0.key) }
   }
 }
 

@@ -14,6 +14,7 @@ struct SimulatedWatches {
   typealias View = [BlobKey: Known]
 
   private struct Watch {
+    let user: Peer?
     let prefix: [UInt8]
     var view: View
     /// Whether the picture began with something that is certain: all, nothing, or an earlier one.
@@ -24,7 +25,7 @@ struct SimulatedWatches {
   private var watches: [SimulatedModel.RequestID: Watch] = [:]
   var congested: Set<SessionID> = []
   /// Where watchers that have ended stood, and what they knew there.
-  private(set) var left: [(position: EventPosition, prefix: [UInt8], view: View)] = []
+  private(set) var left: [(user: Peer?, position: EventPosition, prefix: [UInt8], view: View)] = []
   /// Watches that went on where another one had left.
   private(set) var resumedCount = 0
   private(set) var violation: String?
@@ -33,11 +34,15 @@ struct SimulatedWatches {
     view.filter { $0.key.bytes.starts(with: prefix) }
   }
 
-  mutating func begin(_ id: SimulatedModel.RequestID, _ request: WatchRequest, known: View) {
-    let earlier = left.first { $0.position == request.after && $0.prefix == request.prefix }
+  mutating func begin(
+    _ id: SimulatedModel.RequestID, _ request: WatchRequest, by user: Peer?, known: View
+  ) {
+    let earlier = left.first {
+      $0.position == request.after && $0.prefix == request.prefix && $0.user == user
+    }
     if earlier != nil { resumedCount += 1 }
     watches[id] = Watch(
-      prefix: request.prefix,
+      user: user, prefix: request.prefix,
       view: request.after == nil ? Self.part(of: known, request.prefix) : earlier?.view ?? [:],
       isWhole: request.after == nil || request.after == .start || earlier != nil)
   }
@@ -45,7 +50,7 @@ struct SimulatedWatches {
   mutating func end(_ id: SimulatedModel.RequestID) {
     guard let watch = watches.removeValue(forKey: id), watch.isWhole, let position = watch.position
     else { return }
-    left.append((position, watch.prefix, watch.view))
+    left.append((watch.user, position, watch.prefix, watch.view))
     if left.count > 12 { left.removeFirst() }
   }
 
@@ -99,10 +104,13 @@ struct SimulatedWatches {
     watch.view[change.key] = Known(generation: change.generation, state: state)
   }
 
+  /// Those who watch.
+  var sessions: Set<SessionID> { Set(watches.keys.map(\.session)) }
+
   /// Who reads has been told everything: messages here are large enough for all there is.
-  mutating func compare(with known: View) {
+  mutating func compare(with known: [SessionID: View]) {
     for (id, watch) in watches where watch.isWhole && !congested.contains(id.session) {
-      let expected = Self.part(of: known, watch.prefix)
+      let expected = Self.part(of: known[id.session] ?? [:], watch.prefix)
       if watch.position != nil, watch.view != expected {
         fail("\(id) knows \(watch.view) of \(expected)")
       }

@@ -39,7 +39,13 @@ struct SimulatedWorld {
   private(set) var violation: String?
   var evictionCount: UInt64 { ledger.evictionCount }
 
-  init(seed: UInt64) {
+  /// Whether other users may connect.
+  private let isShared: Bool
+  /// The broker's own, root, and others.
+  private static let users: [UInt32] = [1000, 1000, 0, 2000, 2000, 3000]
+
+  init(seed: UInt64, isShared: Bool = false) {
+    self.isShared = isShared
     generator = SeededGenerator(seed: seed)
     var limits = LedgerLimits(memoryByteCount: Self.memory)
     limits.entriesPerBoard = Self.entriesPerBoard
@@ -54,6 +60,14 @@ struct SimulatedWorld {
     limits.firstExtent = 8192
     limits.extentLimit = 32768
     limits.windowRing = 16384
+    limits.isShared = isShared
+    limits.memoryPerOtherUser = Self.memory / 4
+    limits.connectionsPerOtherUser = 4
+    limits.handlesPerOtherUser = 15
+    limits.waitingOpensPerOtherUser = 6
+    limits.blobsPerOtherUser = 5
+    limits.accessClassesPerOtherUser = 2
+    limits.subscriptionsPerOtherUser = 3
     limits.removalCount = 6
     limits.watchesPerSession = 2
     limits.poolRest = .seconds(3)
@@ -81,7 +95,19 @@ struct SimulatedWorld {
     trace += actions
     model.check(actions, after: event)
     follow(actions)
-    violation = model.violation ?? debtViolation ?? sumViolation ?? ledger.inconsistency
+    violation =
+      model.violation ?? debtViolation ?? sumViolation ?? shareViolation ?? ledger.inconsistency
+  }
+
+  /// Nobody uses what it is not charged with, or more than its share; the pool is nobody's.
+  private var shareViolation: String? {
+    for uid in Set(Self.users).sorted() {
+      let used = model.usedByteCount(by: uid)
+      let charged = ledger.accounts[uid]?.byteCount ?? 0
+      if used > charged { return "user \(uid) uses \(used) bytes and is charged with \(charged)" }
+      if ![0, 1000].contains(uid), used > Self.memory / 4 { return "user \(uid) uses \(used)" }
+    }
+    return nil
   }
 
   /// What the ledger says is waited for must be what the model knows to be owed.
@@ -145,10 +171,19 @@ struct SimulatedWorld {
   private mutating func connect() {
     lastSession += 1
     let session = SessionID(rawValue: lastSession)
-    let uid: UInt32 = chance(1, in: 12) ? 0 : 1000
     clients.append(Client(session: session))
-    feed(.connected(session, Peer(process: Int32(lastSession), uid: uid, gid: 100)))
+    feed(.connected(session, randomPeer()))
     if chance(14, in: 15) { send(clients.count - 1, .hello(Rig.hello())) }
+  }
+
+  private mutating func randomPeer() -> Peer {
+    guard isShared else {
+      return Peer(process: Int32(lastSession), uid: chance(1, in: 12) ? 0 : 1000, gid: 100)
+    }
+    let uid = Self.users.randomElement(using: &generator) ?? 0
+    let isMember = chance(1, in: 3)
+    return Peer(
+      process: Int32(lastSession), uid: uid, gid: uid / 10, groups: isMember ? [200, 100] : [])
   }
 
   private mutating func pick(_ fits: (Client) -> Bool) -> Int? {
@@ -406,6 +441,7 @@ struct SimulatedWorld {
     create.order = chance(1, in: 2) ? .any : .appendOnly
     create.mode = chance(1, in: 4) ? 0o644 : 0o600
     if chance(1, in: 30) { create.mode = 0o777 }
+    if isShared, chance(1, in: 2) { create.mode = chance(1, in: 2) ? 0o640 : 0o644 }
     if chance(1, in: 5) {
       create.policy = chance(2, in: 3) ? .backpressure : .dropOldest
       if chance(14, in: 15) { create.order = .appendOnly }

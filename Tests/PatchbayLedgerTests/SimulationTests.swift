@@ -35,6 +35,15 @@ import Testing
     }
   }
 
+  @Test(arguments: seeds)
+  func `no run of random clients of several users breaks a promise`(seed: UInt64) {
+    var world = SimulatedWorld(seed: seed, isShared: true)
+    world.run(steps: Self.steps)
+    if let violation = world.violation {
+      Issue.record("PATCHBAY_SEED=\(seed), shared, action \(world.trace.count): \(violation)")
+    }
+  }
+
   @Test func `the same seed makes the same trace`() {
     let seed = Self.chosenSeed ?? 4711
     var first = SimulatedWorld(seed: seed)
@@ -70,6 +79,28 @@ import Testing
       "joined", "claimed", "rangeOverlap", "removed", "suspended", "copy",
       "events", "gap", "resumed", "sample", "reuse", "discard",
     ] {
+      #expect(seen.contains(kind), "\(kind) never happened")
+    }
+  }
+
+  @Test func `the runs of several users use rings again, read by others`() {
+    var owners: [RingID: UInt32] = [:]
+    var seen: Set<String> = []
+    for seed in 1...6 as ClosedRange<UInt64> {
+      var world = SimulatedWorld(seed: seed, isShared: true)
+      world.run(steps: Self.steps)
+      for action in world.trace {
+        switch action {
+        case .createRing(let ring, _, _, _, let access): owners[ring] = access.uid
+        case .reuseRing(let ring, _, _): seen.insert("used again of \(owners[ring] ?? 0)")
+        case .discardRing(let ring): seen.insert("discarded of \(owners[ring] ?? 0)")
+        case .reply(_, _, .opened(let grant), _) where grant.isForeign:
+          if grant.extent?.useNumber ?? 1 > 1 { seen.insert("read by others") }
+        default: break
+        }
+      }
+    }
+    for kind in ["used again of 2000", "discarded of 2000", "used again of 0", "read by others"] {
       #expect(seen.contains(kind), "\(kind) never happened")
     }
   }

@@ -10,6 +10,7 @@ final class Conversation {
   private var client: PatchbayClient?
   var publishers: [String: Publisher] = [:]
   var claims: [String: RangeClaim] = [:]
+  var vandal: Vandal?
   private var subscribers: [String: Subscriber] = [:]
   private var leases: [Lease] = []
   /// Those that hold a publisher already.
@@ -45,6 +46,9 @@ final class Conversation {
     case "create", "share", "takeOver", "join", "leave", "claim", "unclaim", "patches", "sample",
       "openOrCreate", "zeroPatch":
       return try patch(verb, words)
+    case "vandal", "act": return try vandalise(verb, words)
+    case "reopen": return reopen()
+    case "harass": return try harass(words)
     case "threads": return try writeFromThreads(words)
     case "waiters": return try startWaiters(words)
     case "inline":
@@ -154,12 +158,13 @@ final class Conversation {
     return ""
   }
 
-  /// `publish KEY LENGTH|- any|append|backpressure|dropOldest [replace] [RING SEGMENT SLOWEST]`: the
-  /// sizes in bytes and the patience in milliseconds of a window.
+  /// `publish KEY LENGTH|- any|append|backpressure|dropOldest [replace] [RING SEGMENT SLOWEST]
+  /// [mode=644]`: the sizes in bytes and the patience in milliseconds of a window.
   private func create(_ words: [String]) throws -> String {
     var options = BlobOptions(byteCount: Int(try word(words, 1)))
     options.order = try word(words, 2) == "any" ? .any : .appendOnly
     options.replaces = words.count > 3 && words[3] == "replace"
+    if words.last == "mode=644" { options.mode = 0o644 }
     if let policy = FlowPolicy.allCases.first(where: { "\($0)" == words[2] }) {
       options.policy = policy
       options.ringByteCount = try number(words, 3)
@@ -312,6 +317,61 @@ final class Conversation {
       while try cursor.read(upTo: 1 << 20) != nil {}
       return "\(cursor.position)"
     default: return try stream(subscriber, from: try number(words, 1))
+    }
+  }
+
+  /// `harass KEY BYTES MILLISECONDS`: reads a blob of so many bytes again and again for a while, in
+  /// every way there is, and answers `RIGHT WRONG ERRORS`, each a count of reads; other codes than
+  /// those that a harmed blob may have end it.
+  private func harass(_ words: [String]) throws -> String {
+    let key = try BlobKey(percentEncoded: try word(words, 0))
+    let client = try connected()
+    let opened: Subscriber
+    do throws(PatchbayError) {
+      opened = try client.open(key)
+    } catch {
+      guard error.code == .corrupt else { throw error }
+      return "0 0 1"
+    }
+    let size = try number(words, 1)
+    let until = ContinuousClock.now + .milliseconds(try number(words, 2))
+    var random = SeededRandom(seed: 1)
+    var (right, wrong, errors) = (0, 0, 0)
+    repeat {
+      let start = Int.random(in: 0..<size, using: &random)
+      let range = start..<Int.random(in: start...size, using: &random)
+      do throws(PatchbayError) {
+        let isRight = try read(opened, range, way: Int.random(in: 0..<4, using: &random))
+        if isRight { right += 1 } else { wrong += 1 }
+      } catch {
+        guard [.corrupt, .timedOut, .blobFailed, .removed, .abandoned].contains(error.code) else {
+          throw error
+        }
+        errors += 1
+      }
+    } while ContinuousClock.now < until
+    return "\(right) \(wrong) \(errors)"
+  }
+
+  private func read(
+    _ subscriber: Subscriber, _ range: Range<Int>, way: Int
+  ) throws(PatchbayError) -> Bool {
+    let generation = subscriber.generation.rawValue
+    let deadline = Deadline.after(.milliseconds(20))
+    switch way {
+    case 0:
+      let bytes = try subscriber.readFully(range, deadline: deadline)
+      return firstWrong(bytes.span, generation, at: range.lowerBound) == nil
+    case 1:
+      let lease = try subscriber.lease(range, deadline: deadline)
+      return lease.withBytes { firstWrong($0, generation, at: range.lowerBound) == nil }
+    case 2:
+      _ = try subscriber.writtenRanges()
+      return true
+    default:
+      let bytes = try subscriber.read(
+        upTo: range.count, at: range.lowerBound, deadline: deadline)
+      return bytes.map { firstWrong($0.span, generation, at: range.lowerBound) == nil } ?? true
     }
   }
 

@@ -180,12 +180,23 @@ struct BadInputRow {
     for (name, arguments) in [
       ("two brokers on one socket", ["serve", "--socket", broker.socket]),
       ("serving in a directory of another user", ["serve", "--socket", "\(foreign)/s"]),
-      ("asking in a directory of another user", ["ping", "--socket", "\(foreign)/s"]),
+      (
+        "a shared broker in a directory that others cannot pass",
+        ["serve", "--shared", "--socket", "\(broker.directory.path)/inner/s"]
+      ),
       ("serving in a directory others may write to", ["serve", "--socket", "\(open)/s"]),
       ("a file in place of the socket", ["serve", "--socket", file]),
     ] {
       rows.append(row(name, try runProgram("patchbay", arguments + ["--json"]), broker))
     }
+    _ = mkdir("\(foreign)/patchbay", 0o755)
+    _ = chown("\(foreign)/patchbay", 65534, 65534)
+    rows.append(
+      row(
+        "asking by the default rules in a directory of another user",
+        try runProgram(
+          "patchbay", ["ping", "--json"],
+          environment: ["XDG_RUNTIME_DIR": foreign, "PATCHBAY_SOCKET": ""]), broker))
     let handedOver = "LISTEN_PID=$$ LISTEN_FDS=1 exec \(try program("patchbay")) serve --json 3<&0"
     rows.append(
       row(

@@ -49,7 +49,7 @@ import Testing
   @Test func `a broker serves on a socket that it was handed, and leaves its name`() throws {
     let directory = try TemporaryDirectory()
     let socket = directory.file("given.sock")
-    let listener = Descriptor(owning: try checked(unsafe pb_listen(socket, 16), "Listening"))
+    let listener = Descriptor(owning: try checked(unsafe pb_listen(socket, 16, 0o600), "Listening"))
     let broker = try serve([], listeners: [listener.rawValue], directory)
     #expect(try run(["put", "k"], socket, input: "hello").exitCode == 0)
     #expect(try run(["cat", "k"], socket).output == "hello")
@@ -70,7 +70,7 @@ import Testing
   @Test func `what was handed over must be one listening socket`() throws {
     let directory = try TemporaryDirectory()
     let socket = directory.file("given.sock")
-    let listener = Descriptor(owning: try checked(unsafe pb_listen(socket, 16), "Listening"))
+    let listener = Descriptor(owning: try checked(unsafe pb_listen(socket, 16, 0o600), "Listening"))
     let pair = try ControlSocket.pair()
     let first = Descriptor(owning: pair.0)
     let second = Descriptor(owning: pair.1)

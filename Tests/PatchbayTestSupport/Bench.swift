@@ -13,13 +13,18 @@ package final class BrokerProcess: Sendable {
   private let instance: String
 
   /// Starts `patchbay serve` and waits until it answers.
-  /// - Parameter wrapper: a program and arguments to run it under.
-  package init(memory: String = "1GiB", wrapper: [String] = []) throws {
+  /// - Parameters:
+  ///   - wrapper: a program and arguments to run it under.
+  ///   - options: more of its options. With any, other users can pass its directory.
+  package init(
+    memory: String = "1GiB", wrapper: [String] = [], options: [String] = []
+  ) throws {
     directory = try TemporaryDirectory()
+    if !options.isEmpty { _ = chmod(directory.path, 0o755) }
     socket = directory.file("control.sock")
     logPath = directory.file("log")
     let command =
-      wrapper + [try program("patchbay"), "serve", "--socket", socket, "--memory", memory]
+      wrapper + [try program("patchbay"), "serve", "--socket", socket, "--memory", memory] + options
     process = try ChildProcess(command[0], Array(command.dropFirst()), errorPath: logPath)
     try eventually("the broker answers") { [process, logPath, socket] in
       guard process.isRunning else {
@@ -51,6 +56,16 @@ package final class BrokerProcess: Sendable {
   package func run(_ arguments: [String], input: String = "") throws -> Outcome {
     try runProgram(
       "patchbay", arguments, input: input, environment: ["PATCHBAY_SOCKET": socket])
+  }
+
+  /// Runs the command as another user.
+  package func run(
+    as user: OtherUser, _ arguments: [String], input: String = ""
+  ) throws -> Outcome {
+    let command = user.wrapper + [try program("patchbay")] + arguments
+    return try runProgram(
+      command[0], Array(command.dropFirst()), input: input,
+      environment: ["PATCHBAY_SOCKET": socket])
   }
 
   /// Starts the command against this broker.
@@ -85,6 +100,38 @@ package final class BrokerProcess: Sendable {
     guard let value = jsonNumber(text, name) else { throw HarnessError("no \(name) in \(text)") }
     return value
   }
+}
+
+/// Who a program is run as; needs root.
+package struct OtherUser: Sendable {
+  private let uid: UInt32
+  private let gid: UInt32
+  private let groups: [UInt32]
+
+  package init(_ uid: UInt32, gid: UInt32? = nil, groups: [UInt32] = []) {
+    self.uid = uid
+    self.gid = gid ?? uid
+    self.groups = groups
+  }
+
+  package var wrapper: [String] {
+    let others =
+      groups.isEmpty
+      ? ["--clear-groups"] : ["--groups", groups.map { "\($0)" }.joined(separator: ",")]
+    return [Self.setpriv, "--reuid", "\(uid)", "--regid", "\(gid)"] + others
+  }
+
+  private static let setpriv = "/usr/bin/setpriv"
+
+  /// Whether programs of this build can be run as another user here.
+  package static let isPossible: Bool = {
+    guard geteuid() == 0, access(setpriv, X_OK) == 0, let patchbay = try? program("patchbay") else {
+      return false
+    }
+    let command = OtherUser(2000).wrapper + [patchbay, "version"]
+    let outcome = try? runProgram(command[0], Array(command.dropFirst()))
+    return outcome?.exitCode == 0
+  }()
 }
 
 /// How a program ended and what it said.

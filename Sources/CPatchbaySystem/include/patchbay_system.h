@@ -47,10 +47,13 @@ int pb_shm_open(const char *name, int read_write, uint32_t uid, int64_t byte_cou
 int pb_shm_unlink(const char *name);
 // Gives all memory of an object back, whoever has it mapped; its size stays.
 int pb_give_back(int descriptor);
+// Where at or behind an offset the first hole is, at the latest the end of the object; -ENXIO when
+// the offset is at its end or behind. Pages that were reserved and never written are a hole.
+int64_t pb_first_hole(int object, int64_t offset);
 
 // SOCK_SEQPACKET over AF_UNIX, close-on-exec; no socket blocks. Connecting waits while the
-// listener's queue is full; -EAGAIN when the moment came first.
-int pb_listen(const char *path, int backlog);
+// listener's queue is full; -EAGAIN when the moment came first. The mode is the socket's.
+int pb_listen(const char *path, int backlog, uint32_t mode);
 int pb_connect(const char *path, int64_t deadline_ns);
 // As pb_connect without waiting: -EAGAIN while the listener's queue is full.
 int pb_connect_now(const char *path);
@@ -66,6 +69,8 @@ int64_t pb_send(int socket, const void *bytes, size_t byte_count, const int *des
 // numbers, none is given.
 int64_t pb_receive(int socket, void *bytes, size_t capacity, int *descriptors, int *count);
 int pb_peer(int socket, int32_t *pid, uint32_t *uid, uint32_t *gid);
+// The supplementary groups of the process that connected: how many. -ERANGE: more than fit.
+int pb_peer_groups(int socket, uint32_t *groups, int capacity);
 // A pidfd of the process that connected; by SO_PEERPIDFD where the kernel has it.
 int pb_peer_pidfd(int socket, int32_t pid);
 // A pidfd of a process by its number: readable once the process has ended.

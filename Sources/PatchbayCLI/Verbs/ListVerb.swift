@@ -18,14 +18,17 @@ struct ListVerb: Verb {
   @Argument(help: "Only keys that begin so; %XX stands for one byte.", transform: Typed.key)
   var prefix: BlobKey?
 
-  @Flag(name: .short, help: "State, sizes, writers, readers and time of the last change as well.")
+  @Flag(
+    name: .short,
+    help: "State, sizes, writers, readers, owner, mode and time of the last change as well.")
   var long = false
 
   func perform() throws {
     let client = try common.connect()
     var table = TextTable([
       ("STATE", .left), ("LENGTH", .right), ("COVERED", .right), ("MEMORY", .right),
-      ("WRITERS", .right), ("READERS", .right), ("MODIFIED", .left), ("KEY", .left),
+      ("WRITERS", .right), ("READERS", .right), ("OWNER", .right), ("MODE", .left),
+      ("MODIFIED", .left), ("KEY", .left),
     ])
     try forEachBlob(client) { blob in
       if common.json {
@@ -53,7 +56,7 @@ struct ListVerb: Verb {
     [
       "\(blob.state)", blob.byteCount.map { "\($0)" } ?? "-", "\(blob.coveredByteCount)",
       Shown.bytes(blob.residentByteCount), "\(blob.publisherCount)", "\(blob.subscriberCount)",
-      Shown.time(blob.modified), blob.key.description,
+      "\(blob.access.uid)", blob.octalMode, Shown.time(blob.modified), blob.key.description,
     ]
   }
 }

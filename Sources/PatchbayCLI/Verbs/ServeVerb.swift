@@ -23,7 +23,12 @@ struct ServeVerb: Verb {
       Type=notify). With both, it runs only while it is wanted: systemd starts it for the first \
       client, and --idle-exit ends it.
 
+      With --shared, processes of other users may connect as well: to read what a blob's owner, group \
+      and mode let them (put --mode 0644), and to publish blobs of their own. Whoever connects must \
+      be able to pass the directory of the socket.
+
       Example: patchbay serve --memory 4GiB
+      Example: patchbay serve --shared --socket /run/patchbay/control.sock
       Example: systemd-socket-activate --seqpacket \
       -l "$XDG_RUNTIME_DIR/patchbay/control.sock" patchbay serve --idle-exit 5m
 
@@ -46,6 +51,22 @@ struct ServeVerb: Verb {
       discussion: "Default: never.", valueName: "duration"),
     transform: Typed.positiveDuration)
   var idleExit: Duration?
+
+  @Flag(help: "Lets other users connect.")
+  var shared = false
+
+  @Option(
+    help: ArgumentHelp(
+      "Shared memory that the blobs of one other user may take.",
+      discussion: "Default: half of the memory limit.", valueName: "size"),
+    transform: Typed.positiveSize)
+  var userMemory: Int?
+
+  func validate() throws {
+    if userMemory != nil, !shared {
+      throw ValidationError("--user-memory is about other users; they need --shared.")
+    }
+  }
 
   func perform() throws {
     // A log reader that goes away must not take the broker with it.
@@ -74,6 +95,8 @@ struct ServeVerb: Verb {
     var configuration = BrokerConfiguration(socketPath: common.socket, memoryLimit: memory)
     configuration.listeningDescriptor = listener
     configuration.idleLimit = idleExit
+    configuration.isShared = shared
+    configuration.userMemoryLimit = userMemory
     do throws(PatchbayError) {
       return try Broker(configuration)
     } catch {

@@ -36,7 +36,9 @@ extension BrokerStatistics {
       ("reuses", .unsigned(reuseCount)), ("spills", .unsigned(spillCount)),
       ("restores", .unsigned(restoreCount)), ("evictions", .unsigned(evictionCount)),
       ("wakes", .unsigned(wakeCount)), ("needlessWakes", .unsigned(needlessWakeCount)),
-      ("rescuedWaits", .unsigned(rescuedWaitCount)), ("uptimeSeconds", .seconds(uptime)),
+      ("rescuedWaits", .unsigned(rescuedWaitCount)), ("users", .unsigned(userCount)),
+      ("userMemoryBytes", .unsigned(userMemoryByteCount)),
+      ("userMemoryLimit", .unsigned(userMemoryLimit)), ("uptimeSeconds", .seconds(uptime)),
     ])
   }
 
@@ -45,6 +47,11 @@ extension BrokerStatistics {
       ("blobs", "\(blobCount)"),
       ("memory", "\(Shown.bytes(memoryByteCount)) of \(Shown.bytes(memoryLimit))"),
       ("of it, pool", Shown.bytes(poolByteCount)),
+      (
+        "this user's",
+        "\(Shown.bytes(userMemoryByteCount)) of \(Shown.bytes(userMemoryLimit))"
+      ),
+      ("users", "\(userCount)"),
       ("rings", "\(ringCount), used again \(reuseCount) times"),
       ("clients", "\(clientCount)"), ("evictions", "\(evictionCount)"),
       ("wakes", "\(wakeCount), \(needlessWakeCount) of them needless"),
