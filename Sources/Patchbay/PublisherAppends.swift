@@ -398,10 +398,16 @@ extension Publisher {
   ///   batch is out, `noSpaceMemory`, `closed`, `noBroker`.
   @available(*, noasync)
   public func loan(byteCount: Int) throws(PatchbayError) -> Loan {
+    Loan(self, try lend(byteCount))
+  }
+
+  /// The place of a loan, which the caller ends by `endLoan`.
+  @available(*, noasync)
+  func lend(_ byteCount: Int) throws(PatchbayError) -> LentPlace {
     while true {
       let (turn, departure) = (turns.now, inFlight.now)
       switch try startLending(byteCount, { $0.addThread() }) {
-      case .begun(let place): return Loan(self, place)
+      case .begun(let place): return place
       case .needsExtents(let range): try handle.grow(range)
       case .waitsForSpace(let obstacle): try overcome(obstacle)
       case .waitsForTurn: try sleepForTurn(since: turn, until: MonotonicTime(Deadline.standard))

@@ -12,6 +12,10 @@ final class SequentialPlace: Sendable {
   private let subscriber: Subscriber
   private let window: Window
   private let state: Mutex<State>
+  /// What the table says while the place stands, else the highest number: what a reader that only
+  /// goes on looks at, without the lock.
+  private let standing = Atomic<Int>(.max)
+  private let shift: Int
 
   private struct State {
     /// The entry of the client's table, while there is one.
@@ -28,6 +32,7 @@ final class SequentialPlace: Sendable {
     else { return nil }
     self.subscriber = subscriber
     self.window = window
+    shift = window.shape.segmentShift
     state = Mutex(State())
   }
 
@@ -39,13 +44,21 @@ final class SequentialPlace: Sendable {
     session.table.endPosition(entry)
   }
 
+  /// Whether the place stands and a reader at a position need not tell it.
+  @inline(__always)
+  func stands(at position: Int) -> Bool {
+    // relaxed: a figure of the one task that reads.
+    position >= standing.load(ordering: .relaxed)
+  }
+
   /// Tells the own position before a read from it.
   /// - Returns: what the broker is to be asked first; nil: the place stands.
   func prepare(at position: Int) throws(PatchbayError) -> Request? {
     let table = subscriber.handle.session.table
     return try state.withLock { (state) throws(PatchbayError) in
       if state.isJoined {
-        if position < state.told { state.isJoined = false } else { return nil }
+        guard position < state.told else { return nil }
+        leave(&state)
       }
       guard subscriber.state == .open else { return nil }
       if let entry = state.entry {
@@ -64,20 +77,41 @@ final class SequentialPlace: Sendable {
   /// - Throws: `overrun` when the publisher has passed the position already.
   func joined(at position: Int) throws(PatchbayError) {
     guard window.intent <= position else { throw subscriber.handle.overrun(at: position, window) }
-    state.withLock { $0.isJoined = true }
+    state.withLock { state in
+      state.isJoined = true
+      // relaxed: as in `stands`.
+      standing.store(state.told, ordering: .relaxed)
+    }
+  }
+
+  private func leave(_ state: inout State) {
+    state.isJoined = false
+    // relaxed: as in `stands`.
+    standing.store(.max, ordering: .relaxed)
   }
 
   /// After an overrun the publisher waits for this place no more.
   func note(_ error: PatchbayError) {
-    if error.code == .overrun { state.withLock { $0.isJoined = false } }
+    if error.code == .overrun { state.withLock { leave(&$0) } }
   }
 
   /// Tells that everything below a position has been read.
+  @inline(__always)
   func advance(to position: Int) {
-    let shift = window.shape.segmentShift
+    // relaxed: as in `stands`.
+    let told = standing.load(ordering: .relaxed)
+    if told != .max, told >> shift == position >> shift { return }
+    tell(position)
+  }
+
+  private func tell(_ position: Int) {
     let (entry, left) = state.withLock { state in
       let left = state.told >> shift..<max(state.told, position) >> shift
-      if !left.isEmpty { state.told = position }
+      if !left.isEmpty {
+        state.told = position
+        // relaxed: as in `stands`.
+        if state.isJoined { standing.store(position, ordering: .relaxed) }
+      }
       return (state.entry, left)
     }
     guard let entry, !left.isEmpty else { return }

@@ -136,6 +136,13 @@ public struct SubscriberCursor {
   public mutating func read(
     into output: inout OutputSpan<UInt8>, deadline: Deadline = .never
   ) throws(PatchbayError) -> Int? {
+    if place?.stands(at: position) ?? true {
+      let count = subscriber.copyPassing(at: position, into: &output)
+      if count > 0 {
+        move(by: count)
+        return count
+      }
+    }
     try subscriber.join(place, at: position, deadline: deadline)
     do throws(PatchbayError) {
       let count = try subscriber.read(into: &output, at: position, deadline: deadline)

@@ -23,20 +23,24 @@ enum ThroughputWorker {
     Worker.waitForStart(["preparation": String(preparation)])
     let first = MonotonicTime.now
     var position = 0
-    func appendNext() throws(PatchbayError) {
-      let count = min(piece, total - position)
-      try content.withBytes(at: position, count: count) { (bytes) throws(PatchbayError) in
-        try publisher.append(bytes)
-      }
-      position += count
-    }
     while position < total {
       guard batch > 1 else {
-        try appendNext()
+        let count = min(piece, total - position)
+        try content.withBytes(at: position, count: count) { (bytes) throws(PatchbayError) in
+          try publisher.append(bytes)
+        }
+        position += count
         continue
       }
-      try publisher.withBatch {
-        for _ in 0..<batch where position < total { try appendNext() }
+      let end = min(position + batch * piece, total)
+      try publisher.withBatch { (appended: inout Batch) in
+        while position < end {
+          let count = min(piece, end - position)
+          try content.withBytes(at: position, count: count) { (bytes) throws(PatchbayError) in
+            try appended.append(bytes)
+          }
+          position += count
+        }
       }
     }
     try publisher.seal()

@@ -97,6 +97,17 @@ import Synchronization
     unsafe UnsafeRawBufferPointer(place(position, limit))
   }
 
+  /// Copies what stands in a row from a position on, all looks included.
+  /// - Returns: how many bytes; 0 when there are none, or they went: whoever asks looks closer then.
+  @unsafe package func copy(from position: Int, into target: UnsafeMutableRawBufferPointer) -> Int {
+    guard tag.isCurrent else { return 0 }
+    let end = min(frontier, position + target.count)
+    guard position < end, position >= base else { return 0 }
+    let source = unsafe bytes(from: position, limit: end)
+    unsafe target.baseAddress?.copyMemory(from: source.baseAddress!, byteCount: source.count)
+    return wasThere(position) ? source.count : 0
+  }
+
   /// A copy of a range below the frontier; nil when some of it was gone before the copy was made.
   package func copyOut(_ range: Range<Int>) -> [UInt8]? {
     guard range.count <= shape.ringByteCount else { return nil }
