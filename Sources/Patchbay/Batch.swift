@@ -35,6 +35,11 @@ import PatchbayTypes
   @available(*, noasync)
   public mutating func append(_ bytes: Span<UInt8>) throws(PatchbayError) {
     guard bytes.count > room else { return copy(bytes) }
+    try appendInPieces(bytes)
+  }
+
+  @inline(never)
+  private mutating func appendInPieces(_ bytes: Span<UInt8>) throws(PatchbayError) {
     var done = 0
     while done < bytes.count {
       if room == 0 {

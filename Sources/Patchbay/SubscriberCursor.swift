@@ -136,12 +136,9 @@ public struct SubscriberCursor {
   public mutating func read(
     into output: inout OutputSpan<UInt8>, deadline: Deadline = .never
   ) throws(PatchbayError) -> Int? {
-    if place?.stands(at: position) ?? true {
-      let count = subscriber.copyPassing(at: position, into: &output)
-      if count > 0 {
-        move(by: count)
-        return count
-      }
+    if let count = place?.read(into: &output, at: position), count > 0 {
+      position += count
+      return count
     }
     try subscriber.join(place, at: position, deadline: deadline)
     do throws(PatchbayError) {

@@ -131,19 +131,6 @@ extension Subscriber {
     }
   }
 
-  /// Copies bytes of a window that are there; 0 when this is no window, or anything is in the way.
-  @inline(__always)
-  func copyPassing(at position: Int, into output: inout OutputSpan<UInt8>) -> Int {
-    guard let window = handle.window, isHolding else { return 0 }
-    return unsafe output.withUnsafeMutableBufferPointer { place, filled in
-      let target = unsafe UnsafeMutableRawBufferPointer(rebasing: UnsafeMutableRawBufferPointer(place)[filled...])
-      let count = unsafe window.copy(from: position, into: target)
-      guard count > 0, isHolding else { return 0 }
-      filled += count
-      return count
-    }
-  }
-
   /// Copies bytes of a window, up to where its ring ends; nil when they went meanwhile.
   private func takePassing(
     _ window: Window, _ range: Range<Int>, into output: inout OutputSpan<UInt8>

@@ -56,9 +56,11 @@ import Synchronization
 
   // MARK: Asking
 
+  @inline(__always)
   package var isCurrent: Bool { tag.isCurrent }
 
   /// End of what has been written, as a position. A peer wrote it: never beyond the highest position.
+  @inline(__always)
   package var frontier: Int {
     // acquiring: the data below it. Pairs with DATA-FRONTIER.
     let word = unsafe words.word64(Int(PB_RING_FRONTIER_AT)).pointee.load(ordering: .acquiring)
@@ -66,6 +68,7 @@ import Synchronization
   }
 
   /// The lowest position that is still there: the look before a copy, and for people.
+  @inline(__always)
   package var base: Int {
     // acquiring: of nothing that matters before a copy; with the tag after one, see `wasThere`.
     // Pairs with BASE.
@@ -74,6 +77,7 @@ import Synchronization
   }
 
   /// Whether what was copied from a position on was there all the time: the look after a copy.
+  @inline(__always)
   package func wasThere(_ position: Int) -> Bool {
     guard tag.isStillCurrent else { return false }
     // relaxed: the fence of the line above orders it behind the copy. Pairs with BASE.
@@ -93,6 +97,7 @@ import Synchronization
 
   /// The bytes from a position on that stand in a row, at most up to a limit. Whether they are
   /// there is what the frontier says before, and `wasThere` after they are copied.
+  @inline(__always)
   @unsafe package func bytes(from position: Int, limit: Int) -> UnsafeRawBufferPointer {
     unsafe UnsafeRawBufferPointer(place(position, limit))
   }
@@ -104,7 +109,7 @@ import Synchronization
     let end = min(frontier, position + target.count)
     guard position < end, position >= base else { return 0 }
     let source = unsafe bytes(from: position, limit: end)
-    unsafe target.baseAddress?.copyMemory(from: source.baseAddress!, byteCount: source.count)
+    unsafe target.copyMemory(from: source)
     return wasThere(position) ? source.count : 0
   }
 
@@ -124,6 +129,7 @@ import Synchronization
     return wasThere(range.lowerBound) ? copy : nil
   }
 
+  @inline(__always)
   @unsafe private func place(_ position: Int, _ limit: Int) -> UnsafeMutableRawBufferPointer {
     let offset = shape.offset(of: position)
     let count = min(limit - position, shape.ringByteCount - offset)
