@@ -106,6 +106,6 @@ package struct LedgerLimits: Hashable, Sendable {
   package var firstExtent = 64 * 1024
   package var extentLimit = 64 * 1024 * 1024
   /// The ring of a windowed blob where the publisher leaves it to the broker.
-  package var windowRing = 1024 * 1024
+  package var windowRing = 2 * 1024 * 1024
   package init(memoryByteCount: Int) { self.memoryByteCount = memoryByteCount }
 }

@@ -66,7 +66,7 @@ struct Throughput: ParsableCommand {
 
   /// Bytes of shared memory for a run.
   private var capacity: Int {
-    policy == .keep ? total.byteCount : ring?.byteCount ?? 1 << 20
+    policy == .keep ? total.byteCount : ring?.byteCount ?? 2 << 20
   }
 
   func run() throws {

@@ -10,6 +10,7 @@ import Testing
     "Sources/Patchbay/Delivery.swift",
     "Sources/Patchbay/FileThreads.swift",
     "Sources/Patchbay/InputFile.swift",
+    "Sources/Patchbay/Batch.swift",
     "Sources/Patchbay/Lease.swift",
     "Sources/Patchbay/Loan.swift",
     "Sources/Patchbay/PublisherAppends.swift",
