@@ -44,7 +44,7 @@ import PatchbayTypes
     while done < bytes.count {
       if room == 0 {
         flush()
-        take(try publisher.lend( max(bytes.count - done, Self.stretch)))
+        take(try publisher.lend(max(bytes.count - done, Self.stretch)))
       }
       let count = min(room, bytes.count - done)
       copy(bytes.extracting(done..<done + count))
@@ -65,7 +65,7 @@ import PatchbayTypes
     while done < bytes.count {
       if room == 0 {
         flush()
-        take(try await publisher.lend( max(bytes.count - done, Self.stretch)))
+        take(try await publisher.lend(max(bytes.count - done, Self.stretch)))
       }
       let count = min(room, bytes.count - done)
       copy(bytes.span.extracting(done..<done + count))
