@@ -22,7 +22,14 @@ struct AppendState {
   var isTaken = false
   var line = WaitingLine()
   /// Nothing is appended any more: a seal is under way, or the blob has ended.
-  var refusal: PatchbayError?
+  var refusal: PatchbayError? {
+    didSet { isRefused = refusal != nil }
+  }
+  /// The same as a plain word, for the short way.
+  private(set) var isRefused = false
+
+  /// Whether an append may go on at once, and is readable at once.
+  var isFree: Bool { !isRefused && !isTaken && !isLent && batchStart == nil }
 }
 
 extension Publisher {
@@ -87,6 +94,7 @@ extension Publisher {
   public func append(
     _ bytes: Span<UInt8>, expecting expected: Int? = nil
   ) throws(PatchbayError) {
+    if let windowWriter, expected == nil, appendShortly(windowWriter, bytes) { return }
     while true {
       let (turn, departure) = (turns.now, inFlight.now)
       switch try startAppending(bytes, expected, { $0.addThread() }) {

@@ -64,6 +64,15 @@ import Synchronization
     if hit != 0 { wake(hit) }
   }
 
+  /// Whether anybody may have to be woken, after the truth has been stored: whoever asks rings then.
+  /// A fence and a load.
+  package var hasWaiters: Bool {
+    // sequentially consistent (fence): as in `ring`. BELL-RING, pairs with BELL-ARM.
+    atomicMemoryFence(ordering: .sequentiallyConsistent)
+    // relaxed: the fence above orders it.
+    return unsafe waiting.pointee.load(ordering: .relaxed) != 0
+  }
+
   /// Wakes everybody who waits on this bell, whatever the hints say: for changes of state.
   package func ringAll() {
     // sequentially consistent (fence): as in `ring`. BELL-RING, pairs with BELL-ARM.

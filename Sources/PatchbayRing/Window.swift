@@ -158,6 +158,7 @@ import Synchronization
   }
 
   /// The place of bytes within one segment that has been reclaimed, to write into.
+  @inline(__always)
   @unsafe package func writableBytes(_ positions: Range<Int>) -> UnsafeMutableRawBufferPointer {
     precondition(
       positions.isEmpty || positions.upperBound <= shape.segmentEnd(of: positions.lowerBound))
@@ -165,13 +166,22 @@ import Synchronization
     return unsafe place(positions.lowerBound, positions.upperBound)
   }
 
+  /// Copies bytes into one segment that has been reclaimed and makes them readable. The caller rings
+  /// the bell afterwards.
+  package func append(_ bytes: Span<UInt8>, at position: Int) {
+    copyIn(bytes, at: position)
+    publish(to: position + bytes.count)
+  }
+
   /// Copies bytes into one segment that has been reclaimed.
+  @inline(__always)
   package func copyIn(_ bytes: Span<UInt8>, at position: Int) {
     let target = unsafe writableBytes(position..<position + bytes.count)
     unsafe bytes.withUnsafeBytes { unsafe target.copyMemory(from: $0) }
   }
 
   /// Makes everything below a position readable. The caller rings the bell afterwards.
+  @inline(__always)
   package func publish(to position: Int) {
     // relaxed: a hint for people; nothing is read on its account.
     unsafe words.word64(Int(PB_RING_COVERED_BYTES_AT)).pointee.store(
