@@ -15,6 +15,7 @@ import Testing
     "Sources/Patchbay/Loan.swift",
     "Sources/Patchbay/PublisherAppends.swift",
     "Sources/Patchbay/PublisherWrites.swift",
+    "Sources/Patchbay/SequentialPlace.swift",
     "Sources/Patchbay/SubscriberReads.swift",
     "Sources/Patchbay/WaitingLine.swift",
   ]
