@@ -77,10 +77,10 @@ final class BlobHandle: Sendable {
     let shape = try WindowShape(
       ringByteCount: ring.dataByteCount, segmentByteCount: grant.segment)
     let geometry = try RingGeometry(dataByteCount: shape.ringByteCount, hasMap: false)
-    return try Window(
-      session.mappings.mapping(
-        delivery.takeDescriptor(), ring: ring.ringID, byteCount: geometry.objectByteCount,
-        isWritable: isWritable), ringID: ring.ringID, useNumber: ring.useNumber, shape: shape)
+    return Window(
+      try session.mappings.ring(
+        delivery.takeDescriptor(), ring.ringID, geometry, isWritable: isWritable),
+      ringID: ring.ringID, useNumber: ring.useNumber, shape: shape)
   }
 
   /// As `init`, with the board looked up; blocks when it is not mapped yet.
@@ -321,12 +321,11 @@ final class BlobHandle: Sendable {
         "Extent \(granted.index) has \(granted.dataByteCount) bytes; its plan allows "
           + "\(planned.count).")
     }
-    let mapping = try session.mappings.mapping(
-      descriptor, ring: granted.ringID, byteCount: geometry.objectByteCount,
-      isWritable: isWritable)
+    let ring = try session.mappings.ring(
+      descriptor, granted.ringID, geometry, isWritable: isWritable)
     let extent = Extent(
-      mapping, index: granted.index, start: planned.lowerBound, ringID: granted.ringID,
-      useNumber: granted.useNumber, geometry: geometry)
+      ring, index: granted.index, start: planned.lowerBound, ringID: granted.ringID,
+      useNumber: granted.useNumber)
     let (kept, isNew) = extents.withLock { extents in
       // Two readers may have asked at once: one extent serves both.
       if let first = extents.mapped[granted.index] { return (first, false) }

@@ -36,22 +36,16 @@ import Synchronization
   private let dataOffset: Int
   private let firstTouch: FirstTouch?
 
-  /// The window in a ring that is mapped whole.
-  /// - Throws: `protocolViolation` for a size that no ring can have.
-  package init(
-    _ mapping: SharedMapping, ringID: UInt64, useNumber: UInt32, shape: WindowShape
-  ) throws(PatchbayError) {
-    let geometry = try RingGeometry(dataByteCount: shape.ringByteCount, hasMap: false)
-    precondition(mapping.byteCount == geometry.objectByteCount)
+  /// The window in a mapped ring of its size, which has no map.
+  package init(_ ring: MappedRing, ringID: UInt64, useNumber: UInt32, shape: WindowShape) {
+    precondition(ring.geometry.dataByteCount == shape.ringByteCount && !ring.geometry.hasMap)
     self.ringID = ringID
     self.useNumber = useNumber
     self.shape = shape
-    dataOffset = geometry.dataOffset
-    words = SharedWords(mapping)
+    dataOffset = ring.geometry.dataOffset
+    words = SharedWords(ring.mapping)
     tag = RingTag(words, useNumber: useNumber, index: 0)
-    firstTouch =
-      mapping.isWritable && useNumber == 1
-      ? FirstTouch(mapping, data: dataOffset..<geometry.objectByteCount) : nil
+    firstTouch = ring.firstTouch
   }
 
   // MARK: Asking
