@@ -268,6 +268,24 @@ private final class Results: Sendable {
     }
   }
 
+  @Test func `a cursor behind every possible end waits, however often it is asked`() throws {
+    try withBroker { _, client in
+      let publisher = try client.publisher("k", BlobOptions(policy: .backpressure))
+      try publisher.append([1])
+      var cursor = try client.open("k").cursor()
+      try cursor.seek(to: .start, offset: .max - 5)
+      // The first read makes its place stand, the second one takes the short way.
+      for _ in 0..<2 {
+        #expect(
+          code {
+            _ = try [UInt8](capacity: 100) { output in
+              _ = try cursor.read(into: &output, deadline: .after(.zero))
+            }
+          } == .timedOut)
+      }
+    }
+  }
+
   @Test func `an announced length counts in a window, too`() throws {
     try withBroker { _, client in
       var options = window(.dropOldest)
