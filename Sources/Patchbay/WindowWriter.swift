@@ -23,6 +23,12 @@ final class WindowWriter: Sendable {
     var tables: [UInt64: PeerTable] = [:]
     /// What the board counted when the broker told them; nil before the first time.
     var version: UInt32?
+
+    /// Whether it is known whom to wait for, and how far each of them is. While one thread asks for
+    /// their tables, or when it could not get them all, the others must not go on without them.
+    func isKnown(at version: UInt32) -> Bool {
+      self.version == version && subscriptions.allSatisfy { tables[$0.clientID] != nil }
+    }
   }
 
   /// What stands in the way of a segment.
@@ -67,7 +73,7 @@ final class WindowWriter: Sendable {
   private func obstacle(to next: Int, _ position: Int) -> Obstacle? {
     let version = entry.subscriptionVersion
     return state.withLock { state in
-      guard state.version == version else { return .unknownSubscribers }
+      guard state.isKnown(at: version) else { return .unknownSubscribers }
       guard lowest(state) < next else { return nil }
       let half = window.shape.segmentCount / 2 * window.shape.segmentByteCount
       return .held(Hold(next: next, wanted: max(next, min(next + half, position))))
@@ -87,7 +93,7 @@ final class WindowWriter: Sendable {
   func isOver(_ position: Int) -> Bool {
     let version = entry.subscriptionVersion
     return state.withLock { state in
-      state.version != version || lowest(state) >= position
+      !state.isKnown(at: version) || lowest(state) >= position
     }
   }
 

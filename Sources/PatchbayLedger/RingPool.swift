@@ -22,8 +22,28 @@ struct RingPool: Sendable {
     let number: UInt64
   }
 
-  /// By kind, the one that came last, whose memory is the warmest, at the end.
-  private var stacks: [RingKind: [RingID]] = [:]
+  /// The rings of one kind in the order of coming.
+  private struct Stack {
+    private var rings: [RingID] = []
+    private var head = 0
+
+    var isEmpty: Bool { head == rings.count }
+    /// The one that came last, whose memory is the warmest.
+    var last: RingID? { isEmpty ? nil : rings.last }
+
+    mutating func append(_ ring: RingID) { rings.append(ring) }
+    mutating func removeLast() { rings.removeLast() }
+
+    mutating func removeFirst() {
+      head += 1
+      // Each is moved once at most.
+      guard head * 2 > rings.count else { return }
+      rings.removeFirst(head)
+      head = 0
+    }
+  }
+
+  private var stacks: [RingKind: Stack] = [:]
   private(set) var resting: [RingID: Rest] = [:]
   /// In the order of coming; those that were taken meanwhile are passed over.
   private var order: [(ring: RingID, number: UInt64)] = []
@@ -36,7 +56,7 @@ struct RingPool: Sendable {
   mutating func add(_ ring: RingID, _ kind: RingKind, byteCount: Int, at moment: Int64) {
     lastNumber += 1
     resting[ring] = Rest(kind: kind, byteCount: byteCount, since: moment, number: lastNumber)
-    stacks[kind, default: []].append(ring)
+    stacks[kind, default: Stack()].append(ring)
     order.append((ring, lastNumber))
     self.byteCount += byteCount
   }
@@ -44,14 +64,16 @@ struct RingPool: Sendable {
   /// The ring of a kind that came last.
   mutating func take(_ kind: RingKind) -> RingID? {
     guard let ring = stacks[kind]?.last else { return nil }
+    stacks[kind]?.removeLast()
     remove(ring)
     return ring
   }
 
-  /// The ring that came first.
+  /// The ring that came first: of all, so of its kind, too.
   mutating func takeOldest() -> RingID? {
-    guard head < order.count else { return nil }
+    guard head < order.count, let kind = resting[order[head].ring]?.kind else { return nil }
     let ring = order[head].ring
+    stacks[kind]?.removeFirst()
     remove(ring)
     return ring
   }
@@ -62,7 +84,6 @@ struct RingPool: Sendable {
   private mutating func remove(_ ring: RingID) {
     guard let rest = resting.removeValue(forKey: ring) else { return }
     byteCount -= rest.byteCount
-    stacks[rest.kind]?.removeAll { $0 == ring }
     if stacks[rest.kind]?.isEmpty == true { stacks[rest.kind] = nil }
     skipTaken()
   }

@@ -100,9 +100,10 @@ import Synchronization
   /// - Returns: how many bytes; 0 when there are none, or they went: whoever asks looks closer then.
   @unsafe package func copy(from position: Int, into target: UnsafeMutableRawBufferPointer) -> Int {
     guard tag.isCurrent else { return 0 }
-    let end = min(frontier, position + target.count)
-    guard position < end, position >= base else { return 0 }
-    let source = unsafe bytes(from: position, limit: end)
+    let frontier = self.frontier
+    // First, for a place far behind every blob's end plus a count may be no number.
+    guard position < frontier, position >= base else { return 0 }
+    let source = unsafe bytes(from: position, limit: min(frontier, position + target.count))
     unsafe target.copyMemory(from: source)
     return wasThere(position) ? source.count : 0
   }

@@ -268,6 +268,51 @@ private final class Results: Sendable {
     }
   }
 
+  @Test func `threads that append at once do not overtake a reader whose table one still asks for`()
+    throws
+  {
+    try withBroker { broker, client in
+      for round in 0..<300 {
+        var options = BlobOptions(policy: .backpressure)
+        options.ringByteCount = 64 << 10
+        options.segmentByteCount = 4096
+        let publisher = try broker.makeClient().publisher(BlobKey("k\(round)"), options)
+        let subscriber = try client.open(BlobKey("k\(round)"))
+        let cursor = subscriber.cursor()
+        try cursor.attach()
+        let threads = (0..<4).map { _ in
+          TestThread {
+            while (try? publisher.append([UInt8](repeating: 1, count: 1024))) != nil {}
+          }
+        }
+        try eventually("the window is full") { publisher.position >= 64 << 10 }
+        // Nobody has read: the first byte is there as long as the cursor stands.
+        #expect(code { _ = try subscriber.readFully(0..<1) } == nil, "round \(round)")
+        publisher.close()
+        for thread in threads { thread.join() }
+        withExtendedLifetime(cursor) {}
+      }
+    }
+  }
+
+  @Test func `a cursor behind every possible end waits, however often it is asked`() throws {
+    try withBroker { _, client in
+      let publisher = try client.publisher("k", BlobOptions(policy: .backpressure))
+      try publisher.append([1])
+      var cursor = try client.open("k").cursor()
+      try cursor.seek(to: .start, offset: .max - 5)
+      // The first read makes its place stand, the second one takes the short way.
+      for _ in 0..<2 {
+        #expect(
+          code {
+            _ = try [UInt8](capacity: 100) { output in
+              _ = try cursor.read(into: &output, deadline: .after(.zero))
+            }
+          } == .timedOut)
+      }
+    }
+  }
+
   @Test func `an announced length counts in a window, too`() throws {
     try withBroker { _, client in
       var options = window(.dropOldest)

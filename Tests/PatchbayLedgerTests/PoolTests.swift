@@ -33,6 +33,30 @@ import Testing
     #expect(rig.statistics(writer)?.reuseCount == 1)
   }
 
+  @Test func `of each kind the last comes back first and the first goes first, however many rest`()
+  {
+    var pool = RingPool()
+    let kinds = [4096, 8192].map {
+      RingKind(
+        access: Access(uid: 1, gid: 1, mode: 0), dataByteCount: $0, hasMap: false)
+    }
+    var expected: [(ring: RingID, kind: RingKind)] = []
+    for number in 1...20_000 {
+      let kind = kinds[number % 3 == 0 ? 1 : 0]
+      pool.add(RingID(rawValue: UInt64(number)), kind, byteCount: 1, at: Int64(number))
+      expected.append((RingID(rawValue: UInt64(number)), kind))
+      if number % 5 == 0 {
+        let last = expected.lastIndex { $0.kind == kind }
+        #expect(pool.take(kind) == last.map { expected.remove(at: $0).ring })
+      }
+      if number % 7 == 0 { #expect(pool.takeOldest() == expected.removeFirst().ring) }
+    }
+    #expect(pool.count == expected.count && pool.byteCount == expected.count)
+    for first in expected { #expect(pool.takeOldest() == first.ring) }
+    #expect(pool.takeOldest() == nil && pool.count == 0 && pool.byteCount == 0)
+    #expect(kinds.allSatisfy { pool.take($0) == nil })
+  }
+
   @Test func `another size, order or access class gets another ring`() throws {
     var rig = Rig()
     let writer = rig.connect()
