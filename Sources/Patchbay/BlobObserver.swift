@@ -40,7 +40,12 @@ extension Subscriber {
   @available(*, noasync)
   public func writtenRanges(limit: Int = .max) throws(PatchbayError) -> [Range<Int>] {
     try checkNotClosed()
-    return try looking { () throws(PatchbayError) in try handle.writtenRanges(limit: limit) }
+    let written = try looking { () throws(PatchbayError) in
+      try handle.writtenRanges(limit: limit)
+    }
+    // Closed meanwhile, its rings may be another blob's.
+    try checkNotClosed()
+    return written
   }
 }
 

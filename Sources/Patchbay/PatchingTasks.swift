@@ -104,15 +104,18 @@ extension Publisher {
   public func missing(
     inPiecesOf size: Int? = nil
   ) async throws(PatchbayError) -> [Range<Int>] {
-    guard looksAround else { return cut(ownMissing, size) }
-    return cut(gaps(in: try await lookout().writtenRanges(limit: .max)), size)
+    guard looksAround else { return cut(try checked(ownMissing), size) }
+    return cut(gaps(in: try checked(try await lookout().writtenRanges(limit: .max))), size)
   }
 
   /// The written parts of a range; as the blocking `writtenRanges`.
   /// - Throws: as the blocking `writtenRanges`; `cancelled`.
   public func writtenRanges(in range: Range<Int>) async throws(PatchbayError) -> [Range<Int>] {
-    try await lookout().writtenRanges(limit: .max).map { $0.clamped(to: range) }
-      .filter { !$0.isEmpty }
+    let written =
+      if let windowRange { [windowRange] } else {
+        try await lookout().writtenRanges(limit: .max)
+      }
+    return try checked(written).map { $0.clamped(to: range) }.filter { !$0.isEmpty }
   }
 
   /// As the blocking `writtenEnd`.

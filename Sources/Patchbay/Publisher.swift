@@ -65,6 +65,16 @@ public final class Publisher: Sendable {
       } else {
         nil
       }
+    if isShared { handle.session.enroll(self) }
+  }
+
+  /// The broker has made another publisher of this blob for this client: this one is over, though
+  /// its leave was never answered.
+  func supersede() {
+    // relaxed: as in `endQuiescent`.
+    hasToldQuiescent.store(true, ordering: .relaxed)
+    ending.withLock { $0 = .ended }
+    refuseWrites()
   }
 
   deinit {

@@ -15,6 +15,8 @@ struct AppendState {
   var end = 0
   /// Of a window: where the segment ends that has been entered.
   var enteredEnd = 0
+  /// The last position at which a record was said to begin.
+  var lastMark = 0
   /// Where the bytes begin that a batch has copied and not yet covered; nil outside a batch.
   var batchStart: Int?
   var isLent = false

@@ -6,7 +6,8 @@ extension Publisher {
   /// Says that a record begins at the end: a reader that starts at the live end, or goes on after an
   /// overrun, begins here or at a later mark. The last 128 marks are kept. Never waits.
   /// - Returns: the position that was marked.
-  /// - Throws: `rangeOutOfBounds` for a blob that is not appended to only; `closed`.
+  /// - Throws: `rangeOutOfBounds` for a blob that is not appended to only; `rangeOverlap` before a
+  ///   mark that a batch under way has made; `closed`.
   @discardableResult
   public func mark() throws(PatchbayError) -> Int { try mark(at: nil) }
 
@@ -21,6 +22,13 @@ extension Publisher {
     return try appending.withLock { (state) throws(PatchbayError) in
       if let refusal = state.refusal { throw refusal }
       let position = position ?? state.end
+      guard position >= state.lastMark else {
+        throw PatchbayError(
+          .rangeOverlap,
+          "A batch of the blob \(key) has marked position \(state.lastMark) already, behind "
+            + "\(position). Mark within the batch, or after it.")
+      }
+      state.lastMark = position
       (windowWriter?.window.marks ?? handle.mappedExtents(in: 0..<1).first?.marks)?.add(position)
       return position
     }

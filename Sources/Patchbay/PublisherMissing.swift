@@ -15,8 +15,22 @@ extension Publisher {
   /// - Throws: `noBroker`, `timedOut`, `closed`.
   @available(*, noasync)
   public func missing(inPiecesOf size: Int? = nil) throws(PatchbayError) -> [Range<Int>] {
-    guard looksAround else { return cut(ownMissing, size) }
-    return cut(gaps(in: try lookout().writtenRanges(limit: .max)), size)
+    guard looksAround else { return cut(try checked(ownMissing), size) }
+    return cut(gaps(in: try checked(try lookout().writtenRanges(limit: .max))), size)
+  }
+
+  /// What was looked up, if this publisher has not ended meanwhile: then its rings may be another
+  /// blob's.
+  func checked(_ ranges: [Range<Int>]) throws(PatchbayError) -> [Range<Int>] {
+    guard !isEnded else { throw Self.closed }
+    return ranges
+  }
+
+  /// Of a blob that keeps its last bytes only: what is there; nil for others.
+  var windowRange: Range<Int>? {
+    guard let window = windowWriter?.window else { return nil }
+    let (base, frontier) = (window.base, window.frontier)
+    return base..<max(base, frontier)
   }
 
   /// The written parts of a range, in order, whoever wrote them. Blocks as `missing` does. What lies
@@ -24,7 +38,9 @@ extension Publisher {
   /// - Throws: as `missing`.
   @available(*, noasync)
   public func writtenRanges(in range: Range<Int>) throws(PatchbayError) -> [Range<Int>] {
-    try lookout().writtenRanges(limit: .max).map { $0.clamped(to: range) }.filter { !$0.isEmpty }
+    let written =
+      if let windowRange { [windowRange] } else { try lookout().writtenRanges(limit: .max) }
+    return try checked(written).map { $0.clamped(to: range) }.filter { !$0.isEmpty }
   }
 
   /// What is missing where nobody else has written.

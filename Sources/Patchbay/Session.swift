@@ -14,6 +14,7 @@ final class Session: Sendable {
   let welcome: Welcome
   let table: ClientTable
   let mappings = RingMappings()
+  private let publishers = Mutex<[Generation: Enrolled]>([:])
   let foreignRings = ForeignRings()
   private let boards = Mutex<[UInt32: Board]>([:])
 
@@ -82,6 +83,24 @@ final class Session: Sendable {
 
   private static func checkDone(_ delivery: Delivery) throws(PatchbayError) {
     guard case .done = delivery.reply else { throw unexpected(delivery.reply) }
+  }
+
+  // MARK: Publishers
+
+  private struct Enrolled {
+    weak var publisher: Publisher?
+  }
+
+  /// Takes note of a publisher of a blob that others may join. The broker knows the publishers of a
+  /// client by their blob: that it has granted one says that an earlier one of the same blob is over,
+  /// whose leave may not have been answered, and which must say nothing more.
+  func enroll(_ publisher: Publisher) {
+    let earlier = publishers.withLock { publishers in
+      if publishers.count > 64 { publishers = publishers.filter { $0.value.publisher != nil } }
+      return publishers.updateValue(
+        Enrolled(publisher: publisher), forKey: publisher.generation)
+    }
+    earlier?.publisher?.supersede()
   }
 
   // MARK: Boards

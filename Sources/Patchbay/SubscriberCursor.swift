@@ -118,7 +118,9 @@ public enum SeekOrigin: Sendable, Hashable {
   case end
 }
 
-/// A place in a blob that moves as it reads. Belongs to one task at a time.
+/// A place in a blob that moves as it reads. Belongs to one task at a time. A copy of it reads on its
+/// own, but a publisher that waits for its subscribers sees the two as one: make another cursor
+/// instead.
 public struct SubscriberCursor {
   /// The blob it reads.
   public let subscriber: Subscriber

@@ -44,6 +44,8 @@ import Patchbay
   /// Ends the process as an error asks for: help as the parser prints it, a usage error as all
   /// errors are printed, followed by the usage.
   private static func finish(_ error: any Error) -> Never {
+    // A verb that has said why it ends.
+    if error is ExitCode { exit(withError: error) }
     guard exitCode(for: error) == .validationFailure else { exit(withError: error) }
     if CommandLine.arguments.contains("--json") {
       StandardError.write(

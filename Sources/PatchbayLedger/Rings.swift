@@ -173,8 +173,13 @@ extension Ledger {
   /// When the pool is next to be looked at.
   var nextTrim: Int64? { pool.oldest?.addingClamped(limits.poolRest.wholeNanoseconds) }
 
-  /// Gives back what nobody has taken for a while.
+  /// Gives back what nobody has taken for a while, so much in one turn; the rest is due at once.
   mutating func trimPool() {
-    while let due = nextTrim, due <= now.monotonicNanoseconds { _ = discardOldest() }
+    for _ in 0..<Self.trimCount {
+      guard let due = nextTrim, due <= now.monotonicNanoseconds else { return }
+      _ = discardOldest()
+    }
   }
+
+  private static let trimCount = 256
 }

@@ -88,6 +88,8 @@ final class Connection {
   private(set) var lingersUntil: MonotonicTime?
   /// Whether the client can still touch a ring after the connection.
   var holdsRing = false
+  /// It was gone before anybody could watch it.
+  var isProcessGone = false
   /// The client's table, for publishers that wait for it.
   var table: Descriptor?
   var holdsTable: Bool { table != nil }

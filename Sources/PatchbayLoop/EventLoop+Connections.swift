@@ -50,7 +50,8 @@ extension EventLoop {
       groups: isShared ? Self.groups(of: socket.descriptor) : [])
     let connection = Connection(session, peer, socket, sharedRoom: sharedQueueRoom)
     connections[session] = connection
-    _ = processes.add(session, connection.peer, socket: connection.rawDescriptor, poller)
+    let watch = processes.add(session, connection.peer, socket: connection.rawDescriptor, poller)
+    connection.isProcessGone = watch == .gone
     submit(.connected(session, connection.peer))
   }
 
@@ -201,6 +202,7 @@ extension EventLoop {
 
   /// A process is of interest after its connection only while it may still touch a ring.
   private func unwatch(_ connection: Connection) {
+    if connection.isProcessGone { submit(.exited(connection.session)) }
     guard connection.holdsRing else { return processes.drop(connection.session, poller) }
     watchedEnded.append(connection.session)
     guard watchedEnded.count > Self.watchedEndedLimit else { return }

@@ -2,6 +2,7 @@
 // watch outlives its connections while the process may still touch a ring.
 
 import CPatchbaySystem
+import Glibc
 import PatchbayLedger
 import PatchbaySystem
 import PatchbayTypes
@@ -24,32 +25,39 @@ struct ProcessWatches {
   private var numberBySession: [SessionID: UInt64] = [:]
   private var nextNumber: UInt64 = 1
 
-  /// Watches the process at the other end for a session. False: there is nothing to watch, the
-  /// process is gone or cannot be watched; its hang-up will tell.
+  enum Outcome {
+    case watched
+    /// There is no such process any more.
+    case gone
+    /// What it may have mapped when it hangs up waits for ever, or until too many wait.
+    case unwatched
+  }
+
+  /// Watches the process at the other end for a session.
   mutating func add(
     _ session: SessionID, _ peer: Peer, socket: Int32, _ poller: borrowing Poller
-  ) -> Bool {
+  ) -> Outcome {
     // 0: a process outside of this one's namespace, and not the only one of that number.
     if peer.process != 0, let number = numberByProcess[peer.process], let watch = watches[number],
       !watch.hasExited
     {
       watch.sessions.insert(session)
       numberBySession[session] = number
-      return true
+      return .watched
     }
     let result = pb_peer_pidfd(socket, peer.process)
-    guard result >= 0 else { return false }
+    guard result >= 0 else { return result == -ESRCH ? .gone : .unwatched }
     let watch = Watch(peer.process, Descriptor(owning: result))
     let number = nextNumber
     guard (try? poller.add(watch.descriptor.rawValue, .process(number))) != nil else {
-      return false
+      return .unwatched
     }
     nextNumber += 1
     watch.sessions.insert(session)
     watches[number] = watch
     numberByProcess[peer.process] = number
     numberBySession[session] = number
-    return true
+    return .watched
   }
 
   /// A session's process needs no watching for its sake any more.

@@ -386,4 +386,24 @@ private final class Counter: Sendable {
   var value: Int { counted.load(ordering: .relaxed) }
   // relaxed: as above.
   func count() { counted.add(1, ordering: .relaxed) }
+
+  @Test func `a publisher whose leave had no answer says nothing for the one that joined after it`()
+    throws
+  {
+    try withBroker { broker, client in
+      try client.create("k", BlobOptions(byteCount: 1 << 20))
+      var first: Publisher? = try client.join("k")
+      #expect(code { try first?.leave(deadline: .after(.zero)) } == .timedOut)
+      let second = try client.join("k")
+      let claim = try second.claim(0..<1000)
+      defer { withExtendedLifetime(claim) {} }
+      #expect(first?.isEnded == true)
+      first?.close()
+      first = nil
+      try client.ping()
+      let other = try broker.makeClient().join("k")
+      #expect(code { _ = try other.claim(0..<1000) } == .rangeOverlap)
+      try second.write([UInt8](repeating: 1, count: 10), at: 2000)
+    }
+  }
 }

@@ -278,4 +278,18 @@ import Testing
   private func mappingCount() throws -> Int {
     try readFile("/proc/self/maps").split(separator: "\n").count { $0.contains("patchbay-") }
   }
+
+  @Test func `a publisher that has ended tells nothing of its rings any more`() throws {
+    try withBroker { _, client in
+      let publisher = try client.publisher("a", BlobOptions(byteCount: Self.size))
+      try publisher.write([1, 2, 3], at: 0)
+      #expect(try publisher.writtenRanges(in: 0..<Self.size) == [0..<3])
+      publisher.close()
+      try client.remove("a")
+      let next = try client.publisher("b", BlobOptions(byteCount: Self.size))
+      try next.write([UInt8](repeating: 7, count: 5000), at: 50_000)
+      #expect(code { _ = try publisher.writtenRanges(in: 0..<Self.size) } == .closed)
+      #expect(code { _ = try publisher.missing() } == .closed)
+    }
+  }
 }

@@ -328,4 +328,16 @@ private final class Results: Sendable {
       #expect(try client.open("empty").read(upTo: 1, at: 0) == nil)
     }
   }
+
+  @Test func `a window's publisher tells what is there of it`() throws {
+    try withBroker { _, client in
+      var options = BlobOptions(policy: .dropOldest)
+      options.ringByteCount = 16384
+      options.segmentByteCount = 4096
+      let publisher = try client.publisher("w", options)
+      #expect(try publisher.writtenRanges(in: 0..<10) == [])
+      try publisher.append(pattern(0..<20_000))
+      #expect(try publisher.writtenRanges(in: 0..<100_000) == [4096..<20_000])
+    }
+  }
 }

@@ -22,7 +22,8 @@ struct PutVerb: Verb {
       pipe just ends, and the blob is sealed. `patchbay put KEY -- make` runs the command itself \
       and seals only when it exits with 0; otherwise the blob has failed, and its readers are \
       told how the command ended. The command is started only when the key has been created. \
-      Signals are passed on to it, and it is asked to end when publishing cannot go on. Or give \
+      Signals are passed on to it, and it is asked to end when publishing cannot go on. Its output \
+      ends when all that inherited it have closed it, what it left running included. Or give \
       --length where the length is known: a pipe that ends early then fails the blob.
 
       With --tee the bytes go to standard output as well. When nobody reads there any more, \
