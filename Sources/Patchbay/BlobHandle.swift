@@ -98,10 +98,10 @@ final class BlobHandle: Sendable {
     isWritable: Bool
   ) throws(PatchbayError) -> Window {
     let geometry = try RingGeometry(dataByteCount: shape.ringByteCount, hasMap: false)
-    let mapping = try session.mappings.mapping(
-      delivery.takeDescriptor(), ring: ring.ringID, byteCount: geometry.objectByteCount,
-      isWritable: isWritable)
-    return try Window(mapping, ringID: ring.ringID, useNumber: ring.useNumber, shape: shape)
+    return Window(
+      try session.mappings.ring(
+        delivery.takeDescriptor(), ring.ringID, geometry, isWritable: isWritable),
+      ringID: ring.ringID, useNumber: ring.useNumber, shape: shape)
   }
 
   /// As `init`, with the board looked up; blocks when it is not mapped yet.
@@ -384,12 +384,11 @@ final class BlobHandle: Sendable {
     _ granted: ExtentGrant, _ descriptor: borrowing Descriptor
   ) throws(PatchbayError) -> Extent {
     let (start, geometry) = try place(of: granted)
-    let mapping = try session.mappings.mapping(
-      descriptor, ring: granted.ringID, byteCount: geometry.objectByteCount,
-      isWritable: isWritable)
+    let ring = try session.mappings.ring(
+      descriptor, granted.ringID, geometry, isWritable: isWritable)
     let extent = Extent(
-      mapping, index: granted.index, start: start, ringID: granted.ringID,
-      useNumber: granted.useNumber, geometry: geometry)
+      ring, index: granted.index, start: start, ringID: granted.ringID,
+      useNumber: granted.useNumber)
     let (kept, isNew) = extents.withLock { extents in
       // Two readers may have asked at once: one extent serves both.
       if let first = extents.mapped[granted.index] { return (first, false) }

@@ -24,7 +24,7 @@ public struct BlobOptions: Sendable, Hashable {
   /// bytes of the stream, in one ring that is used again and again; such a blob is only appended to,
   /// whatever `order` says.
   public var policy: FlowPolicy
-  /// With the policies that keep the last bytes only: how many, nil for the broker's choice (1 MiB).
+  /// With the policies that keep the last bytes only: how many, nil for the broker's choice (2 MiB).
   public var ringByteCount: Int?
   /// How many of these are given up at once: a power of two from 4 KiB to 1 GiB, at most half of the
   /// ring; nil: an eighth.

@@ -60,8 +60,8 @@ public final class Publisher: Sendable {
     looksAround = options.isJoinable || options.resumes
     slowestLimit = options.slowestLimit
     windowWriter =
-      if let window = handle.window, let entry = handle.entry {
-        WindowWriter(handle, window, entry)
+      if let window = handle.window, let entry = handle.entry, let bell = handle.bell {
+        WindowWriter(handle, window, entry, bell)
       } else {
         nil
       }

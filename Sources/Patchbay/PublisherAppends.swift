@@ -22,7 +22,14 @@ struct AppendState {
   var isTaken = false
   var line = WaitingLine()
   /// Nothing is appended any more: a seal is under way, or the blob has ended.
-  var refusal: PatchbayError?
+  var refusal: PatchbayError? {
+    didSet { isRefused = refusal != nil }
+  }
+  /// The same as a plain word, for the short way.
+  private(set) var isRefused = false
+
+  /// Whether an append may go on at once, and is readable at once.
+  var isFree: Bool { !isRefused && !isTaken && !isLent && batchStart == nil }
 }
 
 extension Publisher {
@@ -87,6 +94,7 @@ extension Publisher {
   public func append(
     _ bytes: Span<UInt8>, expecting expected: Int? = nil
   ) throws(PatchbayError) {
+    if let windowWriter, expected == nil, appendShortly(windowWriter, bytes) { return }
     while true {
       let (turn, departure) = (turns.now, inFlight.now)
       switch try startAppending(bytes, expected, { $0.addThread() }) {
@@ -398,10 +406,16 @@ extension Publisher {
   ///   batch is out, `noSpaceMemory`, `closed`, `noBroker`.
   @available(*, noasync)
   public func loan(byteCount: Int) throws(PatchbayError) -> Loan {
+    Loan(self, try lend(byteCount))
+  }
+
+  /// The place of a loan, which the caller ends by `endLoan`.
+  @available(*, noasync)
+  func lend(_ byteCount: Int) throws(PatchbayError) -> LentPlace {
     while true {
       let (turn, departure) = (turns.now, inFlight.now)
       switch try startLending(byteCount, { $0.addThread() }) {
-      case .begun(let place): return Loan(self, place)
+      case .begun(let place): return place
       case .needsExtents(let range): try handle.grow(range)
       case .waitsForSpace(let obstacle): try overcome(obstacle)
       case .waitsForTurn: try sleepForTurn(since: turn, until: MonotonicTime(Deadline.standard))

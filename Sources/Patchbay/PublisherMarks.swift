@@ -8,7 +8,10 @@ extension Publisher {
   /// - Returns: the position that was marked.
   /// - Throws: `rangeOutOfBounds` for a blob that is not appended to only; `closed`.
   @discardableResult
-  public func mark() throws(PatchbayError) -> Int {
+  public func mark() throws(PatchbayError) -> Int { try mark(at: nil) }
+
+  /// - Parameter position: where the record begins; nil: at the end.
+  func mark(at position: Int?) throws(PatchbayError) -> Int {
     guard handle.grant.order == .appendOnly else {
       throw PatchbayError(
         .rangeOutOfBounds,
@@ -17,8 +20,9 @@ extension Publisher {
     }
     return try appending.withLock { (state) throws(PatchbayError) in
       if let refusal = state.refusal { throw refusal }
-      (windowWriter?.window.marks ?? handle.mappedExtents(in: 0..<1).first?.marks)?.add(state.end)
-      return state.end
+      let position = position ?? state.end
+      (windowWriter?.window.marks ?? handle.mappedExtents(in: 0..<1).first?.marks)?.add(position)
+      return position
     }
   }
 }

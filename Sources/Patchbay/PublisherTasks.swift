@@ -81,10 +81,15 @@ extension Publisher {
   /// Lends the place of the next bytes, to be filled without a copy; as the blocking `loan`.
   /// - Throws: as the blocking `loan`; `cancelled`, when it had to wait.
   public func loan(byteCount: Int) async throws(PatchbayError) -> Loan {
+    Loan(self, try await lend(byteCount))
+  }
+
+  /// As the blocking `lend`.
+  func lend(_ byteCount: Int) async throws(PatchbayError) -> LentPlace {
     while true {
       var wait: Awaited<Void>?
       switch try startLending(byteCount, { $0.add(&wait) }) {
-      case .begun(let place): return Loan(self, place)
+      case .begun(let place): return place
       case .needsExtents(let range): try await handle.grow(range)
       case .waitsForSpace(let obstacle): try await overcome(obstacle)
       case .waitsForTurn: if let wait { try await waitForTurn(wait, deadline: .standard) }

@@ -9,6 +9,24 @@ import PatchbayWire
 extension Publisher {
   // MARK: Steps that do not wait
 
+  /// The short way of an append: into the segment that has been entered, with nothing in the way.
+  /// Never waits.
+  /// - Returns: false: nothing was appended, the long way tells why.
+  func appendShortly(_ writer: WindowWriter, _ bytes: Span<UInt8>) -> Bool {
+    let start = appending.withLock { state in
+      let start = state.end
+      guard state.isFree, bytes.count <= min(state.enteredEnd, writer.limit) - start else {
+        return -1
+      }
+      writer.window.append(bytes, at: start)
+      state.end = start + bytes.count
+      return start
+    }
+    guard start >= 0 else { return false }
+    if writer.bell.hasWaiters { ring(start..<start + bytes.count) }
+    return true
+  }
+
   /// Enters the first segment; appends at once what is short and fits, else takes the turn.
   func startInWindow(
     _ writer: WindowWriter, _ bytes: Span<UInt8>, _ range: Range<Int>, _ state: inout AppendState

@@ -2,6 +2,8 @@
 // when the ring comes back as part of the next blob. A bounded number, the one not needed for the
 // longest time goes first; what somebody still reads or writes in lives as long as that.
 
+import PatchbayLayout
+import PatchbayRing
 import PatchbaySystem
 import PatchbayTypes
 import Synchronization
@@ -13,7 +15,7 @@ final class RingMappings: Sendable {
   }
 
   private struct Kept {
-    let mapping: SharedMapping
+    let ring: MappedRing
     var lastUse: UInt64
   }
 
@@ -38,39 +40,40 @@ final class RingMappings: Sendable {
   /// The most extents that handles for reading hold mapped.
   static let heldLimit = 4096
 
-  /// The mapping of a ring, which the broker never gives to a blob of another access class.
-  func mapping(
-    _ descriptor: borrowing Descriptor, ring: UInt64, byteCount: Int, isWritable: Bool
-  ) throws(PatchbayError) -> SharedMapping {
-    let key = Key(ring: ring, isWritable: isWritable)
-    if let mapping = find(key), mapping.byteCount == byteCount { return mapping }
-    let mapping = try SharedMapping(
-      descriptor, byteCount: byteCount, isWritable: isWritable, what: "ring \(ring)")
-    keep(mapping, key)
-    return mapping
+  /// A ring, mapped now or before. The broker never gives one to a blob of another access class.
+  func ring(
+    _ descriptor: borrowing Descriptor, _ ringID: UInt64, _ geometry: RingGeometry,
+    isWritable: Bool
+  ) throws(PatchbayError) -> MappedRing {
+    let key = Key(ring: ringID, isWritable: isWritable)
+    if let ring = find(key), ring.geometry == geometry { return ring }
+    let ring = try MappedRing(descriptor, ringID: ringID, geometry, isWritable: isWritable)
+    keep(ring, key)
+    return ring
   }
 
-  private func find(_ key: Key) -> SharedMapping? {
+  private func find(_ key: Key) -> MappedRing? {
     state.withLock { state in
       state.clock += 1
       state.kept[key]?.lastUse = state.clock
-      return state.kept[key]?.mapping
+      return state.kept[key]?.ring
     }
   }
 
-  private func keep(_ mapping: SharedMapping, _ key: Key) {
+  private func keep(_ ring: MappedRing, _ key: Key) {
     let dropped = state.withLock { state in
       state.clock += 1
       var dropped = [
-        state.kept.updateValue(Kept(mapping: mapping, lastUse: state.clock), forKey: key)
+        state.kept.updateValue(Kept(ring: ring, lastUse: state.clock), forKey: key)
       ]
-      state.byteCount += mapping.byteCount - (dropped[0]?.mapping.byteCount ?? 0)
+      state.byteCount +=
+        ring.geometry.objectByteCount - (dropped[0]?.ring.geometry.objectByteCount ?? 0)
       while state.kept.count > Self.limit || state.byteCount > Self.byteLimit {
         guard let oldest = state.kept.min(by: { $0.value.lastUse < $1.value.lastUse }) else {
           break
         }
         dropped.append(state.kept.removeValue(forKey: oldest.key))
-        state.byteCount -= oldest.value.mapping.byteCount
+        state.byteCount -= oldest.value.ring.geometry.objectByteCount
       }
       return dropped
     }

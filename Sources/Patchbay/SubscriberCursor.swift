@@ -153,6 +153,10 @@ public struct SubscriberCursor {
   public mutating func read(
     into output: inout OutputSpan<UInt8>, deadline: Deadline = .never
   ) throws(PatchbayError) -> Int? {
+    if let count = place?.read(into: &output, at: position), count > 0 {
+      position += count
+      return count
+    }
     try subscriber.join(place, at: position, deadline: deadline)
     do throws(PatchbayError) {
       let count = try subscriber.read(into: &output, at: position, deadline: deadline)

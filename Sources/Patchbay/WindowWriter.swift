@@ -10,6 +10,9 @@ import Synchronization
 
 final class WindowWriter: Sendable {
   let window: Window
+  let bell: Doorbell
+  /// No byte is appended behind it.
+  let limit: Int
   private let policy: FlowPolicy
   private let generation: Generation
   private let entry: BoardEntry
@@ -38,8 +41,10 @@ final class WindowWriter: Sendable {
     let wanted: Int
   }
 
-  init(_ handle: BlobHandle, _ window: Window, _ entry: BoardEntry) {
+  init(_ handle: BlobHandle, _ window: Window, _ entry: BoardEntry, _ bell: Doorbell) {
     self.window = window
+    self.bell = bell
+    limit = handle.grant.byteCount ?? ExtentPlan.positionLimit
     self.entry = entry
     policy = handle.grant.policy
     generation = handle.generation

@@ -111,7 +111,7 @@ package struct LedgerLimits: Hashable, Sendable {
   package var firstExtent = 64 * 1024
   package var extentLimit = 64 * 1024 * 1024
   /// The ring of a windowed blob where the publisher leaves it to the broker.
-  package var windowRing = 1024 * 1024
+  package var windowRing = 2 * 1024 * 1024
   /// Whether users other than the broker's own may connect.
   package var isShared = false
   /// What one user may have that is neither the broker's own nor root. Bytes: rings, inline blobs and

@@ -48,6 +48,13 @@ struct Throughput: ParsableCommand {
   @Flag(help: "Readers check every byte, which takes its time.")
   var verify = false
 
+  @Flag(
+    help: """
+      Each run writes into the memory of the one before, as blobs of one size that come and go do. \
+      Without it every run gets fresh memory, as the floor does.
+      """)
+  var warm = false
+
   @OptionGroup var floorOptions: FloorOptions
   @OptionGroup var run_: RunOptions
 
@@ -61,18 +68,24 @@ struct Throughput: ParsableCommand {
     guard batch > 0, segment == nil || policy == .backpressure else {
       throw ValidationError("--batch must be at least 1, and --segment needs backpressure.")
     }
+    guard !warm || !floorOptions.floor else {
+      throw ValidationError("--warm cannot be compared with the floor, whose memory is fresh.")
+    }
     _ = try floorOptions.repeats(run_)
   }
 
+  /// Bytes of a run. A blob that is a page longer than the last one cannot have its ring.
+  private func total(of turn: Int) -> Int { total.byteCount + (warm ? 0 : turn * 4096) }
+
   /// Bytes of shared memory for a run.
-  private var capacity: Int {
-    policy == .keep ? total.byteCount : ring?.byteCount ?? 1 << 20
+  private func capacity(_ total: Int) -> Int {
+    policy == .keep ? total : ring?.byteCount ?? 2 << 20
   }
 
   func run() throws {
     let repeats = try floorOptions.repeats(run_)
     let path = try run_.brokerPath(
-      memoryByteCount: capacity + capacity / 4 + 256 << 20)
+      memoryByteCount: capacity(total.byteCount) * 5 / 4 + 512 << 20)
     let client = try PatchbayClient(socketPath: path, name: "patchbay-load")
     var report = Report(run_)
     var keys = KeySource()
@@ -82,9 +95,13 @@ struct Throughput: ParsableCommand {
       for turn in 0..<repeats {
         // Who goes first changes from turn to turn, so a trend of the machine cancels out.
         let floorFirst = turn % 2 == 1
-        if floorOptions.floor && floorFirst { floor.add(try runFloor(readerCount)) }
-        ours.add(try runOurs(client, readerCount, keys.next()))
-        if floorOptions.floor && !floorFirst { floor.add(try runFloor(readerCount)) }
+        if floorOptions.floor && floorFirst {
+          floor.add(try runFloor(readerCount, total(of: turn)))
+        }
+        ours.add(try runOurs(client, readerCount, keys.next(), total(of: turn)))
+        if floorOptions.floor && !floorFirst {
+          floor.add(try runFloor(readerCount, total(of: turn)))
+        }
       }
       report.add(cell(readerCount, ours, floor))
     }
@@ -150,10 +167,10 @@ struct Throughput: ParsableCommand {
   private var reads: ByteSize { readSize ?? writeSize }
 
   private func runOurs(
-    _ client: PatchbayClient, _ readerCount: Int, _ key: String
+    _ client: PatchbayClient, _ readerCount: Int, _ key: String, _ total: Int
   ) throws -> Figure {
     let order: Fields = [
-      "socket": client.socketPath, "key": key, "total": String(total.byteCount),
+      "socket": client.socketPath, "key": key, "total": String(total),
       "seed": String(run_.seed), "verify": String(verify), "consume": consume.rawValue,
     ]
     let team = Team()
@@ -168,12 +185,12 @@ struct Throughput: ParsableCommand {
     }
     let results = try team.run()
     try client.remove(BlobKey(key))
-    return try Self.figure(results, total: total.byteCount, preparation: preparation)
+    return try Self.figure(results, total: total, preparation: preparation)
   }
 
-  private func runFloor(_ readerCount: Int) throws -> Figure {
+  private func runFloor(_ readerCount: Int, _ total: Int) throws -> Figure {
     let floor = ThroughputFloor(
-      total: total.byteCount, capacity: capacity, writeSize: writeSize.byteCount, batch: batch,
+      total: total, capacity: capacity(total), writeSize: writeSize.byteCount, batch: batch,
       readSize: reads.byteCount, readerCount: readerCount, consume: consume, verify: verify,
       seed: run_.seed)
     return try floor.run()

@@ -23,20 +23,24 @@ enum ThroughputWorker {
     Worker.waitForStart(["preparation": String(preparation)])
     let first = MonotonicTime.now
     var position = 0
-    func appendNext() throws(PatchbayError) {
-      let count = min(piece, total - position)
-      try content.withBytes(at: position, count: count) { (bytes) throws(PatchbayError) in
-        try publisher.append(bytes)
-      }
-      position += count
-    }
     while position < total {
       guard batch > 1 else {
-        try appendNext()
+        let count = min(piece, total - position)
+        try content.withBytes(at: position, count: count) { (bytes) throws(PatchbayError) in
+          try publisher.append(bytes)
+        }
+        position += count
         continue
       }
-      try publisher.withBatch {
-        for _ in 0..<batch where position < total { try appendNext() }
+      let end = min(position + batch * piece, total)
+      try publisher.withBatch { (appended: inout Batch) in
+        while position < end {
+          let count = min(piece, end - position)
+          try content.withBytes(at: position, count: count) { (bytes) throws(PatchbayError) in
+            try appended.append(bytes)
+          }
+          position += count
+        }
       }
     }
     try publisher.seal()
@@ -47,7 +51,7 @@ enum ThroughputWorker {
     let client = try PatchbayClient(socketPath: try order.text("socket"))
     let subscriber = try client.open(
       BlobKey(try order.text("key")), waitUntil: .after(.seconds(10)))
-    let reader = try StreamReader(subscriber, order)
+    var reader = try StreamReader(subscriber, order)
     Worker.waitForStart()
     try reader.readAll()
     Worker.finish([
@@ -58,7 +62,7 @@ enum ThroughputWorker {
 }
 
 /// Takes a whole stream in one of the ways of `Consume`.
-private final class StreamReader {
+private struct StreamReader: ~Copyable {
   private let subscriber: Subscriber
   private var cursor: SubscriberCursor
   private let consume: Consume
@@ -72,25 +76,26 @@ private final class StreamReader {
   private(set) var mismatch = -1
 
   init(_ subscriber: Subscriber, _ order: Fields) throws {
-    self.subscriber = subscriber
-    cursor = subscriber.cursor()
+    let cursor = subscriber.cursor()
     try cursor.attach()
+    let (piece, total) = (try order.int("piece"), try order.int("total"))
+    let seed = UInt64(try order.int("seed"))
     consume = Consume(rawValue: try order.text("consume")) ?? .copy
-    total = try order.int("total")
-    piece = try order.int("piece")
+    self.subscriber = subscriber
+    self.cursor = cursor
+    self.total = total
+    self.piece = piece
     buffer = PrivateBuffer(byteCount: piece)
-    content =
-      order.flag("verify")
-      ? Content(seed: UInt64(try order.int("seed")), longest: piece) : nil
+    content = order.flag("verify") ? Content(seed: seed, longest: piece) : nil
   }
 
-  func readAll() throws {
+  mutating func readAll() throws {
     while position < total {
       if consume == .view { try lease() } else { try copy() }
     }
   }
 
-  private func copy() throws {
+  private mutating func copy() throws {
     let target = unsafe buffer.bytes.bindMemory(to: UInt8.self)
     var output = unsafe OutputSpan(buffer: target, initializedCount: 0)
     guard let count = try cursor.read(into: &output) else {
@@ -100,7 +105,7 @@ private final class StreamReader {
     position += count
   }
 
-  private func lease() throws(PatchbayError) {
+  private mutating func lease() throws(PatchbayError) {
     var end = min(position + piece, total)
     do throws(PatchbayError) {
       try takeLease(position..<end)
@@ -112,11 +117,12 @@ private final class StreamReader {
     position = end
   }
 
-  private func takeLease(_ range: Range<Int>) throws(PatchbayError) {
-    try subscriber.lease(range).withBytes { take($0) }
+  private mutating func takeLease(_ range: Range<Int>) throws(PatchbayError) {
+    let lease = try subscriber.lease(range)
+    lease.withBytes { take($0) }
   }
 
-  private func take(_ bytes: Span<UInt8>) {
+  private mutating func take(_ bytes: Span<UInt8>) {
     if consume != .copy {
       sum &+= unsafe bytes.withUnsafeBytes { unsafe pf_sum($0.baseAddress, $0.count) }
     }

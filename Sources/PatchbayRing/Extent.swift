@@ -22,26 +22,22 @@ import Synchronization
   private let words: SharedWords
   private let tag: RingTag
   private let map: WrittenMap?
-  /// Nil where there is nothing to touch: for readers, and in a ring that was used before.
+  /// Nil for readers.
   private let firstTouch: FirstTouch?
 
-  /// The extent in a ring that is mapped whole.
+  /// The extent in a mapped ring.
   package init(
-    _ mapping: SharedMapping, index: Int, start: Int, ringID: UInt64, useNumber: UInt32,
-    geometry: RingGeometry
+    _ ring: MappedRing, index: Int, start: Int, ringID: UInt64, useNumber: UInt32
   ) {
-    precondition(mapping.byteCount == geometry.objectByteCount)
+    geometry = ring.geometry
     self.index = index
     self.ringID = ringID
     self.useNumber = useNumber
-    self.geometry = geometry
     range = start..<start + geometry.dataByteCount
-    words = SharedWords(mapping)
+    words = SharedWords(ring.mapping)
     tag = RingTag(words, useNumber: useNumber, index: index)
     map = geometry.hasMap ? WrittenMap(words, geometry) : nil
-    firstTouch =
-      mapping.isWritable && useNumber == 1
-      ? FirstTouch(words.mapping, data: geometry.dataOffset..<geometry.objectByteCount) : nil
+    firstTouch = ring.firstTouch
   }
 
   // MARK: Tag

@@ -20,12 +20,14 @@ struct RingTag: Sendable {
   }
 
   /// Whether the ring serves this use now: the look before a read.
+  @inline(__always)
   var isCurrent: Bool {
     // acquiring: the reset of frontier and map that came before the tag. Pairs with TAG-BEGIN.
     unsafe words.word64(Int(PB_RING_TAG_AT)).pointee.load(ordering: .acquiring) == value
   }
 
   /// Whether what was copied since `isCurrent` is this use's: the look after a read.
+  @inline(__always)
   var isStillCurrent: Bool {
     // acquiring (fence): no load of the copy may sink below the load of the tag. Pairs with TAG-END.
     atomicMemoryFence(ordering: .acquiring)

@@ -36,29 +36,25 @@ import Synchronization
   private let dataOffset: Int
   private let firstTouch: FirstTouch?
 
-  /// The window in a ring that is mapped whole.
-  /// - Throws: `protocolViolation` for a size that no ring can have.
-  package init(
-    _ mapping: SharedMapping, ringID: UInt64, useNumber: UInt32, shape: WindowShape
-  ) throws(PatchbayError) {
-    let geometry = try RingGeometry(dataByteCount: shape.ringByteCount, hasMap: false)
-    precondition(mapping.byteCount == geometry.objectByteCount)
+  /// The window in a mapped ring of its size, which has no map.
+  package init(_ ring: MappedRing, ringID: UInt64, useNumber: UInt32, shape: WindowShape) {
+    precondition(ring.geometry.dataByteCount == shape.ringByteCount && !ring.geometry.hasMap)
     self.ringID = ringID
     self.useNumber = useNumber
     self.shape = shape
-    dataOffset = geometry.dataOffset
-    words = SharedWords(mapping)
+    dataOffset = ring.geometry.dataOffset
+    words = SharedWords(ring.mapping)
     tag = RingTag(words, useNumber: useNumber, index: 0)
-    firstTouch =
-      mapping.isWritable && useNumber == 1
-      ? FirstTouch(mapping, data: dataOffset..<geometry.objectByteCount) : nil
+    firstTouch = ring.firstTouch
   }
 
   // MARK: Asking
 
+  @inline(__always)
   package var isCurrent: Bool { tag.isCurrent }
 
   /// End of what has been written, as a position. A peer wrote it: never beyond the highest position.
+  @inline(__always)
   package var frontier: Int {
     // acquiring: the data below it. Pairs with DATA-FRONTIER.
     let word = unsafe words.word64(Int(PB_RING_FRONTIER_AT)).pointee.load(ordering: .acquiring)
@@ -66,6 +62,7 @@ import Synchronization
   }
 
   /// The lowest position that is still there: the look before a copy, and for people.
+  @inline(__always)
   package var base: Int {
     // acquiring: of nothing that matters before a copy; with the tag after one, see `wasThere`.
     // Pairs with BASE.
@@ -74,6 +71,7 @@ import Synchronization
   }
 
   /// Whether what was copied from a position on was there all the time: the look after a copy.
+  @inline(__always)
   package func wasThere(_ position: Int) -> Bool {
     guard tag.isStillCurrent else { return false }
     // relaxed: the fence of the line above orders it behind the copy. Pairs with BASE.
@@ -93,8 +91,20 @@ import Synchronization
 
   /// The bytes from a position on that stand in a row, at most up to a limit. Whether they are
   /// there is what the frontier says before, and `wasThere` after they are copied.
+  @inline(__always)
   @unsafe package func bytes(from position: Int, limit: Int) -> UnsafeRawBufferPointer {
     unsafe UnsafeRawBufferPointer(place(position, limit))
+  }
+
+  /// Copies what stands in a row from a position on, all looks included.
+  /// - Returns: how many bytes; 0 when there are none, or they went: whoever asks looks closer then.
+  @unsafe package func copy(from position: Int, into target: UnsafeMutableRawBufferPointer) -> Int {
+    guard tag.isCurrent else { return 0 }
+    let end = min(frontier, position + target.count)
+    guard position < end, position >= base else { return 0 }
+    let source = unsafe bytes(from: position, limit: end)
+    unsafe target.copyMemory(from: source)
+    return wasThere(position) ? source.count : 0
   }
 
   /// A copy of a range below the frontier; nil when some of it was gone before the copy was made.
@@ -113,6 +123,7 @@ import Synchronization
     return wasThere(range.lowerBound) ? copy : nil
   }
 
+  @inline(__always)
   @unsafe private func place(_ position: Int, _ limit: Int) -> UnsafeMutableRawBufferPointer {
     let offset = shape.offset(of: position)
     let count = min(limit - position, shape.ringByteCount - offset)
@@ -141,6 +152,7 @@ import Synchronization
   }
 
   /// The place of bytes within one segment that has been reclaimed, to write into.
+  @inline(__always)
   @unsafe package func writableBytes(_ positions: Range<Int>) -> UnsafeMutableRawBufferPointer {
     precondition(
       positions.isEmpty || positions.upperBound <= shape.segmentEnd(of: positions.lowerBound))
@@ -148,13 +160,22 @@ import Synchronization
     return unsafe place(positions.lowerBound, positions.upperBound)
   }
 
+  /// Copies bytes into one segment that has been reclaimed and makes them readable. The caller rings
+  /// the bell afterwards.
+  package func append(_ bytes: Span<UInt8>, at position: Int) {
+    copyIn(bytes, at: position)
+    publish(to: position + bytes.count)
+  }
+
   /// Copies bytes into one segment that has been reclaimed.
+  @inline(__always)
   package func copyIn(_ bytes: Span<UInt8>, at position: Int) {
     let target = unsafe writableBytes(position..<position + bytes.count)
     unsafe bytes.withUnsafeBytes { unsafe target.copyMemory(from: $0) }
   }
 
   /// Makes everything below a position readable. The caller rings the bell afterwards.
+  @inline(__always)
   package func publish(to position: Int) {
     // relaxed: a hint for people; nothing is read on its account.
     unsafe words.word64(Int(PB_RING_COVERED_BYTES_AT)).pointee.store(

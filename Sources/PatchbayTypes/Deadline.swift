@@ -2,11 +2,26 @@
 
 /// The moment at which a waiting call gives up with `timedOut`.
 public struct Deadline: Sendable, Hashable {
-  /// Nil: never.
-  package let instant: ContinuousClock.Instant?
+  /// Nanoseconds of the continuous clock since `epoch`; the highest number: never. One plain number,
+  /// for it is handed to every read.
+  @usableFromInline let nanoseconds: Int64
+
+  @usableFromInline init(nanoseconds: Int64) { self.nanoseconds = nanoseconds }
+
+  private static let epoch = ContinuousClock.now
+
+  private init(instant: ContinuousClock.Instant) {
+    let since = Self.epoch.duration(to: instant).wholeNanoseconds
+    nanoseconds = min(since, .max - 1)
+  }
+
+  /// The moment; nil: never.
+  package var instant: ContinuousClock.Instant? {
+    nanoseconds == .max ? nil : Self.epoch + .nanoseconds(nanoseconds)
+  }
 
   /// Waits as long as it takes.
-  public static let never = Deadline(instant: nil)
+  @inlinable public static var never: Deadline { Deadline(nanoseconds: .max) }
 
   /// A span from now. Zero or less: looks once and does not wait.
   public static func after(_ duration: Duration) -> Deadline {

@@ -4,7 +4,9 @@
 /// How a windowed blob lies in its one ring.
 package struct WindowShape: Sendable, Hashable {
   /// Data bytes of the ring: a whole number of segments, at least two.
-  package let ringByteCount: Int
+  @usableFromInline package let ringByteCount: Int
+  /// For rings whose size is a power of two, as the broker's choice is: one less than that; else -1.
+  @usableFromInline package let offsetMask: Int
   /// A power of two, at least a page.
   package let segmentByteCount: Int
 
@@ -24,6 +26,7 @@ package struct WindowShape: Sendable, Hashable {
           + "segments are powers of two from 4096 to 2^30, and a window is 2 or more of them.")
     }
     self.ringByteCount = ringByteCount
+    offsetMask = ringByteCount.nonzeroBitCount == 1 ? ringByteCount - 1 : -1
     self.segmentByteCount = segmentByteCount
   }
 
@@ -31,7 +34,9 @@ package struct WindowShape: Sendable, Hashable {
   package var segmentShift: Int { segmentByteCount.trailingZeroBitCount }
 
   /// Where a position's byte stands in the ring.
-  package func offset(of position: Int) -> Int { position % ringByteCount }
+  @inlinable package func offset(of position: Int) -> Int {
+    offsetMask >= 0 ? position & offsetMask : position % ringByteCount
+  }
 
   /// The end of the segment that a position lies in.
   package func segmentEnd(of position: Int) -> Int {

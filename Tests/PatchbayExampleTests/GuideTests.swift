@@ -192,6 +192,24 @@ private final class Screen {
     }
   }
 
+  @Test func `records of a batch`() throws {
+    try withBroker { broker in
+      let client = try broker.makeClient()
+      let publisher = try client.publisher("log", BlobOptions(policy: .dropOldest))
+      let records = (UInt8(1)...9).map { [UInt8](repeating: $0, count: 100) }
+
+      try publisher.withBatch { batch in
+        for record in records {
+          try batch.mark()
+          try batch.append(record)
+        }
+      }
+      var late = try client.open("log").cursor(from: .live)
+      #expect(try late.read(upTo: 1000) == records.last)
+      try publisher.seal()
+    }
+  }
+
   // MARK: Other users
 
   @Test func `a blob that other users may read`() throws {

@@ -10,10 +10,12 @@ import Testing
     "Sources/Patchbay/Delivery.swift",
     "Sources/Patchbay/FileThreads.swift",
     "Sources/Patchbay/InputFile.swift",
+    "Sources/Patchbay/Batch.swift",
     "Sources/Patchbay/Lease.swift",
     "Sources/Patchbay/Loan.swift",
     "Sources/Patchbay/PublisherAppends.swift",
     "Sources/Patchbay/PublisherWrites.swift",
+    "Sources/Patchbay/SequentialPlace.swift",
     "Sources/Patchbay/SubscriberReads.swift",
     "Sources/Patchbay/WaitingLine.swift",
   ]

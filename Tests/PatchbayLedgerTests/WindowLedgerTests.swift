@@ -24,8 +24,8 @@ import Testing
         $0.order = .appendOnly
         $0.byteCount = 1 << 40
       })
-    #expect(plain.plan.first == 1 << 20 && plain.plan.limit == 1 << 20 && plain.segment == 1 << 17)
-    #expect(plain.policy == .dropOldest && plain.extent?.dataByteCount == 1 << 20)
+    #expect(plain.plan.first == 2 << 20 && plain.plan.limit == 2 << 20 && plain.segment == 1 << 18)
+    #expect(plain.policy == .dropOldest && plain.extent?.dataByteCount == 2 << 20)
     let chosen = try need(rig.create(writer, "chosen", window()))
     #expect(chosen.plan.first == 24576 && chosen.segment == 8192)
     #expect(

@@ -65,10 +65,9 @@ import Testing
   ) throws -> Extent {
     let geometry = try RingGeometry(dataByteCount: grant.dataByteCount, hasMap: true)
     return Extent(
-      try SharedMapping(
-        descriptor, byteCount: geometry.objectByteCount, isWritable: isWritable, what: "ring"),
+      try MappedRing(descriptor, ringID: grant.ringID, geometry, isWritable: isWritable),
       index: grant.index, start: plan.range(of: grant.index).lowerBound, ringID: grant.ringID,
-      useNumber: grant.useNumber, geometry: geometry)
+      useNumber: grant.useNumber)
   }
 
   private func fill(_ extent: Extent, _ positions: Range<Int>) {

@@ -12,9 +12,8 @@ func writeRaggedNeighbours(_ arguments: [String]) throws {
   let count = Int(numbers[0])
   let geometry = try RingGeometry(dataByteCount: count, hasMap: true)
   let extent = Extent(
-    try SharedMapping(
-      Descriptor(owning: 3), byteCount: geometry.objectByteCount, isWritable: true, what: "ring"),
-    index: 0, start: 0, ringID: 1, useNumber: 1, geometry: geometry)
+    try MappedRing(Descriptor(owning: 3), ringID: 1, geometry, isWritable: true), index: 0,
+    start: 0, ringID: 1, useNumber: 1)
   let ranges = raggedRanges(count, seed: numbers[1])
   for index in stride(from: Int(numbers[2]), to: ranges.count, by: Int(numbers[3])) {
     extent.copyIn(oracleBytes(numbers[1], ranges[index]).span, at: ranges[index].lowerBound)

@@ -37,9 +37,8 @@ final class Vandal {
     self.grant = grant
     geometry = try RingGeometry(dataByteCount: first.dataByteCount, hasMap: order == .any)
     extent = Extent(
-      try SharedMapping(
-        descriptor, byteCount: geometry.objectByteCount, isWritable: true, what: "ring"),
-      index: 0, start: 0, ringID: first.ringID, useNumber: first.useNumber, geometry: geometry)
+      try MappedRing(descriptor, ringID: first.ringID, geometry, isWritable: true), index: 0,
+      start: 0, ringID: first.ringID, useNumber: first.useNumber)
     ring = descriptor
     extent.copyIn(oracleBytes(grant.blob.generation.rawValue, 0..<byteCount).span, at: 0)
     if order == .any { extent.cover(0..<byteCount) } else { extent.coverPrefix(to: byteCount) }

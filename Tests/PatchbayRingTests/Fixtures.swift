@@ -12,9 +12,8 @@ extension Extent {
     useNumber: UInt32, geometry: RingGeometry, isWritable: Bool
   ) throws {
     self.init(
-      try SharedMapping(
-        descriptor, byteCount: geometry.objectByteCount, isWritable: isWritable, what: "ring"),
-      index: index, start: start, ringID: ringID, useNumber: useNumber, geometry: geometry)
+      try MappedRing(descriptor, ringID: ringID, geometry, isWritable: isWritable),
+      index: index, start: start, ringID: ringID, useNumber: useNumber)
   }
 }
 

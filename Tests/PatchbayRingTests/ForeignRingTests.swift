@@ -122,10 +122,9 @@ import Testing
     let geometry = try RingGeometry(dataByteCount: 8192, hasMap: false)
     let object = try Self.resizableObject(geometry.objectByteCount)
     try RingUse(number: 1, index: 0).begin(object, geometry)
-    let writer = try Window(
-      SharedMapping(
-        object, byteCount: geometry.objectByteCount, isWritable: true, what: "window"),
-      ringID: 1, useNumber: 1, shape: shape)
+    let writer = Window(
+      try MappedRing(object, ringID: 1, geometry, isWritable: true), ringID: 1, useNumber: 1,
+      shape: shape)
     let reader = ForeignRing(
       try SharedObject.readOnlyCopy(of: object), index: 0, start: 0, useNumber: 1,
       geometry: geometry, window: shape)
@@ -402,10 +401,9 @@ import Testing
     let geometry = try RingGeometry(dataByteCount: 8192, hasMap: false)
     let object = try Self.resizableObject(geometry.objectByteCount)
     try RingUse(number: 1, index: 0).begin(object, geometry)
-    let writer = try Window(
-      SharedMapping(
-        object, byteCount: geometry.objectByteCount, isWritable: true, what: "window"),
-      ringID: 1, useNumber: 1, shape: shape)
+    let writer = Window(
+      try MappedRing(object, ringID: 1, geometry, isWritable: true), ringID: 1, useNumber: 1,
+      shape: shape)
     let reader = ForeignRing(
       try SharedObject.readOnlyCopy(of: object), index: 0, start: 0, useNumber: 1,
       geometry: geometry, window: shape)

@@ -21,12 +21,11 @@ private struct WindowFixture {
     let object = try SharedObject.sealedMemfd(
       name: "patchbay-test", byteCount: geometry.objectByteCount)
     try RingUse(number: 1, index: 0).begin(object, geometry)
-    let mappings = try [true, false].map {
-      try SharedMapping(
-        object, byteCount: geometry.objectByteCount, isWritable: $0, what: "ring")
+    let rings = try [true, false].map {
+      try MappedRing(object, ringID: 1, geometry, isWritable: $0)
     }
-    writer = try Window(mappings[0], ringID: 1, useNumber: 1, shape: shape)
-    reader = try Window(mappings[1], ringID: 1, useNumber: 1, shape: shape)
+    writer = Window(rings[0], ringID: 1, useNumber: 1, shape: shape)
+    reader = Window(rings[1], ringID: 1, useNumber: 1, shape: shape)
   }
 }
 

@@ -71,7 +71,7 @@ struct PutVerb: Verb {
     help: ArgumentHelp(
       "The size of the rings that make up the blob, or of its one ring (see --policy).",
       discussion: """
-        Default: one for the whole of a known length, else 64KiB doubling to 64MiB; 1MiB for one \
+        Default: one for the whole of a known length, else 64KiB doubling to 64MiB; 2MiB for one \
         that keeps the last bytes only.
         """,
       valueName: "size"),
