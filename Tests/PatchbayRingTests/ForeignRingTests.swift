@@ -197,8 +197,7 @@ import Testing
     let count = 65_536
     let geometry = try RingGeometry(dataByteCount: count, hasMap: hasMap)
     let object = try Self.resizableObject(geometry.objectByteCount)
-    let mapping = try SharedMapping(
-      object, byteCount: geometry.objectByteCount, isWritable: true, what: "ring")
+    let mapped = try MappedRing(object, ringID: 1, geometry, isWritable: true)
     let ring = object.rawValue
     let (current, seen, done) = (Shared(0), Shared(0), Shared(0))
     let (accepted, refused, wrong, failed) = (Shared(0), Shared(0), Shared(0), Shared(0))
@@ -215,8 +214,7 @@ import Testing
             failed.add(1)
           }
           current.set(use)
-          let extent = Extent(
-            mapping, index: 0, start: 0, ringID: 1, useNumber: UInt32(use), geometry: geometry)
+          let extent = Extent(mapped, index: 0, start: 0, ringID: 1, useNumber: UInt32(use))
           extent.copyIn(Self.fill(use, count).span, at: 0)
           if hasMap { extent.cover(0..<count) } else { extent.coverPrefix(to: count) }
           let sign = use % 2 == 0 ? done : seen
