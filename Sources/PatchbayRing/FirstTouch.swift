@@ -1,6 +1,7 @@
 // The first touch of a mapped ring, in a few long calls instead of one fault per page: the copies
-// behind it run nearly twice as fast in a fresh ring, and faster still in one that was used before. A ring's memory was reserved when it was made, so this can
-// only be slow, never refused; where the kernel cannot do it, the first write of each page does.
+// behind it run nearly twice as fast in a fresh ring, and faster still in one that was used before. A
+// ring's memory was reserved when it was made, so this can only be slow, never refused; where the
+// kernel cannot do it, the first write of each page does.
 
 import PatchbaySystem
 import Synchronization
