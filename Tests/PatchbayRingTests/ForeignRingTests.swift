@@ -190,66 +190,78 @@ import Testing
 
   // MARK: Rings that are used again
 
-  /// As the litmus for TAG-END: whatever the looks around a copy let through is of its use.
+  /// As the litmus for TAG-END: whatever the looks around a copy let through is of its use. Every other
+  /// use is ended while it is being copied.
   @Test(arguments: [true, false])
   func `a copy through a descriptor has the bytes of its use, or is none`(hasMap: Bool) throws {
-    let count = 8192
+    let count = 65_536
     let geometry = try RingGeometry(dataByteCount: count, hasMap: hasMap)
     let object = try Self.resizableObject(geometry.objectByteCount)
-    let uses = try (1...400 as ClosedRange<UInt32>).map { number in
-      let extent = try Extent(
-        object, index: 0, start: 0, ringID: 1, useNumber: number, geometry: geometry,
-        isWritable: true)
-      let foreign = ForeignRing(
-        try SharedObject.readOnlyCopy(of: object), index: 0, start: 0, useNumber: number,
-        geometry: geometry, window: nil)
-      return (extent: extent, foreign: foreign)
-    }
+    let mapped = try MappedRing(object, ringID: 1, geometry, isWritable: true)
     let ring = object.rawValue
-    let current = Atomic<Int>(0)
-    let accepted = Atomic<Int>(0)
-    let failed = Atomic<Int>(0)
+    let (current, seen, done) = (Shared(0), Shared(0), Shared(0))
+    let (accepted, refused, wrong, failed) = (Shared(0), Shared(0), Shared(0), Shared(0))
+    let patience = ContinuousClock.now + .seconds(60)
     withThreads(2) { side in
       if side == 0 {
-        for (use, (extent, _)) in uses.enumerated() {
-          let again = RingUse(number: UInt32(use + 1), index: 0)
-          // relaxed: a count of the test.
-          guard (try? again.begin(Descriptor(owning: dup(ring)), geometry)) != nil else {
-            // relaxed: as above.
-            failed.add(1, ordering: .relaxed)
-            break
+        var use = 0
+        while use < 300 || refused.value < 10, ContinuousClock.now < patience {
+          use += 1
+          do {
+            try RingUse(number: UInt32(use), index: 0).begin(
+              Descriptor(owning: dup(ring)), geometry)
+          } catch {
+            failed.add(1)
           }
-          // releasing: test data only.
-          current.store(use, ordering: .releasing)
-          for start in stride(from: 0, to: count, by: 512) {
-            let range = start..<start + 512
-            extent.copyIn(oracleBytes(UInt64(use + 1), range).span, at: start)
-            if hasMap { extent.cover(range) } else { extent.coverPrefix(to: range.upperBound) }
-          }
+          current.set(use)
+          let extent = Extent(mapped, index: 0, start: 0, ringID: 1, useNumber: UInt32(use))
+          extent.copyIn(Self.fill(use, count).span, at: 0)
+          if hasMap { extent.cover(0..<count) } else { extent.coverPrefix(to: count) }
+          let sign = use % 2 == 0 ? done : seen
+          while sign.value < use, ContinuousClock.now < patience { sched_yield() }
         }
-        // releasing: test data only.
-        current.store(-1, ordering: .releasing)
+        current.set(-1)
         return
       }
-      // acquiring: test data only.
-      while case let use = current.load(ordering: .acquiring), use >= 0 {
+      while case let use = current.value, use >= 0 {
+        guard use > done.value else { continue }
         do {
-          let foreign = uses[use].foreign
-          guard case .covered(let end) = try foreign.look(at: 0, limit: count),
-            let copy = try foreign.copyOut(0..<end)
-          else { continue }
-          // relaxed (both): counts of the test.
-          accepted.add(1, ordering: .relaxed)
-          guard firstWrong(copy.span, UInt64(use + 1), at: 0) != nil else { continue }
-        } catch {}
-        // relaxed: as above.
-        failed.add(1, ordering: .relaxed)
+          let foreign = ForeignRing(
+            Descriptor(owning: dup(ring)), index: 0, start: 0, useNumber: UInt32(use),
+            geometry: geometry, window: nil)
+          guard case .covered(let end) = try foreign.look(at: 0, limit: count) else { continue }
+          seen.set(use)
+          let copy = try foreign.copyOut(0..<end)
+          if let copy {
+            accepted.add(1)
+            if copy != Self.fill(use, end) { wrong.add(1) }
+          } else {
+            refused.add(1)
+          }
+        } catch {
+          failed.add(1)
+        }
+        done.set(use)
       }
     }
-    // relaxed (both): the threads have ended.
-    #expect(accepted.load(ordering: .relaxed) > 0)
-    // relaxed: as above.
-    #expect(failed.load(ordering: .relaxed) == 0)
+    #expect(accepted.value > 0 && refused.value > 0)
+    #expect(wrong.value == 0 && failed.value == 0)
+  }
+
+  private static func fill(_ use: Int, _ count: Int) -> [UInt8] {
+    [UInt8](repeating: UInt8(use % 251 + 1), count: count)
+  }
+
+  /// A number of the test that two threads see.
+  private final class Shared: Sendable {
+    private let number: Atomic<Int>
+    init(_ number: Int) { self.number = Atomic(number) }
+    // sequentially consistent (all): test data only.
+    var value: Int { number.load(ordering: .sequentiallyConsistent) }
+    // sequentially consistent: as above.
+    func set(_ value: Int) { number.store(value, ordering: .sequentiallyConsistent) }
+    // sequentially consistent: as above.
+    func add(_ value: Int) { number.add(value, ordering: .sequentiallyConsistent) }
   }
 
   @Test(arguments: [true, false])
