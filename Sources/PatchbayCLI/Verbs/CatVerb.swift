@@ -55,7 +55,8 @@ struct CatVerb: Verb {
 
       Exits with 0 at the end of the last blob; 64 usage; 66 no such key; 69 no broker; 75 \
       time-out, or would block with --no-wait; 79 the blob failed, or was abandoned or removed: \
-      what was readable was printed before, and nothing of one that had failed already; 80 what comes next is gone.
+      what was readable was printed before, and nothing of one that had failed already; 80 what \
+      comes next is gone.
       """)
 
   @OptionGroup var common: CommonOptions
