@@ -20,13 +20,16 @@ private enum Container {
   /// read-only.
   private static let script = """
     set -e
-    root=$1 shared=$2 memory=$3
-    shift 3
+    root=$1 shared=$2 memory=$3 programs=$4
+    shift 4
     mount -t tmpfs root "$root"
-    for name in usr lib lib64 bin opt home root work; do
+    for name in usr lib lib64 bin opt home root; do
       if [ -L "/$name" ]; then cp -a "/$name" "$root/$name"
       elif [ -d "/$name" ]; then mkdir "$root/$name" && mount --rbind "/$name" "$root/$name"; fi
     done
+    if [ ! -e "$root$programs" ]; then
+      mkdir -p "$root$programs" && mount --rbind "$programs" "$root$programs"
+    fi
     mkdir -p "$root/proc" "$root/dev/shm" "$root$shared"
     mount -t proc proc "$root/proc"
     mount -t tmpfs -o size=$memory shm "$root/dev/shm"
@@ -37,12 +40,12 @@ private enum Container {
     """
 
   /// What to put in front of a command so that it runs in a container which shares one directory.
-  static func wrapper(_ root: TemporaryDirectory, sharing shared: String, memory: String = "16k")
-    -> [String]
-  {
+  static func wrapper(
+    _ root: TemporaryDirectory, sharing shared: String, memory: String = "16k"
+  ) throws -> [String] {
     [
       "/usr/bin/unshare", "-m", "-p", "-f", "-n", "-i", "-u", "--kill-child", "/bin/bash", "-c",
-      script, "container", root.path, shared, memory,
+      script, "container", root.path, shared, memory, try buildDirectory(),
     ]
   }
 }
@@ -75,7 +78,7 @@ private enum Container {
     #expect(try broker.run(["put", "k"], input: content).exitCode == 0)
     let script = "patchbay cat k | patchbay put copy; ls -A /dev/shm | wc -l; patchbay wait copy"
     let words =
-      Container.wrapper(root, sharing: broker.directory.path) + ["/bin/bash", "-c", script]
+      try Container.wrapper(root, sharing: broker.directory.path) + ["/bin/bash", "-c", script]
     let outcome = try runProgram(
       words[0], Array(words.dropFirst()),
       environment: [
@@ -120,7 +123,7 @@ private enum Container {
     let (shared, root) = (try TemporaryDirectory(), try TemporaryDirectory())
     let socket = shared.file("control.sock")
     let words =
-      Container.wrapper(root, sharing: shared.path, memory: "64m")
+      try Container.wrapper(root, sharing: shared.path, memory: "64m")
       + [try program("patchbay"), "serve", "--memory", "32MiB", "--socket", socket]
     let broker = try ChildProcess(
       words[0], Array(words.dropFirst()), errorPath: shared.file("log"))
