@@ -193,9 +193,10 @@ package struct DoorbellCounts: Sendable, Hashable {
 /// How long a waiter looks before it sleeps: about as long as a sleep with its wake-up costs, while
 /// that finds something. Longer looks take the core from others where there are more processes than
 /// cores: with four readers on two cores a stream is a third faster at 5 us than at 20 us, and a round
-/// trip, which takes less than that, loses nothing. When a look finds nothing, because the peer is slow
-/// or needs this very core, the next waits sleep at once, twice as many after each failure; then looking
-/// is tried again, since after a change of pace, or of the core, it may pay again.
+/// trip, which takes less than that, loses nothing (`patchbay-load throughput --policy backpressure
+/// --readers 4` and `latency`). When a look finds nothing, because the peer is slow or needs this very
+/// core, the next waits sleep at once, twice as many after each failure; then looking is tried again,
+/// since after a change of pace, or of the core, it may pay again.
 package final class SpinPatience: Sendable {
   /// Waits still to be slept through at once.
   private let sleepsLeft = Atomic<Int>(0)

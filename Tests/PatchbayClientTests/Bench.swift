@@ -55,12 +55,3 @@ func code(of body: () async throws -> Void) async -> PatchbayError.Code? {
     return (error as? PatchbayError)?.code
   }
 }
-
-/// Waits until a condition holds, without holding a thread.
-func eventually(_ what: String, _ condition: () async throws -> Bool) async throws {
-  let until = ContinuousClock.now + .seconds(20)
-  while try await !condition() {
-    guard ContinuousClock.now < until else { throw HarnessError("never came true: \(what)") }
-    try await Task.sleep(for: .milliseconds(2))
-  }
-}

@@ -87,14 +87,6 @@ private struct BrokerCall: CustomTestStringConvertible, Sendable {
     try broker.stop()
   }
 
-  private func eventually(_ what: String, _ condition: () async throws -> Bool) async throws {
-    let until = ContinuousClock.now + .seconds(20)
-    while try await !condition() {
-      guard ContinuousClock.now < until else { throw HarnessError("never came true: \(what)") }
-      try await Task.sleep(for: .milliseconds(2))
-    }
-  }
-
   private func code(of body: () async throws -> Void) async -> PatchbayError.Code? {
     do {
       try await body()

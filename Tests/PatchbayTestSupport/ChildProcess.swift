@@ -182,3 +182,12 @@ package func eventually(
     _ = poll(nil, 0, 2)
   }
 }
+
+/// Waits until a condition holds, without holding a thread.
+package func eventually(_ what: String, _ condition: () async throws -> Bool) async throws {
+  let until = ContinuousClock.now + .seconds(20)
+  while try await !condition() {
+    guard ContinuousClock.now < until else { throw HarnessError("never came true: \(what)") }
+    try await Task.sleep(for: .milliseconds(2))
+  }
+}
