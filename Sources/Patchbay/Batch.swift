@@ -107,8 +107,8 @@ extension Publisher {
   // Disfavoured: async code whose body happens not to wait must not resolve to the blocking one.
 
   /// Lends the end of the blob for many appends, which become readable together, with one wake-up: at
-  /// its end, or where the place it has is full, as `Batch` says. Other appends are refused meanwhile, as during a loan. Also when `body` throws: what it
-  /// appended stays appended.
+  /// its end, or where the place it has is full, as `Batch` says. Other appends are refused meanwhile,
+  /// as during a loan. Also when `body` throws: what it appended stays appended.
   /// - Throws: what `body` throws.
   @_disfavoredOverload
   @available(*, noasync)
