@@ -12,6 +12,7 @@ final class SequentialPlace: Sendable {
   private let subscriber: Subscriber
   /// Nil for a window of another user, which is not mapped.
   private let window: Window?
+  private let sight: WindowSight?
   private let state: Mutex<State>
   /// What the table says while the place stands, else the highest number: what a reader that only
   /// goes on looks at, without the lock.
@@ -34,6 +35,7 @@ final class SequentialPlace: Sendable {
     else { return nil }
     self.subscriber = subscriber
     window = subscriber.handle.window
+    sight = window?.sight
     shift = shape.segmentShift
     state = Mutex(State())
   }
@@ -49,13 +51,17 @@ final class SequentialPlace: Sendable {
   /// The short way of a read: when the place stands and bytes are there, copies them and tells how far
   /// it has got. Takes no lock and never waits.
   /// - Returns: how many bytes were added; 0: something is in the way, the long way tells what.
-  func read(into output: inout OutputSpan<UInt8>, at position: Int) -> Int {
+  @inline(__always)
+  func read(into output: inout OutputSpan<UInt8>, at position: Int, _ pace: inout CursorPace) -> Int {
     // relaxed: a figure of the one task that reads.
-    guard position >= standing.load(ordering: .relaxed), let window else { return 0 }
+    guard position >= standing.load(ordering: .relaxed), let sight else { return 0 }
+    if position >= pace.seen || output.freeCapacity > pace.seen - position {
+      pace.look(at: position, sight, subscriber.patience)
+    }
     let count = unsafe output.withUnsafeMutableBufferPointer { place, filled in
       let free = unsafe UnsafeMutableRawBufferPointer(
         rebasing: UnsafeMutableRawBufferPointer(place)[filled...])
-      let count = unsafe window.copy(from: position, into: free)
+      let count = unsafe sight.copy(from: position, into: free, below: pace.seen)
       guard count > 0, subscriber.isHolding else { return 0 }
       filled += count
       return count
@@ -138,6 +144,21 @@ final class SequentialPlace: Sendable {
   private static func classes(_ segments: Range<Int>) -> UInt32 {
     guard segments.count < 32 else { return .max }
     return segments.reduce(0) { $0 | 1 << UInt32(truncatingIfNeeded: $1 & 31) }
+  }
+}
+
+/// What a cursor remembers from one read to the next.
+struct CursorPace {
+  /// A frontier of the window that this task has seen: below it bytes are read without another look,
+  /// which would take the line from the publisher.
+  private(set) var seen = 0
+  private var moderation = Moderation()
+
+  @inline(__always)
+  mutating func look(at position: Int, _ sight: WindowSight, _ patience: SpinPatience) {
+    seen = sight.currentFrontier
+    guard seen &- position < Moderation.little else { return }
+    if moderation.hasPaused(at: position, pays: patience.pays) { seen = sight.currentFrontier }
   }
 }
 

@@ -12,7 +12,7 @@ import Synchronization
 /// position do not disturb each other.
 public final class Subscriber: Sendable {
   let handle: BlobHandle
-  private let patience = SpinPatience()
+  let patience = SpinPatience()
   private let isClosed = Atomic<Bool>(false)
   let waiterCount = Atomic<Int>(0)
   private let holds = Mutex(Holds())

@@ -128,6 +128,7 @@ public struct SubscriberCursor {
   public internal(set) var position: Int
   /// Where a publisher that waits for its subscribers sees this cursor.
   let place: SequentialPlace?
+  private var pace = CursorPace()
 
   init(_ subscriber: Subscriber, _ position: Int) {
     self.subscriber = subscriber
@@ -155,7 +156,7 @@ public struct SubscriberCursor {
   public mutating func read(
     into output: inout OutputSpan<UInt8>, deadline: Deadline = .never
   ) throws(PatchbayError) -> Int? {
-    if let count = place?.read(into: &output, at: position), count > 0 {
+    if let count = place?.read(into: &output, at: position, &pace), count > 0 {
       position += count
       return count
     }

@@ -34,6 +34,9 @@ extension FlowPolicy: ExpressibleByArgument {
     default: return nil
     }
   }
+
+  public static var allValueStrings: [String] { ["keep", "backpressure", "drop-oldest"] }
+  public var defaultValueDescription: String { Self.allValueStrings[Int(rawValue) - 1] }
 }
 
 /// Which broker, and how the figures are shown.

@@ -8,7 +8,7 @@ import Synchronization
 /// The tag of one use of a ring as one extent.
 struct RingTag: Sendable {
   private let words: SharedWords
-  private let value: UInt64
+  let value: UInt64
 
   init(_ words: SharedWords, useNumber: UInt32, index: Int) {
     self.words = words

@@ -32,8 +32,8 @@ import Synchronization
   package let shape: WindowShape
 
   private let words: SharedWords
-  private let tag: RingTag
-  private let dataOffset: Int
+  /// What each read uses, without counting references: good as long as the window lives.
+  package let sight: WindowSight
   private let firstTouch: FirstTouch?
 
   /// The window in a mapped ring of its size, which has no map.
@@ -42,42 +42,23 @@ import Synchronization
     self.ringID = ringID
     self.useNumber = useNumber
     self.shape = shape
-    dataOffset = ring.geometry.dataOffset
     words = SharedWords(ring.mapping)
-    tag = RingTag(words, useNumber: useNumber, index: 0)
+    sight = WindowSight(
+      words, dataOffset: ring.geometry.dataOffset, shape: shape,
+      tag: RingTag(words, useNumber: useNumber, index: 0))
     firstTouch = ring.firstTouch
   }
 
   // MARK: Asking
 
-  @inline(__always)
-  package var isCurrent: Bool { tag.isCurrent }
-
-  /// End of what has been written, as a position. A peer wrote it: never beyond the highest position.
-  @inline(__always)
-  package var frontier: Int {
-    // acquiring: the data below it. Pairs with DATA-FRONTIER.
-    let word = unsafe words.word64(Int(PB_RING_FRONTIER_AT)).pointee.load(ordering: .acquiring)
-    return Int(min(word, UInt64(ExtentPlan.positionLimit)))
-  }
-
-  /// The lowest position that is still there: the look before a copy, and for people.
-  @inline(__always)
-  package var base: Int {
-    // acquiring: of nothing that matters before a copy; with the tag after one, see `wasThere`.
-    // Pairs with BASE.
-    let word = unsafe words.word64(Int(PB_RING_BASE_AT)).pointee.load(ordering: .acquiring)
-    return Int(min(word, UInt64(ExtentPlan.positionLimit)))
-  }
-
-  /// Whether what was copied from a position on was there all the time: the look after a copy.
-  @inline(__always)
-  package func wasThere(_ position: Int) -> Bool {
-    guard tag.isStillCurrent else { return false }
-    // relaxed: the fence of the line above orders it behind the copy. Pairs with BASE.
-    let word = unsafe words.word64(Int(PB_RING_BASE_AT)).pointee.load(ordering: .relaxed)
-    return UInt64(position) >= word
-  }
+  /// As of `WindowSight`.
+  package var isCurrent: Bool { sight.isCurrent }
+  /// As of `WindowSight`.
+  package var frontier: Int { sight.frontier }
+  /// As of `WindowSight`.
+  package var base: Int { sight.base }
+  /// As of `WindowSight`.
+  package func wasThere(_ position: Int) -> Bool { sight.wasThere(position) }
 
   /// What the publisher is about to give up: who joins below it is too late.
   package var intent: Int {
@@ -93,19 +74,7 @@ import Synchronization
   /// there is what the frontier says before, and `wasThere` after they are copied.
   @inline(__always)
   @unsafe package func bytes(from position: Int, limit: Int) -> UnsafeRawBufferPointer {
-    unsafe UnsafeRawBufferPointer(place(position, limit))
-  }
-
-  /// Copies what stands in a row from a position on, all looks included.
-  /// - Returns: how many bytes; 0 when there are none, or they went: whoever asks looks closer then.
-  @unsafe package func copy(from position: Int, into target: UnsafeMutableRawBufferPointer) -> Int {
-    guard tag.isCurrent else { return 0 }
-    let frontier = self.frontier
-    // First, for a place far behind every blob's end plus a count may be no number.
-    guard position < frontier, position >= base else { return 0 }
-    let source = unsafe bytes(from: position, limit: min(frontier, position + target.count))
-    unsafe target.copyMemory(from: source)
-    return wasThere(position) ? source.count : 0
+    unsafe UnsafeRawBufferPointer(sight.place(position, limit))
   }
 
   /// A copy of a range below the frontier; nil when some of it was gone before the copy was made.
@@ -122,13 +91,6 @@ import Synchronization
       }
     }
     return wasThere(range.lowerBound) ? copy : nil
-  }
-
-  @inline(__always)
-  @unsafe private func place(_ position: Int, _ limit: Int) -> UnsafeMutableRawBufferPointer {
-    let offset = shape.offset(of: position)
-    let count = min(limit - position, shape.ringByteCount - offset)
-    return unsafe words.bytes(dataOffset + offset, count)
   }
 
   // MARK: Writing, by one thread at a time
@@ -158,12 +120,13 @@ import Synchronization
     precondition(
       positions.isEmpty || positions.upperBound <= shape.segmentEnd(of: positions.lowerBound))
     if positions.upperBound <= shape.ringByteCount { firstTouch?.beforeAppend(positions) }
-    return unsafe place(positions.lowerBound, positions.upperBound)
+    return unsafe sight.place(positions.lowerBound, positions.upperBound)
   }
 
   /// Copies bytes into one segment that has been reclaimed and makes them readable. The caller rings
   /// the bell afterwards.
   package func append(_ bytes: Span<UInt8>, at position: Int) {
+    unsafe Prefetch.forWriting(sight.ahead(of: position))
     copyIn(bytes, at: position)
     publish(to: position + bytes.count)
   }

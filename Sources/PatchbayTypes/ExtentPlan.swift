@@ -11,7 +11,7 @@ package struct ExtentPlan: Sendable, Hashable {
 
   package static let page = 4096
   /// No blob is longer: positions and sizes stay far from overflow.
-  package static let positionLimit = 1 << 46
+  @inlinable package static var positionLimit: Int { 1 << 46 }
 
   /// A plan that was checked.
   /// - Throws: `protocolViolation` for sizes that are not whole pages or not in ratio.

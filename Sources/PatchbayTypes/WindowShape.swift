@@ -34,7 +34,7 @@ package struct WindowShape: Sendable, Hashable {
   package var segmentShift: Int { segmentByteCount.trailingZeroBitCount }
 
   /// Where a position's byte stands in the ring.
-  @inlinable package func offset(of position: Int) -> Int {
+  @inlinable @inline(__always) package func offset(of position: Int) -> Int {
     offsetMask >= 0 ? position & offsetMask : position % ringByteCount
   }
 
