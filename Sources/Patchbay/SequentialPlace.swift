@@ -52,7 +52,9 @@ final class SequentialPlace: Sendable {
   /// it has got. Takes no lock and never waits.
   /// - Returns: how many bytes were added; 0: something is in the way, the long way tells what.
   @inline(__always)
-  func read(into output: inout OutputSpan<UInt8>, at position: Int, _ pace: inout CursorPace) -> Int {
+  func read(
+    into output: inout OutputSpan<UInt8>, at position: Int, _ pace: inout CursorPace
+  ) -> Int {
     // relaxed: a figure of the one task that reads.
     guard position >= standing.load(ordering: .relaxed), let sight else { return 0 }
     if position >= pace.seen || output.freeCapacity > pace.seen - position {
