@@ -35,7 +35,9 @@ extension FlowPolicy: ExpressibleByArgument {
     }
   }
 
+  /// How the command spells them.
   public static var allValueStrings: [String] { ["keep", "backpressure", "drop-oldest"] }
+  /// How the command spells this one.
   public var defaultValueDescription: String { Self.allValueStrings[Int(rawValue) - 1] }
 }
 

@@ -29,6 +29,12 @@ import Synchronization
     unsafe checked(offset, 4).assumingMemoryBound(to: Atomic<UInt32>.self)
   }
 
+  /// Where so many plain bytes begin; as `bytes`.
+  @unsafe @inline(__always)
+  func place(_ offset: Int, _ byteCount: Int) -> UnsafeMutableRawPointer {
+    unsafe checked(offset, byteCount)
+  }
+
   /// Plain bytes; who may touch them when is the caller's argument.
   @unsafe @inline(__always)
   func bytes(_ offset: Int, _ byteCount: Int) -> UnsafeMutableRawBufferPointer {

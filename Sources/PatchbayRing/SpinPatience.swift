@@ -64,4 +64,3 @@ package final class SpinPatience: Sendable {
     penalty.store(min(sleeps * 2, Self.penaltyLimit), ordering: .relaxed)
   }
 }
-

@@ -20,7 +20,7 @@ import Synchronization
     unsafe tagWord = words.word64(Int(PB_RING_TAG_AT))
     unsafe frontierWord = words.word64(Int(PB_RING_FRONTIER_AT))
     unsafe baseWord = words.word64(Int(PB_RING_BASE_AT))
-    unsafe data = words.bytes(dataOffset, shape.ringByteCount).baseAddress!
+    unsafe data = words.place(dataOffset, shape.ringByteCount)
     self.tag = tag.value
   }
 
