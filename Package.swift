@@ -72,21 +72,23 @@ let package = Package(
     room("PatchbayWire", "CPatchbayLayout", "PatchbayTypes"),
     room("PatchbayLayout", "CPatchbayLayout", "PatchbayTypes"),
     room("PatchbayText"),
-    // Level 2: bytes of rings, bells and tables; what the broker knows and decides.
+    // Level 2: bytes of rings, bells and tables; what the broker knows and decides; bytes on disk.
     room("PatchbayRing", "CPatchbayLayout", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
     room("PatchbayLedger", "CPatchbayLayout", "PatchbayLayout", "PatchbayWire", "PatchbayTypes"),
+    room("PatchbaySpool", "PatchbaySystem", "PatchbayTypes", "CLZ4"),
     // Level 3: the loop that runs the ledger; the client library.
     room(
-      "PatchbayLoop", "PatchbayLedger", "PatchbayRing", "PatchbayWire", "PatchbayLayout",
-      "PatchbaySystem", "CPatchbayLayout", "CPatchbaySystem", "PatchbayTypes", logging),
+      "PatchbayLoop", "PatchbayLedger", "PatchbaySpool", "PatchbayRing", "PatchbayWire",
+      "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "CPatchbaySystem", "PatchbayTypes",
+      logging),
     room(
-      "Patchbay", "PatchbayRing", "PatchbayLayout", "PatchbayWire", "PatchbaySystem",
+      "Patchbay", "PatchbaySpool", "PatchbayRing", "PatchbayLayout", "PatchbayWire", "PatchbaySystem",
       "PatchbayTypes"),
     // Level 4: the embeddable broker, the command, the load tool, small programs.
     room("PatchbayBroker", "PatchbayLoop", "Patchbay", "PatchbaySystem", "PatchbayTypes", logging),
     program(
-      "PatchbayCLI", "PatchbayBroker", "Patchbay", "PatchbayWire", "PatchbaySystem",
-      "CPatchbaySystem", "PatchbayText", "CLZ4", arguments, logging),
+      "PatchbayCLI", "PatchbayBroker", "Patchbay", "PatchbaySpool", "PatchbayWire",
+      "PatchbaySystem", "CPatchbaySystem", "PatchbayText", "CLZ4", arguments, logging),
     program(
       "PatchbayLoad", "PatchbayBroker", "Patchbay", "PatchbaySystem", "PatchbayText", "CFloor",
       "PatchbayTypes", arguments, histogram, logging),
@@ -109,7 +111,10 @@ let package = Package(
       "PatchbayRingTests", "PatchbayRing", "PatchbayLayout", "CPatchbayLayout", "PatchbaySystem",
       "PatchbayTypes", "PatchbayTestSupport", "patchbay-peer"),
     tests(
-      "PatchbayWireTests", "PatchbayWire", "PatchbayLayout", "CPatchbayLayout", "PatchbayTypes",
+      "PatchbayWireTests", "PatchbayWire", "PatchbayLayout", "CPatchbayLayout", "PatchbaySpool",
+      "PatchbayTypes", "PatchbayTestSupport"),
+    tests(
+      "PatchbaySpoolTests", "PatchbaySpool", "PatchbaySystem", "PatchbayTypes",
       "PatchbayTestSupport"),
     tests(
       "PatchbayLedgerTests", "PatchbayLedger", "PatchbayWire", "PatchbayLayout", "PatchbayTypes"),
@@ -117,7 +122,9 @@ let package = Package(
       "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayRing",
       "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes",
       logging),
-    tests("PatchbayCLITests", "PatchbayCLI", "PatchbayTypes", "PatchbayTestSupport"),
+    tests(
+      "PatchbayCLITests", "PatchbayCLI", "PatchbaySpool", "PatchbaySystem", "PatchbayTypes",
+      "PatchbayTestSupport"),
     tests("PatchbayLoadTests", "PatchbayLoad", "CFloor", "PatchbayText"),
     tests(
       "PatchbayClientTests", "Patchbay", "PatchbayRing", "PatchbayBroker", "PatchbayWire",

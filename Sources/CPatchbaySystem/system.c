@@ -129,6 +129,16 @@ int64_t pb_first_hole(int object, int64_t offset) {
   return hole < 0 ? -errno : hole;
 }
 
+int64_t pb_first_data(int object, int64_t offset) {
+  off_t data = lseek(object, offset, SEEK_DATA);
+  return data < 0 ? -errno : data;
+}
+
+int pb_punch_hole(int file, int64_t offset, int64_t byte_count) {
+  int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+  return fallocate(file, mode, offset, byte_count) < 0 ? -errno : 0;
+}
+
 int pb_shm_unlink(const char *name) { return shm_unlink(name) < 0 ? -errno : 0; }
 
 static int address_of(const char *path, struct sockaddr_un *address) {

@@ -23,6 +23,8 @@ final class BlobHandle: Sendable {
   let foreignWindow: ForeignRing?
   private let isWritable: Bool
   private let extents: Mutex<Extents>
+  /// What has left memory; for reading.
+  let spooled = SpooledBytes()
   /// Extents that are being asked for, to write into: one question each, however many
   /// callers need it.
   private let growths = WritesInFlight()
@@ -34,6 +36,9 @@ final class BlobHandle: Sendable {
     /// Extents that the broker said are not there, the board's extent version before it did, and
     /// where the next one starts.
     var missing: [Int: (version: UInt32, next: Int?)] = [:]
+    /// Extents that have left memory, and how many were known to when each did: they never come back
+    /// as rings, so a grant that says so was sent before, or is a lie.
+    var ended: [Int: Int] = [:]
   }
 
   /// Takes over what a `created` or `opened` reply granted.
@@ -200,6 +205,8 @@ final class BlobHandle: Sendable {
     case foreign(ForeignRing)
     /// The publisher has not begun it; where the next one starts that it has, if there is one.
     case missing(next: Int?)
+    /// It stands on disk.
+    case spooled
   }
 
   /// What this handle knows of an extent.
@@ -215,6 +222,8 @@ final class BlobHandle: Sendable {
     /// Read before the question is sent, so a grant in between changes it and is asked for.
     let version: UInt32
     let request: Request
+    /// How many extents were known to have left memory.
+    let endedCount: Int
 
     /// How long the broker may take to tell where an extent is, even if the caller's deadline is
     /// sooner: the bytes may be there, and one look costs one question.
@@ -225,23 +234,31 @@ final class BlobHandle: Sendable {
   func knowledge(of index: Int) -> Knowledge {
     if let extent = mappedExtent(index) { return .known(.extent(extent)) }
     if let ring = foreignRing(index) { return .known(.foreign(ring)) }
+    if spooled.holds(index) { return .known(.spooled) }
     let version = entry?.extentVersion ?? 0
     guard index < Int(UInt32.max) else { return .known(.missing(next: nil)) }
-    let known = extents.withLock { $0.missing[index] }
+    let (known, endedCount) = extents.withLock { ($0.missing[index], $0.ended.count) }
     if let known, known.version == version { return .known(.missing(next: known.next)) }
     return .unknown(
       ExtentQuestion(
         index: index, version: version,
-        request: .attachExtent(ExtentRequest(generation: generation, index: index))))
+        request: .attachExtent(ExtentRequest(generation: generation, index: index)),
+        endedCount: endedCount))
   }
 
-  /// Takes over the broker's answer.
+  /// Takes over the broker's answer; nil: it was out of date when it came, ask again.
   func take(
     _ answer: Result<Delivery, PatchbayError>, to question: ExtentQuestion
-  ) throws(PatchbayError) -> Attachment {
+  ) throws(PatchbayError) -> Attachment? {
     switch answer {
     case .success(let delivery):
+      if case .spooled(let grant) = delivery.reply {
+        guard grant.index == question.index else { throw Session.unexpected(delivery.reply) }
+        try spooled.take(grant, delivery.takeDescriptor())
+        return .spooled
+      }
       let granted = try Self.extent(of: delivery, index: question.index)
+      guard try isInMemory(question) else { return nil }
       return try attachment(granted, delivery.takeDescriptor())
     case .failure(let error) where error.code == .rangeOutOfBounds:
       extents.withLock { $0.missing[question.index] = (question.version, error.resumePosition) }
@@ -256,15 +273,17 @@ final class BlobHandle: Sendable {
   func attach(
     _ index: Int, deadline: Deadline, onBound: () throws(PatchbayError) -> Void = {}
   ) throws(PatchbayError) -> Attachment {
-    switch knowledge(of: index) {
-    case .known(let attachment): return attachment
-    case .unknown(let question):
-      let answer = Result { () throws(PatchbayError) in
-        try session.connection.call(
-          question.request, deadline: deadline.atLeast(ExtentQuestion.leastTime),
-          onBound: onBound)
+    while true {
+      switch knowledge(of: index) {
+      case .known(let attachment): return attachment
+      case .unknown(let question):
+        let answer = Result { () throws(PatchbayError) in
+          try session.connection.call(
+            question.request, deadline: deadline.atLeast(ExtentQuestion.leastTime),
+            onBound: onBound)
+        }
+        if let attachment = try take(answer, to: question) { return attachment }
       }
-      return try take(answer, to: question)
     }
   }
 
@@ -275,18 +294,21 @@ final class BlobHandle: Sendable {
     _ index: Int, deadline: Deadline,
     check: @escaping @Sendable () throws(PatchbayError) -> Void = {}
   ) async throws(PatchbayError) -> Attachment {
-    switch knowledge(of: index) {
-    case .known(let attachment): return attachment
-    case .unknown(let question):
-      let answer: Result<Delivery, PatchbayError>
-      do throws(PatchbayError) {
-        answer = .success(
-          try await session.connection.call(
-            question.request, deadline: deadline.atLeast(ExtentQuestion.leastTime), check: check))
-      } catch {
-        answer = .failure(error)
+    while true {
+      switch knowledge(of: index) {
+      case .known(let attachment): return attachment
+      case .unknown(let question):
+        let answer: Result<Delivery, PatchbayError>
+        do throws(PatchbayError) {
+          answer = .success(
+            try await session.connection.call(
+              question.request, deadline: deadline.atLeast(ExtentQuestion.leastTime),
+              check: check))
+        } catch {
+          answer = .failure(error)
+        }
+        if let attachment = try take(answer, to: question) { return attachment }
       }
-      return try take(answer, to: question)
     }
   }
 
@@ -398,6 +420,24 @@ final class BlobHandle: Sendable {
     // A publisher needs to know all that it has written; its extents are as many as its blob's.
     if isNew, !isWritable { session.mappings.hold(granted.index, of: self) }
     return kept
+  }
+
+  /// Takes in that the ring of an extent serves another use, or none: the broker tells where the bytes
+  /// are now.
+  func noteEnded(_ index: Int) {
+    extents.withLock { $0.ended[index] = $0.ended[index] ?? $0.ended.count + 1 }
+    dropExtent(index)
+  }
+
+  /// Whether a ring that was granted can be the extent's: not when it was known to have left memory
+  /// before the broker was asked.
+  private func isInMemory(_ question: ExtentQuestion) throws(PatchbayError) -> Bool {
+    guard let ended = extents.withLock({ $0.ended[question.index] }) else { return true }
+    guard ended <= question.endedCount else { return false }
+    throw PatchbayError(
+      .corrupt,
+      "The ring of extent \(question.index) of the blob \(key) does not say that it serves this blob: "
+        + "a process of its publisher's user has written over its header.")
   }
 
   /// Lets an extent go that is asked for again when it is needed.

@@ -95,11 +95,25 @@ struct WrittenWalk {
     guard let positions = handle.positions(ofExtent: index) else { return isOver = true }
     switch attachment {
     case .extent(let extent):
+      let before = found
       collect(extent, positions)
+      guard extent.isStillCurrent else {
+        // It left memory meanwhile, and what was found may be another blob's.
+        found = before
+        return handle.noteEnded(extent.index)
+      }
+      index += 1
+    case .spooled:
+      add(positions)
       index += 1
     case .foreign(let ring):
       let more = max(0, limit - found.count) + 1
-      for range in try ring.writtenRanges(in: positions, limit: more) { add(range) }
+      let ranges = try ring.writtenRanges(in: positions, limit: more)
+      guard try ring.isCurrent() else {
+        handle.session.foreignRings.drop(ring, of: handle.generation)
+        return handle.noteEnded(index)
+      }
+      for range in ranges { add(range) }
       index += 1
     case .missing(let next):
       // Extents come in any order: the broker knows whether there is one farther on.

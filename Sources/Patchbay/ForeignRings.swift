@@ -66,5 +66,10 @@ final class ForeignRings: Sendable {
     }
   }
 
+  /// Lets one ring go that serves its blob no more.
+  func drop(_ ring: ForeignRing, of generation: Generation) {
+    state.withLock { $0.rings[Key(generation: generation, index: ring.index)] = nil }
+  }
+
   var count: Int { state.withLock { $0.rings.count } }
 }

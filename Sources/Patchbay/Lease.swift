@@ -20,7 +20,7 @@ import PatchbayWire
     case extent(Extent, view: Int)
   }
 
-  fileprivate init(
+  init(
     _ subscriber: Subscriber, _ range: Range<Int>, copy: [UInt8], start: Int = 0
   ) {
     self.subscriber = subscriber
@@ -73,6 +73,9 @@ extension Subscriber {
         switch try takeLease(range, at: at, found) {
         case .lease(let lease): return lease
         case .goOn(let next): at = next
+        case .copies:
+          let bytes = try readFully(range, deadline: deadline)
+          return Lease(self, range, copy: bytes, start: range.lowerBound)
         }
       }
     } catch {
@@ -86,6 +89,8 @@ extension Subscriber {
     case lease(Lease)
     /// Everything before this position is covered.
     case goOn(at: Int)
+    /// It is not in one place: it is to be read into a copy.
+    case copies
   }
 
   /// Makes a lease of what was found at a position, when that is all of the range.
@@ -115,6 +120,11 @@ extension Subscriber {
       guard end >= range.upperBound else { return .goOn(at: end) }
       // A ring that was taken before the view stood is looked for anew.
       return try view(range, extent).map { .lease($0) } ?? .goOn(at: range.lowerBound)
+    case .spooled(let segment, let end):
+      let edge = handle.plan.range(of: handle.plan.index(of: range.lowerBound)).upperBound
+      guard range.upperBound <= edge else { throw acrossEdge(range, edge) }
+      guard segment.start <= range.lowerBound, end >= range.upperBound else { return .copies }
+      return .lease(Lease(self, range, copy: segment.bytes, start: segment.start))
     case .foreign(let ring, let end):
       if let shape = ring.window, range.count > shape.ringByteCount {
         throw beyondWindow(range, shape)
@@ -154,8 +164,9 @@ extension Subscriber {
       resumePosition: edge)
   }
 
-  /// Waits for the seal and gives the whole blob as one contiguous range, without a copy unless it
-  /// belongs to another user.
+  /// Waits for the seal and gives the whole blob as one contiguous range: in place if all of it is in
+  /// memory and it is a blob of the own user, in 256 extents at most; else as a copy in memory of this
+  /// process.
   /// - Throws: as `read`; `inputOutput` when it cannot be mapped.
   @available(*, noasync)
   public func withWholeBlob<Result>(
@@ -172,10 +183,19 @@ extension Subscriber {
     try beginUse()
     defer { endUse() }
     let mapping = try reserve(byteCount)
+    let views = HeldViews(handle.session.table)
+    defer { views.end() }
     for index in 0...last {
-      try place(
-        index, in: mapping,
-        try handle.session.connection.call(placeRequest(index), deadline: deadline))
+      let attachment = try handle.attach(index, deadline: deadline)
+      guard hold(attachment, views) else {
+        let bytes = try readFully(0..<byteCount, deadline: deadline)
+        return try body(bytes.span)
+      }
+      let answer = try handle.session.connection.call(placeRequest(index), deadline: deadline)
+      guard try place(index, in: mapping, answer) else {
+        let bytes = try readFully(0..<byteCount, deadline: deadline)
+        return try body(bytes.span)
+      }
     }
     return try withBytes(of: mapping, byteCount, body)
   }
@@ -198,10 +218,19 @@ extension Subscriber {
     .attachExtent(ExtentRequest(generation: generation, index: index))
   }
 
-  /// Maps the extent of an answer at its place.
+  /// Keeps an extent in memory; false when it is not there, or this client holds too much already.
+  func hold(
+    _ attachment: BlobHandle.Attachment, _ views: HeldViews
+  ) -> Bool {
+    guard case .extent(let extent) = attachment else { return false }
+    return views.holdIfRoom(extent)
+  }
+
+  /// Maps the extent of an answer at its place; false when it has left memory.
   func place(
     _ index: Int, in mapping: ContiguousMapping, _ delivery: Delivery
-  ) throws(PatchbayError) {
+  ) throws(PatchbayError) -> Bool {
+    if case .spooled = delivery.reply { return false }
     guard case .extent(let granted) = delivery.reply else {
       throw Session.unexpected(delivery.reply)
     }
@@ -212,6 +241,7 @@ extension Subscriber {
       try delivery.takeDescriptor(), offset: geometry.dataOffset,
       byteCount: min(geometry.dataByteCount, mapping.byteCount - start))
     try mapping.place(piece, at: start)
+    return true
   }
 
   func withBytes<Result>(

@@ -138,6 +138,8 @@ public final class Subscriber: Sendable {
     /// As `bytes`, or as `passing`, in a ring of another user: to be copied through its descriptor.
     case foreign(ForeignRing, end: Int)
     case inline([UInt8])
+    /// As `bytes`, read from disk.
+    case spooled(SpooledSegment, end: Int)
     case endOfBlob
   }
 
@@ -154,6 +156,8 @@ public final class Subscriber: Sendable {
     case nothingYet
     /// The broker has to be asked for this extent first.
     case needsExtent(Int)
+    /// It stands on disk and has to be read first.
+    case needsSegment(SpooledBytes.Place)
   }
 
   /// What stands at a position. Asks nobody and never waits.
@@ -206,23 +210,36 @@ public final class Subscriber: Sendable {
       return .found(.passing(window, end: min(limit, window.frontier)))
     }
     if handle.grant.isForeign { return try coveredForeign(at: position, limit: limit) }
-    guard let extent = handle.mappedExtent(at: position) else { return unattached(position) }
-    guard extent.isCurrent else { return .nothingYet }
+    guard let extent = handle.mappedExtent(at: position) else {
+      return unattached(position, limit: limit)
+    }
+    guard extent.isCurrent else {
+      handle.noteEnded(extent.index)
+      return .needsExtent(extent.index)
+    }
     let end = extent.coveredEnd(
       from: position, limit: min(limit, handle.byteCount ?? limit))
-    return end > position ? .found(.bytes(extent, end: end)) : .nothingYet
+    if end > position { return .found(.bytes(extent, end: end)) }
+    // Nothing may stand there because the ring has begun its next use.
+    guard extent.isStillCurrent else {
+      handle.noteEnded(extent.index)
+      return .needsExtent(extent.index)
+    }
+    return .nothingYet
   }
 
   private func coveredForeign(at position: Int, limit: Int) throws(PatchbayError) -> Look {
     guard let ring = handle.foreignWindow ?? handle.foreignRing(at: position) else {
-      return unattached(position)
+      return unattached(position, limit: limit)
     }
     let limit = min(limit, handle.byteCount ?? limit)
     let look = try looking { () throws(PatchbayError) in
       try ring.look(at: position, limit: limit)
     }
     switch look {
-    case .nothing: return .nothingYet
+    case .nothing:
+      guard try !looking(ring.isCurrent) else { return .nothingYet }
+      return unattachedAgain(position, ring)
     case .covered(let end): return .found(.foreign(ring, end: end))
     case .gone:
       throw try looking { () throws(PatchbayError) in try handle.overrun(at: position, ring) }
@@ -230,10 +247,32 @@ public final class Subscriber: Sendable {
   }
 
   /// Where an extent is not attached: it may be asked for, or is known not to be there.
-  private func unattached(_ position: Int) -> Look {
+  private func unattached(_ position: Int, limit: Int) -> Look {
     let index = handle.plan.index(of: position)
-    guard case .unknown = handle.knowledge(of: index) else { return .nothingYet }
-    return .needsExtent(index)
+    switch handle.knowledge(of: index) {
+    case .unknown: return .needsExtent(index)
+    case .known(.spooled): return spooled(position, limit: limit)
+    case .known: return .nothingYet
+    }
+  }
+
+  private func spooled(_ position: Int, limit: Int) -> Look {
+    let (kept, place) = handle.spooled.look(at: position, byteCount: handle.byteCount)
+    if let kept { return .found(.spooled(kept, end: min(kept.range.upperBound, limit))) }
+    return place.map { .needsSegment($0) } ?? .nothingYet
+  }
+
+  /// The ring of another user's blob serves another use, or none.
+  private func unattachedAgain(_ position: Int, _ ring: ForeignRing) -> Look {
+    guard ring.window == nil else { return .nothingYet }
+    handle.session.foreignRings.drop(ring, of: generation)
+    handle.noteEnded(ring.index)
+    return .needsExtent(ring.index)
+  }
+
+  /// What was read from disk, at a position.
+  func found(_ segment: SpooledSegment, count: Int, at position: Int) -> Found {
+    .spooled(segment, end: min(segment.range.upperBound, position + min(count, segment.bytes.count)))
   }
 
   private func lookInline(at position: Int) -> Found {
@@ -252,6 +291,8 @@ public final class Subscriber: Sendable {
       case .nothingYet: return nil
       case .needsExtent(let index):
         try handle.attach(index, deadline: deadline, onBound: checkNotClosed)
+      case .needsSegment(let place):
+        return found(try handle.spooled.load(place), count: count, at: position)
       }
     }
   }

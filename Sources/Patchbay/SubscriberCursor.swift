@@ -86,13 +86,23 @@ extension BlobHandle {
         let end = plan.range(of: index).lowerBound
         return grant.isForeign ? .position(marks.last { $0 <= end } ?? end) : live(at: end)
       case .known(.extent(let extent)):
-        guard extent.frontier == plan.range(of: index).upperBound else {
-          return live(at: min(extent.frontier, byteCount ?? .max))
+        let frontier = extent.frontier
+        guard extent.isStillCurrent else { return ended(index) }
+        guard frontier == plan.range(of: index).upperBound else {
+          return live(at: min(frontier, byteCount ?? .max))
         }
+        index += 1
+      case .known(.spooled):
+        let end = plan.range(of: index).upperBound
+        if let byteCount, byteCount <= end { return live(at: byteCount) }
         index += 1
       case .known(.foreign(let ring)):
         if index == 0 { marks = try ring.marks() }
         let frontier = try ring.frontier()
+        guard try ring.isCurrent() else {
+          session.foreignRings.drop(ring, of: generation)
+          return ended(index)
+        }
         guard frontier == plan.range(of: index).upperBound else {
           let end = min(frontier, byteCount ?? .max)
           return .position(marks.last { $0 <= end } ?? end)
@@ -102,9 +112,16 @@ extension BlobHandle {
     }
   }
 
+  private func ended(_ index: Int) -> LiveLook {
+    noteEnded(index)
+    return .needsExtent(index)
+  }
+
+  /// Marks are known as long as the first extent is in memory, which it is while the blob is open.
   private func live(at frontier: Int) -> LiveLook {
-    let marks = mappedExtents(in: 0..<1).first?.marks
-    return .position(marks?.last(notAbove: frontier) ?? frontier)
+    guard let first = mappedExtents(in: 0..<1).first else { return .position(frontier) }
+    let mark = first.marks.last(notAbove: frontier)
+    return .position(first.isStillCurrent ? mark ?? frontier : frontier)
   }
 }
 

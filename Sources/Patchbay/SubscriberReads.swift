@@ -115,6 +115,16 @@ extension Subscriber {
       let end = min(bytes.count, position + output.freeCapacity)
       for index in position..<end { output.append(bytes[index]) }
       return end - position
+    case .spooled(let segment, let end):
+      let count = end - position
+      return unsafe segment.bytes.withUnsafeBytes { source in
+        unsafe output.withUnsafeMutableBufferPointer { place, filled in
+          guard let target = place.baseAddress, let from = source.baseAddress else { return nil }
+          unsafe memcpy(target + filled, from + (position - segment.start), count)
+          filled += count
+          return count
+        }
+      }
     case .bytes(let extent, let end):
       let count = end - position
       return unsafe output.withUnsafeMutableBufferPointer { place, filled in
@@ -173,7 +183,8 @@ extension Subscriber {
   ///   - deadline: when to give up waiting for bytes.
   ///   - onProgress: called after each piece with the bytes written so far.
   /// - Returns: how many bytes were written.
-  /// - Throws: `inputOutput` for the descriptor; else as `read`, with everything before written.
+  /// - Throws: `inputOutput` for the descriptor; `limitReached` when this client holds as many leases as
+  ///   it can; else as `read`, with everything before written.
   @available(*, noasync)
   @discardableResult
   public func copy(
@@ -192,6 +203,12 @@ extension Subscriber {
         let end = min(bytes.count, stop)
         try Self.writeAll(end - at, to: descriptor) { (from, limit) throws(PatchbayError) in
           try Self.writeSome(bytes, at + from, limit, to: descriptor)
+        }
+        at = end
+      case .spooled(let segment, let end):
+        let start = at - segment.start
+        try Self.writeAll(end - at, to: descriptor) { (from, limit) throws(PatchbayError) in
+          try Self.writeSome(segment.bytes, start + from, limit, to: descriptor)
         }
         at = end
       case .bytes(let extent, let end):
@@ -244,7 +261,9 @@ extension Subscriber {
   ) throws(PatchbayError) -> Int {
     try beginUse()
     defer { endUse() }
-    guard extent.isCurrent else { return 0 }
+    let views = HeldViews(handle.session.table)
+    defer { views.end() }
+    guard try views.hold(extent) else { return 0 }
     try Self.writeAll(range.count, to: descriptor) { (from, limit) throws(PatchbayError) in
       try Self.writeSome(extent, range.lowerBound + from, limit, to: descriptor)
     }

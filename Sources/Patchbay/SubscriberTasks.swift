@@ -49,6 +49,11 @@ extension Subscriber {
       switch try await lookOrWait(at: position, count: count, deadline: deadline) {
       case .found(let found): return found
       case .needsExtent(let index): try await attach(index, deadline)
+      case .needsSegment(let place):
+        let segment = try await FileThreads.shared.run { [handle] () throws(PatchbayError) in
+          try handle.spooled.load(place)
+        }
+        return found(segment, count: count, at: position)
       case .nothingYet: continue
       }
     }
@@ -165,6 +170,9 @@ extension Subscriber {
         switch try takeLease(range, at: at, found) {
         case .lease(let lease): return lease
         case .goOn(let next): at = next
+        case .copies:
+          let bytes = try await readFully(range, deadline: deadline)
+          return Lease(self, range, copy: bytes, start: range.lowerBound)
         }
       }
     } catch {
@@ -189,10 +197,20 @@ extension Subscriber {
     try beginUse()
     defer { endUse() }
     let mapping = try reserve(byteCount)
+    let views = HeldViews(handle.session.table)
+    defer { views.end() }
     for index in 0...last {
+      let attachment = try await handle.attach(index, deadline: deadline)
+      guard hold(attachment, views) else {
+        let bytes = try await readFully(0..<byteCount, deadline: deadline)
+        return try body(bytes.span)
+      }
       let answer = try await handle.session.connection.call(
         placeRequest(index), deadline: deadline)
-      try place(index, in: mapping, answer)
+      guard try place(index, in: mapping, answer) else {
+        let bytes = try await readFully(0..<byteCount, deadline: deadline)
+        return try body(bytes.span)
+      }
     }
     return try withBytes(of: mapping, byteCount, body)
   }
@@ -244,6 +262,12 @@ extension Subscriber {
           try Self.writeSome(bytes, start + from, limit, to: descriptor)
         }
         at = end
+      case .spooled(let segment, let end):
+        let start = at - segment.start
+        try await file.write(end - at) { (from, limit) throws(PatchbayError) in
+          try Self.writeSome(segment.bytes, start + from, limit, to: descriptor)
+        }
+        at = end
       case .bytes(let extent, let end):
         at += try await copyOut(extent, at..<end, to: file)
       case .passing(let window, let end):
@@ -273,7 +297,9 @@ extension Subscriber {
   ) async throws(PatchbayError) -> Int {
     try beginUse()
     defer { endUse() }
-    guard extent.isCurrent else { return 0 }
+    let views = HeldViews(handle.session.table)
+    defer { views.end() }
+    guard try views.hold(extent) else { return 0 }
     try await file.write(range.count) { (from, limit) throws(PatchbayError) in
       try Self.writeSome(extent, range.lowerBound + from, limit, to: file.descriptor)
     }
@@ -300,7 +326,9 @@ extension Subscriber.Found {
   /// How many bytes were found at a position, at most so many.
   func count(at position: Int, limit: Int) -> Int {
     switch self {
-    case .bytes(_, let end), .passing(_, let end), .foreign(_, let end): min(end - position, limit)
+    case .bytes(_, let end), .passing(_, let end), .foreign(_, let end),
+      .spooled(_, let end):
+      min(end - position, limit)
     case .inline(let bytes): min(bytes.count - position, limit)
     case .endOfBlob: 0
     }

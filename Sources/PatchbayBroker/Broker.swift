@@ -6,6 +6,24 @@ import PatchbayLoop
 import PatchbaySystem
 import PatchbayTypes
 
+/// Where a broker puts what does not fit in memory.
+public struct SpoolConfiguration: Sendable, Hashable {
+  /// A directory of the broker's user into which nobody else may write; made if it is not there. One
+  /// broker at a time has it.
+  public var directory: String
+  /// Bytes of disk that blobs may take; nil: half of what is free when the broker starts.
+  public var byteLimit: Int?
+  /// Whether bytes are compressed on disk.
+  public var compression: SpoolCompression
+
+  /// A spool in a directory.
+  public static func directory(
+    _ path: String, byteLimit: Int? = nil, compression: SpoolCompression = .none
+  ) -> SpoolConfiguration {
+    SpoolConfiguration(directory: path, byteLimit: byteLimit, compression: compression)
+  }
+}
+
 /// What a broker is told when it starts.
 public struct BrokerConfiguration: Sendable {
   /// Where it listens; nil: by the rules of the command (`$PATCHBAY_SOCKET`, the runtime directory,
@@ -13,6 +31,8 @@ public struct BrokerConfiguration: Sendable {
   public var socketPath: String?
   /// Bytes of shared memory it may hold, its own tables included; nil: a quarter of what is free.
   public var memoryLimit: Int?
+  /// Where what does not fit in memory goes; nil: nowhere, and a writer that finds no room is told so.
+  public var spool: SpoolConfiguration?
   /// How long open blobs may take to finish when the broker drains.
   public var drainLimit: Duration = .seconds(30)
   /// Ends by itself, as `requestStop` would, when there has been no client and no open blob for so
@@ -33,11 +53,12 @@ public struct BrokerConfiguration: Sendable {
 
   /// A configuration with defaults for everything.
   public init(
-    socketPath: String? = nil, memoryLimit: Int? = nil,
+    socketPath: String? = nil, memoryLimit: Int? = nil, spool: SpoolConfiguration? = nil,
     logger: Logger = Logger(label: "patchbay.broker")
   ) {
     self.socketPath = socketPath
     self.memoryLimit = memoryLimit
+    self.spool = spool
     self.logger = logger
   }
 }
@@ -79,6 +100,10 @@ public final class Broker: Sendable {
     inner.drainLimit = configuration.drainLimit
     inner.isShared = configuration.isShared
     inner.userMemoryLimit = configuration.userMemoryLimit
+    inner.spool = configuration.spool.map {
+      SpoolPlace(
+        directory: $0.directory, byteLimit: $0.byteLimit, compression: $0.compression)
+    }
     drainLimit = configuration.drainLimit
     loop = try BrokerLoop(inner)
     try loop.start()

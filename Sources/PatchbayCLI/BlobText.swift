@@ -50,6 +50,7 @@ extension BlobInfo {
       ("policy", policy.sentence),
       ("publishers", "\(publisherCount)"), ("subscribers", "\(subscriberCount)"),
     ]
+    if spilledByteCount > 0 { pairs.append(("on disk", Shown.bytes(spilledByteCount))) }
     if !type.isEmpty { pairs.append(("type", type)) }
     pairs += labels.map { ("label", "\($0.name)=\($0.value)") }
     pairs += [

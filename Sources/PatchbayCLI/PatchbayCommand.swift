@@ -28,8 +28,8 @@ import Patchbay
       ServeVerb.self, PutVerb.self, CreateVerb.self, WriteVerb.self, SealVerb.self, FailVerb.self,
       CatVerb.self, GetVerb.self, WaitVerb.self, WatchVerb.self, InfoVerb.self, WhyVerb.self,
       TopVerb.self,
-      ListVerb.self, RemoveVerb.self, PingVerb.self, StatsVerb.self, CompletionVerb.self,
-      VersionVerb.self,
+      ListVerb.self, RemoveVerb.self, VerifyVerb.self, PingVerb.self, StatsVerb.self,
+      CompletionVerb.self, VersionVerb.self,
     ])
 
   static func main() {

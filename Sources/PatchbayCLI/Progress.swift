@@ -7,18 +7,22 @@ import Patchbay
 struct Progress {
   private let isShown: Bool
   private let label: String
+  private let delay: Duration
   private let started = ContinuousClock.now
   private var drawn: ContinuousClock.Instant?
 
-  init(_ label: String, quiet: Bool) {
+  /// - Parameter delay: nothing is drawn before so long.
+  init(_ label: String, quiet: Bool, after delay: Duration = .zero) {
     self.label = label
+    self.delay = delay
     isShown = !quiet && Terminal.error.isTerminal
   }
 
   mutating func update(_ done: Int, of total: Int?) {
     guard isShown else { return }
     let now = ContinuousClock.now
-    if let drawn, now - drawn < .milliseconds(100) { return }
+    guard Self.isDue(in: now - started, after: delay, sinceDrawn: drawn.map { now - $0 })
+    else { return }
     drawn = now
     StandardError.write("\r\u{1b}[K" + Self.line(label, done, of: total, in: now - started))
   }
@@ -35,6 +39,13 @@ struct Progress {
   mutating func clear() {
     if isShown, drawn != nil { StandardError.write("\r\u{1b}[K") }
     drawn = nil
+  }
+
+  /// Whether the line is to be drawn.
+  static func isDue(
+    in elapsed: Duration, after delay: Duration, sinceDrawn: Duration?
+  ) -> Bool {
+    sinceDrawn.map { $0 >= .milliseconds(100) } ?? (elapsed >= delay)
   }
 
   static func line(_ label: String, _ done: Int, of total: Int?, in elapsed: Duration) -> String {

@@ -196,7 +196,7 @@ extension Ledger {
     let what = "the blob \(request.key)"
     let byteCount = needs.reduce(inline) { $0 + $1.byteCount }
     let share = byteCount + BlobOrigin.recordByteCount(of: request)
-    try checkRoom(byteCount + others, for: what)
+    try checkRoom(byteCount + others, for: what, evicting: !canSpill)
     try checkShare(of: uid, share, for: what)
     try makeRoomInCatalog(of: uid)
     if let old { unname(old) }
@@ -257,18 +257,27 @@ extension Ledger {
     guard min(request.firstExtent, request.extentLimit, request.byteCount ?? 0) >= 0,
       asked <= ExtentPlan.positionLimit
     else { throw .badSizes(request) }
-    if let byteCount = request.byteCount, request.firstExtent == 0, request.extentLimit == 0 {
+    if let byteCount = request.byteCount, request.firstExtent == 0, request.extentLimit == 0,
+      limits.spool == nil || byteCount <= limits.memoryByteCount / 8
+    {
       let whole = max(ExtentPlan.page, RingGeometry.roundedToPage(byteCount))
       try checkPossible(request, whole)
       return try ExtentPlan(first: whole, limit: whole)
     }
-    let limit = request.extentLimit > 0 ? request.extentLimit : limits.extentLimit
+    let limit = request.extentLimit > 0 ? request.extentLimit : limits.chosenExtentLimit
     let first = RingGeometry.roundedToPage(
-      request.firstExtent > 0 ? request.firstExtent : min(limits.firstExtent, limit))
+      request.firstExtent > 0 ? request.firstExtent : limits.chosenFirstExtent(request, limit))
     var rounded = max(first, ExtentPlan.page)
     while rounded < limit { rounded *= 2 }
-    if let byteCount = request.byteCount { try checkPossible(request, byteCount) }
+    if let byteCount = request.byteCount, !canStream(request) {
+      try checkPossible(request, byteCount)
+    }
     return try ExtentPlan(first: first, limit: rounded)
+  }
+
+  /// Whether a blob may be longer than memory: what is full of it can leave while the rest is written.
+  private func canStream(_ request: CreateRequest) -> Bool {
+    limits.spool != nil && request.order == .appendOnly
   }
 
   /// A length that memory could never hold is refused at once, before anything is evicted for it.
@@ -367,7 +376,7 @@ extension Blob {
       plan: origin.plan, segment: origin.window?.segmentByteCount ?? 0,
       wakeClasses: origin.wakeClasses, board: slot?.board ?? 0, entry: slot?.entry ?? 0,
       inlineBytes: epoch == 0 ? inlineBytes : nil,
-      extentEnd: (extents.last?.index).map { $0 + 1 } ?? 0,
+      extentEnd: extentEnd,
       extent: extent)
   }
 }

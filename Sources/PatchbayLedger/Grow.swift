@@ -47,12 +47,19 @@ extension Ledger {
       rings[pending]?.waiters.append(asker)
     } else {
       guard !isJournalFull else { throw .journalFull(blob.key) }
-      guard blob.extents.count + blob.pendingExtents.count < limits.extentsPerBlob else {
+      guard !blob.spooled.contains(request.index) else {
+        throw .extentSpooled(blob, request.index)
+      }
+      let count = blob.extents.count + blob.spooled.count + blob.pendingExtents.count
+      guard count < limits.extentsPerBlob else {
         throw .tooManyExtents(blob, limit: limits.extentsPerBlob)
       }
+      // What was not complete when it was looked at may be by now.
+      blobs[generation]?.spillLimit = .max
+      offerToSpill(generation)
       let what = "extent \(request.index) of the blob \(blob.key)"
       let need = RingNeed(index: request.index, geometry, blob.origin.access)
-      try checkRoom(need.byteCount, for: what)
+      try checkRoom(need.byteCount, for: what, evicting: !canSpill)
       try makeShare(of: need.kind.access.uid, need.byteCount, for: what)
       for need in try findRoom(for: [need], what: what) {
         requestRing(for: generation, need, waiters: [asker])
@@ -128,6 +135,9 @@ extension Ledger {
     post(generation)
     for waiter in waiters { grantExtent(waiter, extent, of: generation) }
     ring(generation)
+    blobs[generation]?.spillLimit = .max
+    offerToSpill(generation)
+    spillMore()
   }
 
   mutating func ringRefused(_ id: RingID, _ errno: Int32) {
@@ -169,7 +179,12 @@ extension Ledger {
       let blob = blobs[request.generation], blob.isBorn
     else { throw .notOpen(request.generation) }
     guard let extent = blob.extent(at: request.index) else {
-      throw .noExtentYet(blob, request.index)
+      guard blob.spooled.contains(request.index) else {
+        throw .noExtentYet(blob, request.index)
+      }
+      let grant = SpoolGrant(
+        index: request.index, segmentByteCount: blob.origin.containerSegment)
+      return reply(session, number, .spooled(grant), [.container(request.generation)])
     }
     reply(
       session, number, .extent(extent.grant),

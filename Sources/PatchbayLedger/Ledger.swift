@@ -45,6 +45,7 @@ package struct Ledger: Sendable {
   var suspensions = Heap<Suspension>()
 
   var rings: [RingID: Ring] = [:]
+  var spilling = Spilling()
   var pool = RingPool()
   var reuseCount: UInt64 = 0
   var pendingRingCount = 0
@@ -111,6 +112,8 @@ package struct Ledger: Sendable {
     case .boardRefused(let board, let errno): boardRefused(board, errno)
     case .inspected(let inspection, let result): inspected(inspection, result)
     case .copied(let copy, let error): copied(copy, error)
+    case .spilled(let generation, let result): spilled(generation, result)
+    case .retracted(let ring, let isViewed): retracted(ring, isViewed: isViewed)
     case .undelivered(let session, let number): undelivered(session, number)
     case .overheadChanged(let byteCount): overheadByteCount = max(0, byteCount)
     case .journalFull(let isFull): isJournalFull = isFull
@@ -118,6 +121,7 @@ package struct Ledger: Sendable {
       endLateHandshakes()
       endLongSuspensions()
       trimPool()
+      lookAfterSpills()
       sampleIfDue()
     case .congested(let session): congested(session)
     case .relieved(let session): relieved(session)
@@ -129,7 +133,9 @@ package struct Ledger: Sendable {
   /// When a `tick` is next needed, on the monotonic clock; nil while nothing is due.
   package var nextDeadline: Int64? {
     if watching.hasMore { return now.monotonicNanoseconds }
-    return [handshakes.nextDeadline, suspensions.first?.end, nextSample, nextTrim]
+    return [
+      handshakes.nextDeadline, suspensions.first?.end, nextSample, nextTrim, nextSpillMoment,
+    ]
       .compactMap(\.self).min()
   }
 
@@ -158,12 +164,14 @@ package struct Ledger: Sendable {
       do throws(PatchbayError) {
         try serve(session, number, request)
       } catch {
-        refuse(session, number, error)
+        let asker = RequestID(session: session, number: number)
+        if parksForRoom(asker, request, error) { return }
+        refuse(session, number, explained(error))
       }
     }
   }
 
-  private mutating func serve(
+  mutating func serve(
     _ session: SessionID, _ number: UInt64, _ request: Request
   ) throws(PatchbayError) {
     switch request {

@@ -22,6 +22,13 @@ package enum LedgerAction: Sendable, Hashable {
   case unlinkRing(RingID)
   /// Gives the ring's memory back, whoever has it mapped, and takes its name away.
   case discardRing(RingID)
+  /// Copies an extent to disk, if all of it is covered; answered by `spilled`.
+  case spill(SpillOrder)
+  /// Takes the tag of a ring away, so that no reader takes bytes from it any more, and looks whether
+  /// any of these sessions views it; answered by `retracted`.
+  case retractRing(RingID, heldBy: [SessionID])
+  /// Takes a blob's container away.
+  case removeContainer(Generation)
   /// Creates a board and its doorbells for an access class; answered by an event.
   case createBoard(UInt32, Access)
   /// Writes a board entry: cause and length first, the status word last.
@@ -33,7 +40,7 @@ package enum LedgerAction: Sendable, Hashable {
   /// Reads how much of [0, byteCount) is covered, from private copies of the rings' maps or
   /// frontiers; of a window how much ever was. Answered by `inspected`.
   case inspect(
-    InspectionID, [ExtentRecord], ExtentPlan, isWindow: Bool, byteCount: Int)
+    InspectionID, [ExtentRecord], spooled: [Int], ExtentPlan, isWindow: Bool, byteCount: Int)
   /// Fills fresh rings with what others had covered; answered by `copied`.
   case copy(CopyID, [ExtentCopy])
   /// Sends `why`, after what rings, bell and tables say has been filled in.
@@ -73,13 +80,17 @@ package struct BlobReport: Sendable, Hashable {
   package var isWindow: Bool
   /// Empty when the description is exact already.
   package var liveExtents: [ExtentRecord]
+  /// Indices of extents that stand on disk, all of them.
+  package var spooled: [Int]
   package init(
-    info: BlobInfo, plan: ExtentPlan, isWindow: Bool = false, liveExtents: [ExtentRecord]
+    info: BlobInfo, plan: ExtentPlan, isWindow: Bool = false, liveExtents: [ExtentRecord],
+    spooled: [Int] = []
   ) {
     self.info = info
     self.plan = plan
     self.isWindow = isWindow
     self.liveExtents = liveExtents
+    self.spooled = spooled
   }
 }
 
@@ -101,6 +112,8 @@ package enum DescriptorSource: Sendable, Hashable {
   case ring(RingID, isWritable: Bool)
   case board(UInt32)
   case doorbells(UInt32)
+  /// A blob's container, read-only.
+  case container(Generation)
 }
 
 /// The content of a board entry.

@@ -25,6 +25,10 @@ package enum LedgerEvent: Sendable, Hashable {
   case inspected(InspectionID, Result<Coverage, PatchbayError>)
   /// Answer to `copy`: nil when every byte and its mark is there.
   case copied(CopyID, PatchbayError?)
+  /// Answer to `spill`.
+  case spilled(Generation, SpillResult)
+  /// Answer to `retractRing`.
+  case retracted(RingID, isViewed: Bool)
   /// A reply could not be delivered with its descriptors; the client got a failure instead. What
   /// the reply granted is taken back.
   case undelivered(SessionID, number: UInt64)

@@ -107,6 +107,19 @@ struct Blob: Sendable {
   var extents: [ExtentRecord] = []
   var pendingExtents: [Int: RingID] = [:]
   var extentVersion: UInt32 = 0
+  /// Indices of extents that stand on disk and not in memory.
+  var spooled: Set<Int> = []
+  /// The one that is on its way there.
+  var spillingIndex: Int?
+  /// From here on nothing was complete when it was last tried.
+  var spillLimit = Int.max
+  /// Whether it may have a container, which takes so many bytes of disk, those set aside included.
+  var hasContainer = false
+  var spoolByteCount = 0
+  /// Its container has failed.
+  var isUnspillable = false
+  /// Whether it stands among the candidates.
+  var isOffered = false
   /// Who writes it, in the order of coming; one if it is exclusive, none unless it is open.
   var publishers: [BlobPublisher] = []
   /// Sessions that were given its rings to write, by which request first, and have not said that they
@@ -142,6 +155,7 @@ struct Blob: Sendable {
   /// Whether eviction may take it: ended, named, nobody has it open or mapped.
   var isIdle = false
   var isQueued = false
+  var isQueuedOnDisk = false
   var causeCode: PatchbayError.Code?
   var cause: String?
 
@@ -223,6 +237,8 @@ struct Ring: Sendable {
   var useNumber: UInt32 = 1
   /// Grows that wait for it.
   var waiters: [RequestID] = []
+  /// A process that is waited for no more may have it mapped: it is never used again.
+  var isAbandoned = false
 
   var owner: UInt32 { kind.access.uid }
 }

@@ -112,6 +112,8 @@ package struct LedgerLimits: Hashable, Sendable {
   package var extentLimit = 64 * 1024 * 1024
   /// The ring of a windowed blob where the publisher leaves it to the broker.
   package var windowRing = 2 * 1024 * 1024
+  /// Where extents go that do not fit; nil: nowhere.
+  package var spool: SpoolTerms?
   /// Whether users other than the broker's own may connect.
   package var isShared = false
   /// What one user may have that is neither the broker's own nor root. Bytes: rings, inline blobs and

@@ -48,6 +48,9 @@ extension Ledger {
     statistics.evictionCount = evictionCount
     statistics.poolByteCount = UInt64(pool.byteCount)
     statistics.reuseCount = reuseCount
+    statistics.spoolByteCount = UInt64(max(0, spilling.byteCount))
+    statistics.spoolLimit = UInt64(max(0, limits.spool?.byteCount ?? 0))
+    statistics.spillCount = spilling.count
     let elapsed = now.monotonicNanoseconds.subtractingReportingOverflow(
       started.monotonicNanoseconds)
     statistics.uptime = .nanoseconds(elapsed.overflow ? 0 : max(0, elapsed.partialValue))
@@ -62,7 +65,7 @@ extension Blob {
     return BlobInfo(
       key: request.key, generation: origin.generation, state: state, byteCount: byteCount,
       frontier: settled, coveredByteCount: settled, residentByteCount: residentByteCount,
-      spilledByteCount: 0, order: request.order, policy: request.policy,
+      spilledByteCount: spoolByteCount, order: request.order, policy: request.policy,
       acknowledgement: request.acknowledgement, publisherCount: publishers.count,
       subscriberCount: readerCount, type: request.type, labels: request.labels,
       created: origin.created, modified: modified, lastRead: lastRead, isCache: request.isCache,
@@ -73,7 +76,8 @@ extension Blob {
   var report: BlobReport {
     BlobReport(
       info: info, plan: origin.plan, isWindow: origin.window != nil,
-      liveExtents: state == .sealed ? [] : extents)
+      liveExtents: state == .sealed ? [] : extents,
+      spooled: state == .sealed ? [] : spooled.sorted())
   }
 }
 

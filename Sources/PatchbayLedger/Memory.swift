@@ -19,9 +19,13 @@ extension Ledger {
       + limits.entriesPerBoard * (Int(PB_ENTRY_BYTES) + Int(PB_BELL_PAIR_BYTES))
   }
 
-  /// - Throws: `noSpaceMemory` if not even eviction could make room. Nothing is evicted then.
-  func checkRoom(_ byteCount: Int, for what: String) throws(PatchbayError) {
-    let (needed, overflow) = (usedByteCount - idleByteCount - pool.byteCount)
+  /// - Throws: `noSpaceMemory` if not even eviction could make room, or eviction has to wait for what
+  ///   can be spilled. Nothing is evicted then.
+  func checkRoom(
+    _ byteCount: Int, for what: String, evicting: Bool
+  ) throws(PatchbayError) {
+    let evictable = evicting ? idleByteCount : 0
+    let (needed, overflow) = (usedByteCount - evictable - pool.byteCount)
       .addingReportingOverflow(byteCount)
     guard overflow || needed > limits.memoryByteCount else { return }
     throw noRoom(byteCount, for: what)
@@ -29,7 +33,7 @@ extension Ledger {
 
   /// Empties the pool and evicts until this much fits.
   mutating func makeRoom(_ byteCount: Int, for what: String) throws(PatchbayError) {
-    try checkRoom(byteCount, for: what)
+    try checkRoom(byteCount, for: what, evicting: true)
     while usedByteCount + byteCount > limits.memoryByteCount {
       guard discardOldest() || evictOne() else { throw noRoom(byteCount, for: what) }
     }
@@ -41,11 +45,22 @@ extension Ledger {
       held: ringByteCount + inlineByteCount - idleByteCount - pool.byteCount)
   }
 
+  /// What eviction is to make room for.
+  enum Shortage {
+    /// What stands on disk only takes none.
+    case memory
+    case disk
+    /// In the catalog, of which each blob has one.
+    case place
+  }
+
   /// Evicts the idle blob that goes first, of one user or of all; false if there is none.
-  mutating func evictOne(of uid: UInt32? = nil) -> Bool {
-    while let entry = popIdle(of: uid) {
+  mutating func evictOne(of uid: UInt32? = nil, for shortage: Shortage = .memory) -> Bool {
+    // What is on its way to disk leaves memory anyway.
+    var aside: [Generation] = []
+    defer { for generation in aside { queueForEviction(generation) } }
+    while let entry = popIdle(of: uid, shortage) {
       let generation = entry.generation
-      blobs[generation]?.isQueued = false
       guard let blob = blobs[generation], blob.isIdle,
         LifeCycle.outcome(of: .memoryShort, in: blob.state) == .becomes(.gone)
       else { continue }
@@ -53,6 +68,11 @@ extension Ledger {
         queueForEviction(generation)
         continue
       }
+      guard blob.spillingIndex == nil else {
+        aside.append(generation)
+        continue
+      }
+      if shortage == .memory, blob.residentByteCount == 0, blob.hasContainer { continue }
       evictionCount += 1
       unname(generation, as: .evicted)
       return true
@@ -60,27 +80,51 @@ extension Ledger {
     return false
   }
 
-  private mutating func popIdle(of uid: UInt32?) -> EvictionEntry? {
-    if let uid { return accounts[uid]?.idleBlobs.pop() }
-    let first = accounts.compactMap { uid, account in
-      account.idleBlobs.first.map { (entry: $0, uid: uid) }
-    }.min { $0.entry < $1.entry }
-    return first.flatMap { accounts[$0.uid]?.idleBlobs.pop() }
+  private mutating func popIdle(of uid: UInt32?, _ shortage: Shortage) -> EvictionEntry? {
+    let users = uid.map { [$0] } ?? Array(accounts.keys)
+    var found: (entry: EvictionEntry, uid: UInt32, isOnDisk: Bool)?
+    for uid in users {
+      guard let account = accounts[uid] else { continue }
+      for (isOnDisk, entry) in [(false, account.idleBlobs.first), (true, account.idleOnDisk.first)] {
+        guard let entry, shortage == .place || isOnDisk == (shortage == .disk) else { continue }
+        if found.map({ entry < $0.entry }) ?? true { found = (entry, uid, isOnDisk) }
+      }
+    }
+    guard let found else { return nil }
+    if found.isOnDisk {
+      blobs[found.entry.generation]?.isQueuedOnDisk = false
+      return accounts[found.uid]?.idleOnDisk.pop()
+    }
+    blobs[found.entry.generation]?.isQueued = false
+    return accounts[found.uid]?.idleBlobs.pop()
   }
 
-  private mutating func queueForEviction(_ generation: Generation) {
-    guard let blob = blobs[generation], !blob.isQueued else { return }
-    blobs[generation]?.isQueued = true
+  mutating func queueForEviction(_ generation: Generation) {
+    guard let blob = blobs[generation] else { return }
     let uid = blob.origin.access.uid
-    accounts[uid]?.idleBlobs.push(
-      EvictionEntry(
-        isFailed: blob.state == .failed, stamp: blob.accessStamp, generation: generation))
-    // Removed blobs leave their entries behind; they are swept when they are the majority.
-    guard let account = accounts[uid], account.idleBlobs.count > 2 * account.blobCount + 64 else {
-      return
+    let entry = EvictionEntry(
+      isFailed: blob.state == .failed, stamp: blob.accessStamp, generation: generation)
+    if !blob.isQueued, blob.residentByteCount > 0 || !blob.hasContainer {
+      blobs[generation]?.isQueued = true
+      accounts[uid]?.idleBlobs.push(entry)
     }
+    if !blob.isQueuedOnDisk, blob.hasContainer {
+      blobs[generation]?.isQueuedOnDisk = true
+      accounts[uid]?.idleOnDisk.push(entry)
+    }
+    sweepEvictionQueues(of: uid)
+  }
+
+  /// Removed blobs leave their entries behind; they are swept when they are the majority.
+  private mutating func sweepEvictionQueues(of uid: UInt32) {
+    guard let account = accounts[uid] else { return }
     let live = blobs
-    accounts[uid]?.idleBlobs.keep { live[$0.generation]?.isQueued == true }
+    if account.idleBlobs.count > 2 * account.blobCount + 64 {
+      accounts[uid]?.idleBlobs.keep { live[$0.generation]?.isQueued == true }
+    }
+    if account.idleOnDisk.count > 2 * account.blobCount + 64 {
+      accounts[uid]?.idleOnDisk.keep { live[$0.generation]?.isQueuedOnDisk == true }
+    }
   }
 
   /// Brings the eviction queue up to date after anything that holds or frees a blob.
@@ -94,6 +138,7 @@ extension Ledger {
     idleByteCount += isIdle ? blob.residentByteCount : -blob.residentByteCount
     let share = blob.residentByteCount + blob.origin.recordByteCount
     accounts[blob.origin.access.uid]?.idleByteCount += isIdle ? share : -share
+    spilling.idleByteCount += isIdle ? blob.spoolByteCount : -blob.spoolByteCount
     if isIdle { queueForEviction(generation) }
   }
 
@@ -106,6 +151,7 @@ extension Ledger {
   /// whatever may have been the last use.
   mutating func settle(_ generation: Generation) {
     updateIdle(generation)
+    offerToSpill(generation)
     guard let blob = blobs[generation], blob.isBorn, !blob.state.isLive, !blob.isHeld else {
       return
     }
@@ -114,7 +160,11 @@ extension Ledger {
   }
 
   private mutating func bury(_ generation: Generation, _ blob: Blob) {
-    guard blob.ghostCount == 0, blob.writers.isEmpty else { return }
+    guard blob.ghostCount == 0, blob.writers.isEmpty, blob.spillingIndex == nil else { return }
+    if blob.hasContainer {
+      spilling.byteCount -= blob.spoolByteCount
+      actions.append(.removeContainer(generation))
+    }
     for extent in blob.extents { retire(extent.ring, isReusable: !blob.isAbandoned) }
     let inlineBytes = blob.inlineBytes?.count ?? 0
     inlineByteCount -= inlineBytes

@@ -172,6 +172,13 @@ extension PatchbayError {
       "The blob \(blob.key) has \(limit) extents, the limit. Create it with larger extents.")
   }
 
+  static func extentSpooled(_ blob: Blob, _ index: Int) -> PatchbayError {
+    PatchbayError(
+      .rangeOverlap,
+      "Extent \(index) of the blob \(blob.key) is complete and stands on disk; a covered byte never "
+        + "changes.")
+  }
+
   static func tooManyJobs(limit: Int, for what: String) -> PatchbayError {
     PatchbayError(
       .limitReached,
@@ -370,11 +377,11 @@ extension PatchbayError {
   }
 
   static func noExtentYet(_ blob: Blob, _ index: Int) -> PatchbayError {
-    let next = blob.extents.first { $0.index > index }
+    let next = (blob.extents.map(\.index) + blob.spooled).filter { $0 > index }.min()
     return PatchbayError(
       .rangeOutOfBounds,
       "Extent \(index) of the blob \(blob.key) does not exist yet. Wait for its doorbell.",
-      resumePosition: next.map { blob.origin.plan.range(of: $0.index).lowerBound })
+      resumePosition: next.map { blob.origin.plan.range(of: $0).lowerBound })
   }
 
   static func waitCancelled(_ key: BlobKey) -> PatchbayError {

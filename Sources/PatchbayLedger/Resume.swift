@@ -59,6 +59,9 @@ extension Ledger {
       throw .notResumable(
         source, "its order was \(before.request.order), not \(request.order)")
     }
+    guard source.spooled.isEmpty else {
+      throw .notResumable(source, "some of it has left memory for the disk")
+    }
     guard before.window == nil else {
       throw .notResumable(source, "it was a window, of which nothing is kept")
     }
@@ -74,6 +77,7 @@ extension Ledger {
   private mutating func hold(_ generation: Generation, _ isHeld: Bool) {
     blobs[generation]?.isSource = isHeld
     updateIdle(generation)
+    offerToSpill(generation)
   }
 
   /// Has the bytes copied once all rings are there. True: they are.

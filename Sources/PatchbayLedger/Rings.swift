@@ -32,13 +32,13 @@ extension Ledger {
     for needs: [RingNeed], and extra: Int = 0, what: String
   ) throws(PatchbayError) -> [RingNeed] {
     let byteCount = needs.reduce(extra) { $0 + $1.byteCount }
-    try checkRoom(byteCount, for: what)
+    try checkRoom(byteCount, for: what, evicting: !canSpill)
     var needs = needs
     while true {
       takePooled(&needs)
       let missing = needs.reduce(extra) { $0 + ($1.pooled == nil ? $1.byteCount : 0) }
       if usedByteCount + missing <= limits.memoryByteCount { return needs }
-      guard discardOldest() || evictOne() else {
+      guard discardOldest() || !canSpill && evictOne() else {
         for need in needs { if let pooled = need.pooled { rest(pooled) } }
         throw noRoom(byteCount, for: what)
       }

@@ -85,7 +85,7 @@ extension Ledger {
     let touched = blob.extents.filter { plan.range(of: $0.index).lowerBound < end }
     actions.append(
       .inspect(
-        inspection, touched, plan, isWindow: blob.origin.window != nil,
+        inspection, touched, spooled: blob.spooled.sorted(), plan, isWindow: blob.origin.window != nil,
         byteCount: end))
   }
 
@@ -163,7 +163,9 @@ extension Ledger {
     for waiter in orphans {
       refuse(waiter.session, waiter.number, .ended(blob, step: .grow, code: .closed))
     }
+    offerToSpill(generation)
     settle(generation)
+    spillMore()
   }
 
   /// Writes the blob's journal record; a removed blob has none.

@@ -144,7 +144,9 @@ extension Ledger {
   /// Keeps the blobs charged whose rings this session may have mapped.
   private mutating func haunt(_ session: SessionID, _ opened: [Generation]) {
     for generation in opened {
-      guard let blob = blobs[generation], blob.isBorn, !blob.extents.isEmpty else { continue }
+      guard let blob = blobs[generation], blob.isBorn,
+        !blob.extents.isEmpty || !blob.spooled.isEmpty
+      else { continue }
       blobs[generation]?.ghostCount += 1
       sessions[session]?.haunted.append(generation)
     }
@@ -171,6 +173,10 @@ extension Ledger {
         dropClaims(of: ghost, generation)
       } else {
         blobs[generation]?.isAbandoned = true
+        // Also those whose extents have left memory, while somebody viewed them.
+        for ring in spilling.leaving where rings[ring]?.generation == generation {
+          rings[ring]?.isAbandoned = true
+        }
       }
       settle(generation)
     }

@@ -14,7 +14,9 @@ struct UserAccount: Sendable {
   var byteCount = 0
   /// Of them, what eviction could free.
   var idleByteCount = 0
+  /// Blobs that may go; and of those that have bytes on disk.
   var idleBlobs = EvictionQueue()
+  var idleOnDisk = EvictionQueue()
 
   var isEmpty: Bool { sessions.isEmpty && blobCount == 0 && byteCount == 0 }
 }
@@ -71,7 +73,9 @@ extension Ledger {
     try checkShare(of: uid, byteCount, for: what)
     guard !isTrusted(uid) else { return }
     while accounts[uid]?.byteCount ?? 0 > limits.memoryPerOtherUser - byteCount {
-      guard evictOne(of: uid) else { return try checkShare(of: uid, byteCount, for: what) }
+      guard evictOne(of: uid) || evictOne(of: uid, for: .place) else {
+        return try checkShare(of: uid, byteCount, for: what)
+      }
     }
   }
 
@@ -98,14 +102,14 @@ extension Ledger {
   /// Makes room for one more blob of a user in the catalog.
   mutating func makeRoomInCatalog(of uid: UInt32) throws(PatchbayError) {
     while !isTrusted(uid), accounts[uid]?.blobCount ?? 0 >= limits.blobsPerOtherUser {
-      guard evictOne(of: uid) else {
+      guard evictOne(of: uid, for: .place) else {
         throw .userLimit(
           uid, "has \(limits.blobsPerOtherUser) blobs, all in use",
           limit: limits.blobsPerOtherUser)
       }
     }
     while blobs.count >= limits.blobCount {
-      guard evictOne() else { throw .tooManyBlobs(limit: limits.blobCount) }
+      guard evictOne(for: .place) else { throw .tooManyBlobs(limit: limits.blobCount) }
     }
   }
 

@@ -114,6 +114,14 @@ final class Connection {
     }
   }
 
+  /// Whether its client announces a view of a ring. A table that cannot be read counts as a view.
+  func views(_ ringID: UInt64) -> Bool {
+    switch table {
+    case .some(let table): (try? ClientTable.announces(ringID, in: table)) ?? true
+    case .none: false
+    }
+  }
+
   /// How far the client says it has read of a window: a hint.
   func position(_ entry: Int, of generation: Generation) -> Int? {
     switch table {

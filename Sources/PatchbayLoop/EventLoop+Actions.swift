@@ -29,14 +29,18 @@ extension EventLoop {
       createRing(ring, index: index, dataByteCount: dataByteCount, hasMap: hasMap)
     case .reuseRing(let ring, let useNumber, let index):
       reuseRing(ring, RingUse(number: useNumber, index: index))
+    case .spill(let order): spill(order)
+    case .retractRing(let ring, let holders): retract(ring, heldBy: holders)
+    case .removeContainer(let generation): removeContainer(generation)
     case .unlinkRing(let ring): unlink(ring, givesBack: false)
     case .discardRing(let ring): unlink(ring, givesBack: true)
     case .createBoard(let board, _): createBoard(board)
     case .post(let slot, let post): boards.post(slot, post)
     case .clearEntry(let slot): boards.clear(slot)
     case .ring(let slot): boards.ring(slot)
-    case .inspect(let inspection, let extents, let plan, let isWindow, let byteCount):
-      inspect(inspection, extents, plan, isWindow: isWindow, byteCount: byteCount)
+    case .inspect(
+      let inspection, let extents, let spooled, let plan, let isWindow, let byteCount):
+      inspect(inspection, extents, spooled, plan, isWindow: isWindow, byteCount: byteCount)
     case .copy(let copy, let pairs): self.copy(copy, pairs)
     case .sample(let blobs): sample(blobs)
     case .explain(let session, let number, let situation, let figures):
@@ -109,6 +113,7 @@ extension EventLoop {
         descriptors.add(try rings.open(ring, isWritable: isWritable))
       case .board(let board): descriptors.add(try boards.boardDescriptor(board))
       case .doorbells(let board): descriptors.add(try boards.bellsDescriptor(board))
+      case .container(let generation): descriptors.add(try openContainer(generation))
       }
     }
     return descriptors
@@ -271,13 +276,13 @@ extension EventLoop {
   }
 
   private func inspect(
-    _ inspection: InspectionID, _ extents: [ExtentRecord], _ plan: ExtentPlan, isWindow: Bool,
-    byteCount: Int
+    _ inspection: InspectionID, _ extents: [ExtentRecord], _ spooled: [Int], _ plan: ExtentPlan,
+    isWindow: Bool, byteCount: Int
   ) {
-    let placed = place(extents)
+    let placed = PlacedBlob(plan: plan, extents: place(extents), spooled: spooled)
     let look: @Sendable () -> WorkResult = {
       .coverage(
-        inspection, RingLook.coverage(placed, plan, isWindow: isWindow, byteCount: byteCount))
+        inspection, RingLook.coverage(placed, isWindow: isWindow, byteCount: byteCount))
     }
     if extents.reduce(0, { $0 + $1.dataByteCount }) <= Self.inlineRingByteCount {
       finish(look())
@@ -308,7 +313,9 @@ extension EventLoop {
       case .failure(let error): submit(.ringRefused(ring, errno: error.systemErrno ?? 0))
       }
     case .unlinked(let ring): rings.endUnlink(ring)
+    case .spilled(let generation, let result): submit(.spilled(generation, result))
     case .samples(let samples): submit(.sampled(samples))
+    case .containersRemoved: break
     case .situation(let session, let number, let situation):
       deliver(.why(situation), [], to: session, number: number)
     case .coverage(let inspection, let coverage): submit(.inspected(inspection, coverage))

@@ -27,6 +27,8 @@ enum WorkResult: Sendable {
   case copied(CopyID, PatchbayError?)
   case samples([BlobSample])
   case situation(SessionID, number: UInt64, BlobSituation)
+  case spilled(Generation, SpillResult)
+  case containersRemoved
 }
 
 final class EventLoop {
@@ -52,6 +54,9 @@ final class EventLoop {
   let jobLimit: Int
   let maker: Worker<WorkResult>
   let inspector: Worker<WorkResult>
+  /// Nil: nothing leaves memory for the disk.
+  let spool: Spool?
+  let spooler: Worker<WorkResult>
   let journalStorage: SharedJournalStorage
   let journal: Journal
 
@@ -103,9 +108,14 @@ final class EventLoop {
     limits.handshake = configuration.handshakeLimit
     limits.isShared = configuration.isShared
     if let own = configuration.userMemoryLimit { limits.memoryPerOtherUser = own }
+    limits.spool = try configuration.spool?.terms()
+    spool = try configuration.spool.map { (place) throws(PatchbayError) in
+      try Spool(place, instance: instance)
+    }
     jobLimit = limits.jobCount
     maker = try Worker("the maker of rings", jobLimit: jobLimit)
     inspector = try Worker("the inspector of rings", jobLimit: jobLimit)
+    spooler = try Worker("the writer of the spool", jobLimit: jobLimit)
     rings = RingStore(instance: instance)
     boards = BoardStore(instance: instance)
     refusals = RateLimitedLog(logger)
@@ -119,6 +129,7 @@ final class EventLoop {
       try poller.add(control.alarm.rawValue, .control)
       try poller.add(maker.finished.rawValue, .maker)
       try poller.add(inspector.finished.rawValue, .inspector)
+      try poller.add(spooler.finished.rawValue, .spooler)
     } catch {
       journalStorage.unlinkAll()
       throw error
@@ -134,6 +145,7 @@ final class EventLoop {
     do throws(PatchbayError) {
       try maker.start()
       try inspector.start()
+      try spooler.start()
       if ground.sweptCount > 0 {
         logger.info("Removed \(ground.sweptCount) objects of a broker that was killed.")
       }
@@ -206,6 +218,7 @@ final class EventLoop {
     case .control: control.alarm.lower()
     case .maker: for result in maker.takeResults() { finish(result) }
     case .inspector: for result in inspector.takeResults() { finish(result) }
+    case .spooler: for result in spooler.takeResults() { finish(result) }
     case .connection(let number):
       let session = SessionID(rawValue: number)
       if ready.isWritable { flush(session) }
@@ -276,10 +289,12 @@ final class EventLoop {
     }
     connections = [:]
     inspector.stop()
+    spooler.stop()
     maker.stop()
     for case .ring(let ring, let result) in maker.takeResults() { rings.settle(ring, result) }
     rings.unlinkAll()
     journalStorage.unlinkAll()
+    spool?.leave()
     ground.leave()
   }
 }

@@ -1,8 +1,28 @@
 // What a broker is told when it starts.
 
 import Logging
+import PatchbayLedger
 import PatchbaySystem
 import PatchbayTypes
+
+/// A directory for what does not fit in memory.
+package struct SpoolPlace: Sendable {
+  package var directory: String
+  /// Bytes of disk; nil: half of what is free there when the broker starts.
+  package var byteLimit: Int?
+  package var compression: SpoolCompression
+  package init(directory: String, byteLimit: Int?, compression: SpoolCompression) {
+    self.directory = directory
+    self.byteLimit = byteLimit
+    self.compression = compression
+  }
+
+  /// What the ledger has to know of it.
+  func terms() throws(PatchbayError) -> SpoolTerms {
+    let limit = if let byteLimit { byteLimit } else { try DiskFile.freeByteCount(of: directory) / 2 }
+    return SpoolTerms(byteCount: limit, compression: compression)
+  }
+}
 
 package struct LoopConfiguration: Sendable {
   package var socketPath: SocketPath
@@ -20,6 +40,8 @@ package struct LoopConfiguration: Sendable {
   package var isShared = false
   /// Bytes that blobs of one other user may take; nil: half of the memory limit.
   package var userMemoryLimit: Int?
+  /// Where what does not fit in memory goes; nil: nowhere.
+  package var spool: SpoolPlace?
   package var logger: Logger
 
   /// Less would not hold the first chunk of the journal and a board.

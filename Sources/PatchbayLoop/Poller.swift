@@ -11,6 +11,7 @@ enum PollSource: Hashable {
   case control
   case maker
   case inspector
+  case spooler
   case connection(SessionNumber)
   case process(UInt64)
 
@@ -24,6 +25,7 @@ enum PollSource: Hashable {
     case .control: 1
     case .maker: 2
     case .inspector: 5
+    case .spooler: 6
     case .connection(let number): number << Self.kindBits | 3
     case .process(let number): number << Self.kindBits | 4
     }
@@ -35,6 +37,7 @@ enum PollSource: Hashable {
     case 1: self = .control
     case 2: self = .maker
     case 5: self = .inspector
+    case 6: self = .spooler
     case 3: self = .connection(tag >> Self.kindBits)
     case 4: self = .process(tag >> Self.kindBits)
     default: return nil

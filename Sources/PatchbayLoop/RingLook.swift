@@ -14,6 +14,21 @@ struct PlacedExtent: Sendable {
   let place: RingPlace?
 }
 
+/// Where the extents of a blob are.
+struct PlacedBlob: Sendable {
+  let plan: ExtentPlan
+  let extents: [PlacedExtent]
+  /// Indices of those that stand on disk, whole.
+  let spooled: [Int]
+
+  /// All of them by their indices, in order; nil: on disk.
+  var inOrder: [(index: Int, ring: PlacedExtent?)] {
+    let both: [(index: Int, ring: PlacedExtent?)] =
+      extents.map { ($0.extent.index, $0) } + spooled.map { ($0, nil) }
+    return both.sorted { $0.index < $1.index }
+  }
+}
+
 /// A ring to fill from another, and where they are.
 struct PlacedCopy: Sendable {
   let pair: ExtentCopy
@@ -41,21 +56,26 @@ enum RingLook {
 
   /// How much of [0, byteCount) is covered, from private copies of maps or frontiers.
   static func coverage(
-    _ extents: [PlacedExtent], _ plan: ExtentPlan, isWindow: Bool, byteCount: Int
+    _ blob: PlacedBlob, isWindow: Bool, byteCount: Int
   ) -> Result<Coverage, PatchbayError> {
-    if isWindow { return windowCoverage(extents.first, byteCount: byteCount) }
+    if isWindow { return windowCoverage(blob.extents.first, byteCount: byteCount) }
     var covered = 0
     var gaps = GapList()
     var reached = 0
-    for placed in extents.sorted(by: { $0.extent.index < $1.extent.index }) {
-      let range = plan.range(of: placed.extent.index)
+    for (index, ring) in blob.inOrder {
+      let range = blob.plan.range(of: index)
       guard range.lowerBound < byteCount else { break }
       guard range.lowerBound >= reached else { continue }
       gaps.add(reached..<range.lowerBound)
       let end = min(range.upperBound, byteCount)
+      reached = end
+      guard let ring else {
+        covered += end - range.lowerBound
+        continue
+      }
       do throws(PatchbayError) {
-        guard let place = placed.place else {
-          throw PatchbayError(.inputOutput, "The ring of extent \(placed.extent.index) is gone.")
+        guard let place = ring.place else {
+          throw PatchbayError(.inputOutput, "The ring of extent \(index) is gone.")
         }
         let found = try RingInspector.coverage(
           place.open(isWritable: false), place.geometry, upTo: end - range.lowerBound,
@@ -67,7 +87,6 @@ enum RingLook {
       } catch {
         return .failure(error)
       }
-      reached = end
     }
     gaps.add(reached..<max(reached, byteCount))
     return .success(Coverage(coveredByteCount: covered, missing: gaps.ranges))
@@ -97,15 +116,17 @@ enum RingLook {
   /// had.
   static func fill(_ report: BlobReport, _ extents: [PlacedExtent]) -> BlobInfo {
     var info = report.info
-    guard !extents.isEmpty else { return info }
+    guard !extents.isEmpty || !report.spooled.isEmpty else { return info }
     info.frontier = 0
     info.coveredByteCount = 0
     var nextIndex = 0
-    for placed in extents.sorted(by: { $0.extent.index < $1.extent.index }) {
-      guard let hints = hints(placed, isWindow: report.isWindow) else { continue }
+    let blob = PlacedBlob(plan: report.plan, extents: extents, spooled: report.spooled)
+    for (index, ring) in blob.inOrder {
+      let range = report.plan.range(of: index)
+      let whole = (frontier: range.count, coveredByteCount: range.count)
+      guard let hints = ring.map({ hints($0, isWindow: report.isWindow) }) ?? whole else { continue }
       info.coveredByteCount += hints.coveredByteCount
-      guard placed.extent.index == nextIndex else { continue }
-      let range = report.plan.range(of: nextIndex)
+      guard index == nextIndex else { continue }
       info.frontier = range.lowerBound + hints.frontier
       nextIndex = hints.frontier >= range.count ? nextIndex + 1 : -1
     }

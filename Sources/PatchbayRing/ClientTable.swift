@@ -121,6 +121,19 @@ package final class ClientTable: Sendable {
     }
   }
 
+  /// Whether a view of a ring is announced in a table: for whoever holds its descriptor, after the
+  /// ring's tag was taken away.
+  package static func announces(
+    _ ringID: UInt64, in descriptor: borrowing Descriptor
+  ) throws(PatchbayError) -> Bool {
+    var views = [UInt8](repeating: 0, count: viewCount * Int(PB_VIEW_BYTES))
+    try SharedObject.read(descriptor, at: Int(PB_TABLE_VIEWS_AT), into: &views)
+    return (0..<viewCount).contains { entry in
+      let at = entry * Int(PB_VIEW_BYTES) + Int(PB_VIEW_RING_ID_AT)
+      return (0..<8).allSatisfy { views[at + $0] == UInt8(truncatingIfNeeded: ringID >> (8 * $0)) }
+    }
+  }
+
   @unsafe private func word(_ entry: Int, _ field: Int) -> UnsafeMutablePointer<Atomic<UInt64>> {
     unsafe words.word64(Int(PB_TABLE_VIEWS_AT) + entry * Int(PB_VIEW_BYTES) + field)
   }

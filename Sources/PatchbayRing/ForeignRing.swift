@@ -128,7 +128,8 @@ package final class ForeignRing: Sendable {
     window == nil ? geometry.dataByteCount : ExtentPlan.positionLimit
   }
 
-  private func isCurrent() throws(PatchbayError) -> Bool { try word(Int(PB_RING_TAG_AT)) == tag }
+  /// Whether the ring serves this use now.
+  package func isCurrent() throws(PatchbayError) -> Bool { try word(Int(PB_RING_TAG_AT)) == tag }
 
   /// The end of the contiguous prefix, a position; it may be farther by now.
   package func frontier() throws(PatchbayError) -> Int {

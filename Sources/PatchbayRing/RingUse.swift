@@ -51,6 +51,17 @@ package struct RingUse: Sendable, Hashable {
     try Self.put(tag, ring)
   }
 
+  /// Ends a use while readers may have the ring mapped: from now on none of them takes bytes from it.
+  /// Whoever viewed it before is found in its client's table afterwards.
+  package static func end(_ ring: borrowing Descriptor) throws(PatchbayError) {
+    // Both halves of a tag in use are other than zero, so whatever order the bytes are written in, no
+    // reader ever finds a tag that stands for another use.
+    try put(0, ring)
+    // sequentially consistent (fence): the invalid tag is visible before views are looked for.
+    // TAG-END, pairs with VIEW.
+    atomicMemoryFence(ordering: .sequentiallyConsistent)
+  }
+
   private static func put(_ tag: UInt64, _ ring: borrowing Descriptor) throws(PatchbayError) {
     let bytes = unsafe withUnsafeBytes(of: tag.littleEndian) { unsafe Array($0) }
     try SharedObject.write(ring, at: Int(PB_RING_TAG_AT), bytes)

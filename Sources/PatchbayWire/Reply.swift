@@ -29,6 +29,8 @@ package enum Reply: Sendable, Hashable {
   case claimed(ClaimGrant)
   case events(EventPage)
   case why(BlobSituation)
+  /// One descriptor: the blob's container in the spool, read-only.
+  case spooled(SpoolGrant)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case failure = 256
@@ -36,7 +38,7 @@ package enum Reply: Sendable, Hashable {
     case subscriptions, table
     case joined, claimed
     case events = 288
-    case why
+    case why, spooled
   }
 }
 
@@ -117,6 +119,17 @@ package struct ExtentGrant: Sendable, Hashable {
     self.ringID = ringID
     self.useNumber = useNumber
     self.dataByteCount = dataByteCount
+  }
+}
+
+/// An extent that has left memory: its bytes stand in the blob's container, all of them.
+package struct SpoolGrant: Sendable, Hashable {
+  package var index: Int
+  /// Bytes of a segment of the container.
+  package var segmentByteCount: Int
+  package init(index: Int, segmentByteCount: Int) {
+    self.index = index
+    self.segmentByteCount = segmentByteCount
   }
 }
 

@@ -22,6 +22,7 @@ extension Reply {
     case .claimed: .claimed
     case .events: .events
     case .why: .why
+    case .spooled: .spooled
     }
   }
 
@@ -51,6 +52,9 @@ extension Reply {
     case .statistics(let statistics): writer.put(statistics)
     case .events(let page): page.encode(&writer)
     case .why(let situation): situation.encode(&writer)
+    case .spooled(let grant):
+      writer.put(index: grant.index)
+      writer.put(Int64(grant.segmentByteCount))
     case .subscriptions(let list):
       writer.put(list.version)
       writer.put(list: list.subscriptions) { writer, subscription in writer.put(subscription) }
@@ -102,6 +106,7 @@ extension Reply {
           range: try reader.takeRange("a claim")))
     case .events: self = .events(try EventPage(from: &reader))
     case .why: self = .why(try BlobSituation(from: &reader))
+    case .spooled: self = .spooled(try reader.takeSpoolGrant())
     }
   }
 }
@@ -236,6 +241,11 @@ extension WireReader {
     ExtentGrant(
       index: try takeIndex(), ringID: try take(), useNumber: try take(),
       dataByteCount: try takePosition("an extent's size"))
+  }
+
+  mutating func takeSpoolGrant() throws(PatchbayError) -> SpoolGrant {
+    SpoolGrant(
+      index: try takeIndex(), segmentByteCount: try takePosition("a segment's size"))
   }
 
   mutating func takeInfo() throws(PatchbayError) -> BlobInfo {

@@ -77,6 +77,7 @@ import Testing
     ["cat"], ["cat", "k", "--no-wait", "--timeout", "1s"], ["get", "k"],
     ["put", "k", "f", "--", "c"], ["put", "k", "--shuffle", "1", "--", "c"], ["put", "--", "c"],
     ["put", "k", "f", "--shuffle", "1", "--tee"], ["completion"], ["completion", "tcsh"],
+    ["verify"], ["verify", "--spool"],
     ["serve", "--idle-exit", "0s"], ["serve", "--idle-exit", "5"],
     ["watch", "--from", "now"], ["watch", "--count", "0"], ["why"], ["top", "--interval", "0s"],
     ["wait", "k", "--for", "gone"], ["serve", "--memory", "0"], ["nothing"],

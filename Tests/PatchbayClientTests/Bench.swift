@@ -4,6 +4,8 @@ import Glibc
 import Patchbay
 import PatchbayBroker
 import PatchbayTestSupport
+import PatchbayTypes
+import Testing
 
 /// Runs a closure with an embedded broker and a client of it; the broker has drained afterwards.
 @_disfavoredOverload
@@ -16,6 +18,24 @@ func withBroker(
   ) { broker in
     try body(broker, try broker.makeClient())
   }
+}
+
+/// The same with a spool in a directory of its own.
+@_disfavoredOverload
+func withSpool(
+  memory: Int = 24 << 20, limit: Int = 1 << 30, compression: SpoolCompression = .none,
+  _ body: (Broker, PatchbayClient, String) throws -> Void
+) throws {
+  let directory = try TemporaryDirectory()
+  let spool = directory.file("spool")
+  try Broker.withBroker(
+    BrokerConfiguration(
+      socketPath: directory.file("s"), memoryLimit: memory,
+      spool: .directory(spool, byteLimit: limit, compression: compression))
+  ) { broker in
+    try body(broker, try broker.makeClient(), spool)
+  }
+  #expect(names(in: spool) == ["broker.lock"])
 }
 
 /// The code of the `PatchbayError` that a closure throws; nil when it throws none.

@@ -34,8 +34,8 @@ import Testing
     let level: [String: Int] = [
       "CPatchbayLayout": 0, "CPatchbaySystem": 0, "CLZ4": 0, "PatchbayTypes": 0,
       "PatchbaySystem": 1, "PatchbayWire": 1, "PatchbayLayout": 1, "PatchbayText": 1,
-      "PatchbayRing": 2, "PatchbayLedger": 2, "PatchbayLoop": 3, "Patchbay": 3,
-      "PatchbayBroker": 4, "PatchbayCLI": 5, "PatchbayLoad": 5,
+      "PatchbayRing": 2, "PatchbayLedger": 2, "PatchbaySpool": 2, "PatchbayLoop": 3,
+      "Patchbay": 3, "PatchbayBroker": 4, "PatchbayCLI": 5, "PatchbayLoad": 5,
     ]
     for path in files(below: ["Sources"], endings: [".swift"]) {
       let room = String(path.split(separator: "/")[1])
@@ -53,11 +53,12 @@ import Testing
   @Test func `the client depends on nothing outside and nothing on Foundation`() throws {
     let own: Set<String> = [
       "CPatchbayLayout", "CPatchbaySystem", "PatchbayTypes", "PatchbaySystem", "PatchbayWire",
-      "PatchbayLayout", "PatchbayRing", "Patchbay", "Glibc", "Synchronization",
+      "PatchbayLayout", "PatchbayRing", "PatchbaySpool", "CLZ4", "Patchbay", "Glibc",
+      "Synchronization",
     ]
     let rooms = [
       "PatchbayTypes", "PatchbaySystem", "PatchbayWire", "PatchbayLayout", "PatchbayRing",
-      "Patchbay",
+      "PatchbaySpool", "Patchbay",
     ]
     for path in files(below: rooms.map { "Sources/\($0)" }, endings: [".swift"]) {
       for line in try SourceFile(path).lines {

@@ -47,6 +47,8 @@ extension Ledger {
         "open standings", watching.log.open.count,
         blobs.values.count { $0.isBorn && $0.isNamed && $0.state == .open }
       ),
+      ("bytes on disk", spilling.byteCount, blobs.values.reduce(0) { $0 + $1.spoolByteCount }),
+      ("spills", spilling.underWay, blobs.values.count { $0.spillingIndex != nil }),
       ("owners", owners.count, blobs.values.count { $0.isNamed && !$0.isSource }),
     ]
     return figures.first { $0.1 != $0.2 }.map { "\($0.0): kept \($0.1), counted \($0.2)" }
@@ -102,6 +104,9 @@ extension Ledger {
       return "\(blob.residentByteCount) resident bytes of \(ringBytes)"
     }
     let handles = sessions.values.compactMap { $0.handles[generation] }
+    if blob.extents.contains(where: { blob.spooled.contains($0.index) }) {
+      return "an extent in memory and on disk"
+    }
     if blob.readerCount != handles.reduce(0, { $0 + $1.readers.count }) { return "readers" }
     if blob.observerCount != handles.reduce(0, { $0 + $1.observers.count }) { return "observers" }
     for session in blob.writers.keys where sessions[session]?.writes.contains(generation) != true {
@@ -126,7 +131,8 @@ extension Ledger {
     if blob.isBorn, blob.isNamed, watching.log.standings[generation]?.blobState != blob.state {
       return "watchers were not told that it is \(blob.state)"
     }
-    return blob.isIdle && !blob.isQueued ? "idle but not queued" : nil
+    let isQueued = blob.isQueued || blob.isQueuedOnDisk
+    return blob.isIdle && !isQueued ? "idle but not queued" : nil
   }
 
   /// Whether nothing is left of any blob or client but the last.

@@ -154,7 +154,7 @@ import Testing
     for index in [1, 2] { rig.ask(writer, .grow(GrowRequest(blob: blob.blob, index: index))) }
     rig.ask(writer, .seal(SealRequest(blob: blob.blob, byteCount: 4097)))
     let inspected = rig.trace.compactMap {
-      if case .inspect(_, let extents, _, _, _) = $0 { extents.map(\.index) } else { nil }
+      if case .inspect(_, let extents, _, _, _, _) = $0 { extents.map(\.index) } else { nil }
     }
     #expect(inspected == [[0, 1]])
   }

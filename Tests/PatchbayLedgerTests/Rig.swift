@@ -34,6 +34,13 @@ struct Rig {
   var holdsBoards = false
   var holdsInspections = false
   var holdsCopies = false
+  var holdsSpills = false
+  /// What disks do: takes an extent, or says why not.
+  var spillResult: SpillResult?
+  /// Rings that somebody has in view.
+  var viewed: Set<RingID> = []
+  /// Bytes of disk by blob.
+  private(set) var containers: [Generation: Int] = [:]
   /// Nil: everything asked about is covered.
   var coverage: Coverage?
   private var lastSession: UInt64 = 0
@@ -61,17 +68,32 @@ struct Rig {
     return decided
   }
 
-  private func answer(to action: LedgerAction) -> LedgerEvent? {
+  private mutating func spill(_ order: SpillOrder) -> SpillResult {
+    if let spillResult { return spillResult }
+    containers[order.generation, default: 0] += order.range.count
+    return .done(containerByteCount: containers[order.generation] ?? 0)
+  }
+
+  private mutating func forget(_ generation: Generation) -> LedgerEvent? {
+    containers[generation] = nil
+    return nil
+  }
+
+  private mutating func answer(to action: LedgerAction) -> LedgerEvent? {
     switch action {
     case .createRing(let ring, _, _, _, _) where !holdsRings,
       .reuseRing(let ring, _, _) where !holdsRings:
       .ringCreated(ring, inode: ring.rawValue)
     case .createBoard(let board, _) where !holdsBoards: .boardCreated(board)
-    case .inspect(let inspection, _, _, _, let byteCount) where !holdsInspections:
+    case .inspect(let inspection, _, _, _, _, let byteCount) where !holdsInspections:
       .inspected(
         inspection,
         .success(coverage ?? Coverage(coveredByteCount: byteCount, missing: [])))
     case .copy(let copy, _) where !holdsCopies: .copied(copy, nil)
+    case .spill(let order) where !holdsSpills:
+      .spilled(order.generation, spill(order))
+    case .retractRing(let ring, _): .retracted(ring, isViewed: viewed.contains(ring))
+    case .removeContainer(let generation): forget(generation)
     default: nil
     }
   }

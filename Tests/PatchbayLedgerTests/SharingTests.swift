@@ -354,7 +354,7 @@ import Testing
     let number = rig.post(first, seal(other, 10))
     let brief = try need(rig.claim(second, other, 10..<20)?.claim)
     rig.ask(second, .release(ReleaseRequest(blob: other.blob, claim: brief.claim)))
-    for case .inspect(let inspection, _, _, _, _) in rig.trace.suffix(20) {
+    for case .inspect(let inspection, _, _, _, _, _) in rig.trace.suffix(20) {
       rig.send(
         .inspected(inspection, .success(Coverage(coveredByteCount: 10, missing: []))))
     }

@@ -38,6 +38,10 @@ struct SimulatedModel {
   private var lastGenerations: [BlobKey: Generation] = [:]
   private(set) var overhead = 0
   private(set) var watches = SimulatedWatches()
+  /// Extents on their way to disk, those that have arrived, and whose containers are there.
+  private var spilling: [Generation: Int] = [:]
+  private var spooled: [Generation: Set<Int>] = [:]
+  private var containers: Set<Generation> = []
   private(set) var violation: String?
 
   init(idle: Duration) { writing = SimulatedClaims(standardLimit: idle) }
@@ -83,7 +87,15 @@ struct SimulatedModel {
     case .overheadChanged(let byteCount): overhead = byteCount
     case .congested(let session): watches.congested.insert(session)
     case .relieved(let session): watches.congested.remove(session)
-    case .ringRefused, .ringCreated, .inspected, .sampled, .journalFull, .tick, .drainBegan: break
+    case .spilled(let generation, let result): spilled(generation, result)
+    case .retracted(let ring, isViewed: false):
+      // Its tag is gone, and nobody looks any more; but those whose tables are gone, too, may.
+      for session in rings[ring]?.holders.keys ?? [:].keys where live.contains(session) {
+        rings[ring]?.holders[session] = nil
+      }
+    case .ringRefused, .ringCreated, .inspected, .sampled, .journalFull, .tick, .drainBegan,
+      .retracted:
+      break
     }
   }
 
@@ -103,6 +115,11 @@ struct SimulatedModel {
     for generation in readers.keys { readers[generation]?[session] = nil }
     for generation in subscriptions.keys { subscriptions[generation]?[session] = nil }
     writing.hungUp(session)
+  }
+
+  private mutating func spilled(_ generation: Generation, _ result: SpillResult) {
+    guard let index = spilling.removeValue(forKey: generation), case .done = result else { return }
+    spooled[generation, default: []].insert(index)
   }
 
   private mutating func quiesced(_ session: SessionID, _ generation: Generation) {
@@ -182,7 +199,7 @@ struct SimulatedModel {
       demand(entries[slot] != nil, "entry \(slot) was cleared twice")
       entries[slot] = nil
     case .ring(let slot): unrung[slot] = nil
-    case .inspect(_, let extents, _, _, _):
+    case .inspect(_, let extents, _, _, _, _):
       demand(extents.allSatisfy { rings[$0.ring]?.isUnlinked == false }, "inspects a gone ring")
     case .copy(let copy, let pairs):
       writing.copies(copy, pairs)
@@ -195,6 +212,23 @@ struct SimulatedModel {
     case .sample(let reports):
       demand(!reports.isEmpty, "nothing is to be sampled")
       demand(reports.allSatisfy { $0.info.state == .open }, "a blob that has ended is sampled")
+    case .spill(let order):
+      demand(rings[order.extent.ring]?.isUnlinked == false, "spills a gone ring")
+      demand(spilling[order.generation] == nil, "\(order.generation) spills twice at once")
+      let state = posted[order.generation]
+      demand(state == .sealed || state == .open, "spills of a blob that is \(String(describing: state))")
+      demand(
+        state == .sealed || order.extent.index > 0, "the marks of \(order.generation) leave memory")
+      spilling[order.generation] = order.extent.index
+      containers.insert(order.generation)
+    case .retractRing(let ring, _):
+      demand(rings[ring]?.isUnlinked == false, "takes back a gone ring")
+      extentOwners[ring] = nil
+    case .removeContainer(let generation):
+      demand(containers.remove(generation) != nil, "no container of \(generation) is there")
+      demand(spilling[generation] == nil, "a container goes while it is written")
+      demand(!isHeld(generation), "a container goes while \(generation) is open")
+      spooled[generation] = nil
     case .recordClient, .eraseClient: break
     }
   }
@@ -256,6 +290,11 @@ struct SimulatedModel {
     case (.joined(let grant), .join):
       let wrong = writing.joined(session, number, grant)
       demand(wrong == nil, wrong ?? "")
+    case (.spooled(let grant), .attachExtent(let extent)):
+      demand(
+        spooled[extent.generation]?.contains(grant.index) == true && grant.index == extent.index
+          && descriptors == [.container(extent.generation)],
+        "extent \(extent.index) of \(extent.generation) does not stand on disk")
     case (.claimed(let grant), .claim(let claim)):
       let wrong = writing.claimed(session, number, grant, asked: claim.range)
       demand(wrong == nil, wrong ?? "")
@@ -286,9 +325,10 @@ struct SimulatedModel {
         detached(session, generation, request.subscription.entry)
       }
     case (.subscriptions(let list), .subscriptions(let blob)):
+      let expected = expectedSubscriptions(blob.generation)
       demand(
-        Set(list.subscriptions) == expectedSubscriptions(blob.generation),
-        "the publisher of \(blob.generation) is told the wrong subscribers")
+        Set(list.subscriptions) == expected,
+        "the publisher of \(blob.generation) is told \(list.subscriptions), not \(expected)")
     case (.failure(let error), .open(let open)) where error.code == .noSuchKey:
       let isHidden = owners[open.key].map { !mayRead(session, $0) } ?? true
       demand(isHidden || isBeingResumed(open.key), "\(open.key) exists but was not found")
@@ -467,8 +507,21 @@ struct SimulatedModel {
       demand(isOwn || !isHeld(generation), "\(session) took \(key) of another user")
     case .copied: demand(record.info.state == .failed, "\(generation) was taken over")
     default:
+      // A creation that had to wait for memory takes the key when there is some.
+      guard !isBeingReplaced(record) else { return }
       demand(!isHeld(generation), "\(generation) was evicted while it is open")
       demand(record.info.state != .open, "\(generation) was evicted while it is written")
+    }
+  }
+
+  private func isBeingReplaced(_ record: BlobRecord) -> Bool {
+    owed.contains { asker, request in
+      switch request {
+      case .create(let create), .createWith(let create, _):
+        return create.replaces && create.key == record.info.key
+          && mayTake(asker.session, record.info.access)
+      default: return false
+      }
     }
   }
 

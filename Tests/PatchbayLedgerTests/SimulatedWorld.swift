@@ -44,8 +44,14 @@ struct SimulatedWorld {
   /// The broker's own, root, and others.
   private static let users: [UInt32] = [1000, 1000, 0, 2000, 2000, 3000]
 
-  init(seed: UInt64, isShared: Bool = false) {
+  /// Bytes of disk by blob.
+  private var containers: [Generation: Int] = [:]
+  private static let spool = 256 << 10
+  private let spools: Bool
+
+  init(seed: UInt64, isShared: Bool = false, spools: Bool = false) {
     self.isShared = isShared
+    self.spools = spools
     generator = SeededGenerator(seed: seed)
     var limits = LedgerLimits(memoryByteCount: Self.memory)
     limits.entriesPerBoard = Self.entriesPerBoard
@@ -71,6 +77,10 @@ struct SimulatedWorld {
     limits.removalCount = 6
     limits.watchesPerSession = 2
     limits.poolRest = .seconds(3)
+    if spools {
+      limits.memoryByteCount = Self.memory / 2
+      limits.spool = SpoolTerms(byteCount: Self.spool, compression: .none)
+    }
     ledger = Ledger(
       limits: limits, instance: 1, brokerProcess: 1, brokerUser: 1000, at: now,
       tokenSource: SeededGenerator(seed: seed ^ 0xabcd))
@@ -133,7 +143,9 @@ struct SimulatedWorld {
   private mutating func follow(_ actions: [LedgerAction]) {
     for action in actions {
       switch action {
-      case .createRing, .reuseRing, .createBoard, .inspect, .copy, .sample: answers.append(action)
+      case .createRing, .reuseRing, .createBoard, .inspect, .copy, .sample, .spill, .retractRing:
+        answers.append(action)
+      case .removeContainer(let generation): containers[generation] = nil
       case .disconnect(let session):
         if let place = place(of: session) { clients[place].isConnected = false }
       case .reply(let session, _, .created(let grant), _),
@@ -248,7 +260,7 @@ struct SimulatedWorld {
         isBoardChargedTwice = false
       }
       feed(isRefused ? .boardRefused(board, errno: 24) : .boardCreated(board))
-    case .inspect(let inspection, _, _, _, let byteCount):
+    case .inspect(let inspection, _, _, _, _, let byteCount):
       let covered = Coverage(coveredByteCount: byteCount, missing: [])
       let holes = Coverage(coveredByteCount: 0, missing: [0..<byteCount])
       let error = PatchbayError(.corrupt, "The ring cannot be read.")
@@ -258,6 +270,9 @@ struct SimulatedWorld {
           isRefused ? .failure(error) : .success(chance(2, in: 3) ? covered : holes)))
     case .copy(let copy, _):
       feed(.copied(copy, isRefused ? PatchbayError(.inputOutput, "The ring is gone.") : nil))
+    case .spill(let order): spill(order, mayFail: isRefused)
+    case .retractRing(let ring, _):
+      feed(.retracted(ring, isViewed: mayRefuse && chance(1, in: 4)))
     case .sample(let reports):
       feed(
         .sampled(
@@ -268,6 +283,24 @@ struct SimulatedWorld {
           }))
     default: break
     }
+  }
+
+  private mutating func spill(_ order: SpillOrder, mayFail: Bool) {
+    let failures: [SpillResult] = [
+      .incomplete,
+      .failed(
+        PatchbayError(.noSpaceSpool, "full"),
+        containerByteCount: containers[order.generation] ?? 0),
+      .failed(
+        PatchbayError(.inputOutput, "broken"),
+        containerByteCount: containers[order.generation] ?? 0),
+    ]
+    if mayFail, let failure = failures.randomElement(using: &generator) {
+      return feed(.spilled(order.generation, failure))
+    }
+    let byteCount = (containers[order.generation] ?? 0) + order.range.count / 4096 * 4096 + 4096
+    containers[order.generation] = byteCount
+    feed(.spilled(order.generation, .done(containerByteCount: byteCount)))
   }
 
   // MARK: Requests
@@ -314,6 +347,9 @@ struct SimulatedWorld {
   }
 
   private mutating func randomRequest(_ client: Int) -> Request {
+    if spools, chance(1, in: 10) {
+      return .attachExtent(ExtentRequest(generation: randomOpened(client), index: smallIndex()))
+    }
     if chance(1, in: 8) { return randomSubscription(client) }
     return switch Int.random(in: 0..<160, using: &generator) {
     case 0..<18: .create(randomCreate())
@@ -482,6 +518,10 @@ struct SimulatedWorld {
     for key in Self.keys { send(0, .remove(RemoveRequest(key: key, generation: nil))) }
     now.monotonicNanoseconds += Self.idle.wholeNanoseconds
     feed(.tick)
+    while violation == nil, !answers.isEmpty { answerOne(mayRefuse: false) }
+    // What came to the pool by that goes, too.
+    now.monotonicNanoseconds += Self.idle.wholeNanoseconds
+    feed(.tick)
     feed(.drainBegan)
     guard violation == nil else { return }
     violation = finalViolation
@@ -496,6 +536,7 @@ struct SimulatedWorld {
     if ledger.usedByteCount != model.overhead {
       return "\(ledger.usedByteCount - model.overhead) bytes remain charged"
     }
+    if !containers.isEmpty { return "containers remain: \(containers.keys)" }
     if !ledger.isBare { return "the ledger remembers what is gone" }
     return ledger.isDrained ? nil : "the ledger does not drain"
   }

@@ -44,6 +44,36 @@ import Testing
     }
   }
 
+  @Test(arguments: seeds)
+  func `no run of random clients over a spool breaks a promise`(seed: UInt64) {
+    var world = SimulatedWorld(seed: seed, isShared: seed % 2 == 0, spools: true)
+    world.run(steps: Self.steps)
+    if let violation = world.violation {
+      Issue.record("PATCHBAY_SEED=\(seed), spool, action \(world.trace.count): \(violation)")
+    }
+  }
+
+  @Test func `the runs over a spool reach what they are meant to reach`() {
+    var seen: Set<String> = []
+    for seed in 1...24 as ClosedRange<UInt64> {
+      var world = SimulatedWorld(seed: seed, spools: true)
+      world.run(steps: Self.steps)
+      for action in world.trace {
+        switch action {
+        case .spill(let order): seen.insert(order.extent.index == 0 ? "sealed" : "open or sealed")
+        case .retractRing: seen.insert("retract")
+        case .removeContainer: seen.insert("remove")
+        case .reply(_, _, .spooled, _): seen.insert("spooled")
+        case .reply(_, _, .failure(let error), _): seen.insert("\(error.code)")
+        default: break
+        }
+      }
+    }
+    for kind in ["sealed", "open or sealed", "retract", "remove", "spooled", "noSpaceSpool"] {
+      #expect(seen.contains(kind), "\(kind) never happened")
+    }
+  }
+
   @Test func `the same seed makes the same trace`() {
     let seed = Self.chosenSeed ?? 4711
     var first = SimulatedWorld(seed: seed)

@@ -267,10 +267,10 @@ import Testing
     let body = Sample.shape.granuleAt(0)
     let byteCount = word(record + 28)
     if byteCount <= chunk.count - body {
-      put(JournalChecksum.of(chunk[body..<body + byteCount]), at: record + 32)
+      put(RecordChecksum.of(chunk[body..<body + byteCount]), at: record + 32)
     }
     put(
-      JournalChecksum.of(
+      RecordChecksum.of(
         chunk[record + Int(PB_RECORD_SEQUENCE_AT)..<record + JournalShape.recordByteCount]),
       at: record + Int(PB_RECORD_CHECKSUM_AT))
   }

@@ -68,6 +68,10 @@ struct BadInputRow {
     try row("an unknown verb", ["publish", "k"])
     try row("a place to watch from that is none", ["watch", "--from", "yesterday"])
     try row("asking why of a key that nobody has or waits for", ["why", "nothing"])
+    try row("verifying nothing", ["verify"])
+    try row(
+      "verifying a spool that is not there", ["verify", "--spool", broker.directory.file("none")])
+    try row("verifying a file that is no container", ["verify", small])
     rows.append(
       self.row(
         "a command and a file to publish",

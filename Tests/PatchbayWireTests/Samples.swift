@@ -148,6 +148,8 @@ enum Golden {
     Sample("events, gap", 21, .events(EventPage(hasGap: true, position: place(7), changes: []))),
     Sample("why", 22, .why(situation)),
     Sample("why, nobody", 23, .why(BlobSituation())),
+    Sample(
+      "spooled", 31, .spooled(SpoolGrant(index: 4, segmentByteCount: 256 * 1024))),
   ]
 
   private static var situation: BlobSituation {
@@ -440,6 +442,9 @@ enum Extreme {
     Sample("events", .max, .events(page(of: 30, change))),
     Sample("events of most", 1, .events(page(of: WireLimit.pageChanges, smallChange))),
     Sample("why", .max, .why(situation)),
+    Sample(
+      "spooled", .max,
+      .spooled(SpoolGrant(index: Int(UInt32.max) - 1, segmentByteCount: top))),
   ]
 
   private static var situation: BlobSituation {

@@ -60,6 +60,10 @@ int pb_give_back(int descriptor);
 // Where at or behind an offset the first hole is, at the latest the end of the object; -ENXIO when
 // the offset is at its end or behind. Pages that were reserved and never written are a hole.
 int64_t pb_first_hole(int object, int64_t offset);
+// Where at or behind an offset the first byte is that is not in a hole; -ENXIO when there is none.
+int64_t pb_first_data(int object, int64_t offset);
+// Gives the memory or disk space of a range back; the file's size stays. -EOPNOTSUPP: it cannot.
+int pb_punch_hole(int file, int64_t offset, int64_t byte_count);
 
 // SOCK_SEQPACKET over AF_UNIX, close-on-exec; no socket blocks. Connecting waits while the
 // listener's queue is full; -EAGAIN when the moment came first. The mode is the socket's.

@@ -27,7 +27,12 @@ struct ServeVerb: Verb {
       and mode let them (put --mode 0644), and to publish blobs of their own. Whoever connects must \
       be able to pass the directory of the socket.
 
+      With --spool, what does not fit in memory is written to that directory, compressed with \
+      --compress lz4, and stays readable; blobs may then be larger than memory. One broker at a time \
+      has a spool. Its files go with the broker.
+
       Example: patchbay serve --memory 4GiB
+      Example: patchbay serve --memory 1GiB --spool /var/tmp/patchbay --compress lz4
       Example: patchbay serve --shared --socket /run/patchbay/control.sock
       Example: systemd-socket-activate --seqpacket \
       -l "$XDG_RUNTIME_DIR/patchbay/control.sock" patchbay serve --idle-exit 5m
@@ -44,6 +49,24 @@ struct ServeVerb: Verb {
       discussion: "Default: a quarter of what is free in /dev/shm.", valueName: "size"),
     transform: Typed.positiveSize)
   var memory: Int?
+
+  @Option(
+    help: ArgumentHelp(
+      "Directory for what does not fit in memory; made if it is not there.", valueName: "dir"))
+  var spool: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "Disk that the spool may take.",
+      discussion: "Default: half of what is free there.", valueName: "size"),
+    transform: Typed.positiveSize)
+  var spoolLimit: Int?
+
+  @Option(
+    help: ArgumentHelp(
+      "How the spool keeps bytes: none or lz4. (default: none)", valueName: "method"),
+    transform: Self.compression)
+  var compress: SpoolCompression?
 
   @Option(
     help: ArgumentHelp(
@@ -66,6 +89,17 @@ struct ServeVerb: Verb {
     if userMemory != nil, !shared {
       throw ValidationError("--user-memory is about other users; they need --shared.")
     }
+    if spool == nil, spoolLimit != nil || compress != nil {
+      throw ValidationError(
+        "--spool-limit and --compress are about a spool; name one with --spool.")
+    }
+  }
+
+  private static func compression(_ text: String) throws -> SpoolCompression {
+    guard let method = SpoolCompression.allCases.first(where: { $0.description == text }) else {
+      throw ValidationError("'\(text)' is no way to keep bytes; there are none and lz4.")
+    }
+    return method
   }
 
   func perform() throws {
@@ -97,6 +131,9 @@ struct ServeVerb: Verb {
     configuration.idleLimit = idleExit
     configuration.isShared = shared
     configuration.userMemoryLimit = userMemory
+    configuration.spool = spool.map {
+      .directory($0, byteLimit: spoolLimit, compression: compress ?? .none)
+    }
     do throws(PatchbayError) {
       return try Broker(configuration)
     } catch {

@@ -43,7 +43,11 @@ extension BrokerStatistics {
   }
 
   var lines: [String] {
-    aligned([
+    aligned(memoryLines + spoolLines + activityLines)
+  }
+
+  private var memoryLines: [(name: String, value: String)] {
+    [
       ("blobs", "\(blobCount)"),
       ("memory", "\(Shown.bytes(memoryByteCount)) of \(Shown.bytes(memoryLimit))"),
       ("of it, pool", Shown.bytes(poolByteCount)),
@@ -51,12 +55,29 @@ extension BrokerStatistics {
         "this user's",
         "\(Shown.bytes(userMemoryByteCount)) of \(Shown.bytes(userMemoryLimit))"
       ),
+    ]
+  }
+
+  /// Nothing without a spool.
+  private var spoolLines: [(name: String, value: String)] {
+    guard spoolLimit > 0 else { return [] }
+    return [
+      (
+        "on disk",
+        "\(Shown.bytes(spoolByteCount)) of \(Shown.bytes(spoolLimit)), "
+          + "\(spillCount) extents copied so far"
+      )
+    ]
+  }
+
+  private var activityLines: [(name: String, value: String)] {
+    [
       ("users", "\(userCount)"),
       ("rings", "\(ringCount), used again \(reuseCount) times"),
       ("clients", "\(clientCount)"), ("evictions", "\(evictionCount)"),
       ("wakes", "\(wakeCount), \(needlessWakeCount) of them needless"),
       ("rescued waits", "\(rescuedWaitCount)"),
       ("uptime", "\(uptime.components.seconds) s"),
-    ])
+    ]
   }
 }

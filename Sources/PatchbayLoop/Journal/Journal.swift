@@ -158,7 +158,7 @@ package final class Journal {
       record.body_chunk = UInt32(body.chunk)
       record.body_granule = UInt32(body.granules.lowerBound)
       record.body_byte_count = UInt32(bytes.count)
-      record.body_checksum = JournalChecksum.of(bytes)
+      record.body_checksum = RecordChecksum.of(bytes)
     }
     // releasing (fence): the body stands before the record that names it. Pairs with JOURNAL-SCAN.
     atomicMemoryFence(ordering: .releasing)
@@ -175,7 +175,7 @@ package final class Journal {
     var record = draft
     record.sequence = sequence
     var bytes = unsafe withUnsafeBytes(of: record) { unsafe Array($0) }
-    let checksum = JournalChecksum.of(bytes[Int(PB_RECORD_SEQUENCE_AT)...])
+    let checksum = RecordChecksum.of(bytes[Int(PB_RECORD_SEQUENCE_AT)...])
     for index in 0..<8 {
       bytes[Int(PB_RECORD_CHECKSUM_AT) + index] = UInt8(truncatingIfNeeded: checksum >> (8 * index))
     }

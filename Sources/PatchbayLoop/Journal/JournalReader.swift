@@ -105,7 +105,7 @@ package enum JournalReader {
       unsafe $0.loadUnaligned(as: pb_journal_record.self)
     }
     let summed = bytes[(bytes.startIndex + Int(PB_RECORD_SEQUENCE_AT))...]
-    return JournalChecksum.of(summed) == record.checksum ? record : nil
+    return RecordChecksum.of(summed) == record.checksum ? record : nil
   }
 
   private static func entry(
@@ -158,7 +158,7 @@ package enum JournalReader {
     }
     let at = shape.granuleAt(granule)
     let body = chunk[at..<at + byteCount]
-    guard JournalChecksum.of(body) == record.body_checksum else {
+    guard RecordChecksum.of(body) == record.body_checksum else {
       throw PatchbayError(.corrupt, "The body of a journal record is damaged.")
     }
     return body

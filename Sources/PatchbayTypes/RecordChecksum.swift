@@ -1,4 +1,5 @@
-// The checksum of journal records and bodies, described here and nowhere else.
+// The checksum of journal records, of their bodies and of container headers, described here and
+// nowhere else.
 //
 // The bytes are taken as 64-bit little-endian words, the last one filled up with zeros. Beginning
 // with a state made of the byte count, each word w does
@@ -10,7 +11,7 @@
 // length that differ in a single word, and so every single flipped bit, never have the same sum.
 // It guards against torn writes and bit rot, not against anybody who can compute it.
 
-package enum JournalChecksum {
+package enum RecordChecksum {
   private static let wordFactor: UInt64 = 0x9e37_79b9_7f4a_7c15
   private static let stateFactor: UInt64 = 0xc2b2_ae3d_27d4_eb4f
   private static let increment: UInt64 = 0x1656_67b1_9e37_79f9

@@ -1,0 +1,407 @@
+// What leaves memory for the disk. Only whole extents leave, and only such as nobody writes any more:
+// those of a sealed blob, and of one that is appended to those that are full, but for the first, which
+// holds the marks. A worker copies an extent into the blob's container and looks that all of it is
+// covered; then its tag is taken away, readers who have it mapped find that and ask anew, and the
+// ring goes to the pool, or waits for whoever views it in place.
+//
+// Who needs memory while some can be had by spilling waits for it: its request is served again when a
+// ring has come back, and refused when none will. Those that wait are served in the order of coming; who
+// comes meanwhile and needs less may find enough and pass them.
+
+import PatchbayTypes
+import PatchbayWire
+
+/// What a broker may put on disk.
+package struct SpoolTerms: Hashable, Sendable {
+  /// Bytes of disk.
+  package var byteCount: Int
+  package var compression: SpoolCompression
+  package init(byteCount: Int, compression: SpoolCompression) {
+    self.byteCount = byteCount
+    self.compression = compression
+  }
+}
+
+/// One extent that a worker is to copy to disk.
+package struct SpillOrder: Sendable, Hashable {
+  package var key: BlobKey
+  package var generation: Generation
+  package var extent: ExtentRecord
+  package var plan: ExtentPlan
+  /// Positions that have to be covered, all of them, and are copied.
+  package var range: Range<Int>
+  package var segmentByteCount: Int
+  /// The blob's length, if it is known.
+  package var byteCount: Int?
+  package var compression: SpoolCompression
+}
+
+/// What became of an extent on its way to disk.
+package enum SpillResult: Sendable, Hashable {
+  /// The blob's container takes so many bytes of disk now.
+  case done(containerByteCount: Int)
+  /// Some of it is not covered yet.
+  case incomplete
+  /// Its container, if there is one, takes so many bytes now.
+  case failed(PatchbayError, containerByteCount: Int)
+}
+
+/// A blob that may have extents to spill: the one that was read least recently first.
+struct SpillCandidate: Sendable, Hashable, Comparable {
+  let stamp: UInt64
+  let generation: Generation
+  static func < (left: Self, right: Self) -> Bool {
+    (left.stamp, left.generation) < (right.stamp, right.generation)
+  }
+}
+
+/// The ledger's view of the disk.
+struct Spilling: Sendable {
+  var candidates = Heap<SpillCandidate>()
+  /// Extents on their way.
+  var underWay = 0
+  /// Bytes of disk, those set aside for what is on its way included; and those of idle blobs.
+  var byteCount = 0
+  var idleByteCount = 0
+  var count: UInt64 = 0
+  /// Rings whose extents stand on disk, and of which it is being found out whether somebody views
+  /// them; and those that somebody does.
+  var retracting: Set<RingID> = []
+  var viewed: [RingID] = []
+  var nextLook: Int64?
+  /// Requests that wait for memory, in the order of coming.
+  var waiters: [RoomWaiter] = []
+  /// Until when nothing is tried, because the disk was full; and what it said.
+  var pause: (until: Int64, error: PatchbayError)?
+
+  /// Extents copied at a time: one is written while the next is read.
+  var leaving: [RingID] { Array(retracting) + viewed }
+
+  static let limit = 2
+  static let waiterLimit = 4096
+  static let lookInterval = Duration.milliseconds(100)
+  static let pauseInterval = Duration.seconds(1)
+}
+
+struct RoomWaiter: Sendable {
+  let asker: RequestID
+  let request: Request
+}
+
+extension Ledger {
+  // MARK: Waiting for memory
+
+  /// Whether spilling may still free memory: some is on its way, or could be.
+  var canSpill: Bool {
+    guard limits.spool != nil else { return false }
+    return spilling.underWay > 0 || !spilling.retracting.isEmpty
+      || spilling.pause == nil && spilling.candidates.count > 0
+  }
+
+  /// Puts a request that found no memory in line, if that is worth while.
+  mutating func parksForRoom(_ asker: RequestID, _ request: Request, _ error: PatchbayError) -> Bool {
+    guard error.code == .noSpaceMemory, canSpill,
+      spilling.waiters.count < Spilling.waiterLimit
+    else { return false }
+    spilling.waiters.append(RoomWaiter(asker: asker, request: request))
+    spillMore()
+    return true
+  }
+
+  /// Why there is no memory: when nothing can leave it, what the disk said.
+  func explained(_ error: PatchbayError) -> PatchbayError {
+    guard error.code == .noSpaceMemory, let pause = spilling.pause else { return error }
+    return pause.error
+  }
+
+  /// Serves those that wait for memory again, until one has to wait on.
+  mutating func serveRoomWaiters() {
+    while let waiter = spilling.waiters.first {
+      spilling.waiters.removeFirst()
+      guard sessions[waiter.asker.session]?.phase == .talking else { continue }
+      do throws(PatchbayError) {
+        try serve(waiter.asker.session, waiter.asker.number, waiter.request)
+      } catch {
+        guard error.code == .noSpaceMemory, canSpill else {
+          refuse(waiter.asker.session, waiter.asker.number, explained(error))
+          continue
+        }
+        spilling.waiters.insert(waiter, at: 0)
+        return
+      }
+    }
+  }
+
+  // MARK: Choosing
+
+  /// Takes note that a blob may have extents to spill.
+  mutating func offerToSpill(_ generation: Generation) {
+    guard limits.spool != nil, let blob = blobs[generation], !blob.isOffered,
+      blob.nextToSpill != nil
+    else { return }
+    blobs[generation]?.isOffered = true
+    spilling.candidates.push(
+      SpillCandidate(stamp: blob.accessStamp, generation: generation))
+  }
+
+  /// Memory that is neither free nor in the pool, and at which spilling begins, so that who needs
+  /// some finds it.
+  private var isOverMark: Bool {
+    usedByteCount - pool.byteCount > limits.memoryByteCount / 4 * 3
+  }
+
+  /// Starts as much as is needed.
+  mutating func spillMore() {
+    while spilling.underWay < Spilling.limit, spilling.pause == nil,
+      isOverMark || !spilling.waiters.isEmpty, startSpill()
+    {}
+    serveRoomWaitersInVain()
+  }
+
+  /// Nothing can be spilled any more: who waits is told, or served by eviction.
+  private mutating func serveRoomWaitersInVain() {
+    guard !canSpill, !spilling.waiters.isEmpty else { return }
+    serveRoomWaiters()
+  }
+
+  /// Starts one extent; false if there is none.
+  private mutating func startSpill() -> Bool {
+    while let candidate = spilling.candidates.pop() {
+      let generation = candidate.generation
+      guard let blob = blobs[generation], blob.isOffered else { continue }
+      blobs[generation]?.isOffered = false
+      guard blob.spillingIndex == nil, let extent = blob.nextToSpill else { continue }
+      guard blob.accessStamp == candidate.stamp else {
+        offerToSpill(generation)
+        continue
+      }
+      return start(extent, of: blob)
+    }
+    return false
+  }
+
+  private mutating func start(_ extent: ExtentRecord, of blob: Blob) -> Bool {
+    guard let spool = limits.spool else { return false }
+    let generation = blob.origin.generation
+    let whole = blob.origin.plan.range(of: extent.index)
+    let range =
+      whole.lowerBound..<min(whole.lowerBound + extent.dataByteCount, blob.byteCount ?? .max)
+    let segment = blob.origin.containerSegment
+    let reserve = SpillOrder.reserve(range, segmentByteCount: segment)
+    guard makeRoomOnDisk(reserve, spool) else {
+      pauseSpilling(.spoolFull(used: spilling.byteCount, limit: spool.byteCount))
+      offerToSpill(generation)
+      return false
+    }
+    // It may have been the one that went.
+    guard blobs[generation] != nil else { return true }
+    blobs[generation]?.spillingIndex = extent.index
+    blobs[generation]?.hasContainer = true
+    setDisk(generation, blob.spoolByteCount + reserve)
+    spilling.underWay += 1
+    actions.append(
+      .spill(
+        SpillOrder(
+          key: blob.key, generation: generation, extent: extent, plan: blob.origin.plan,
+          range: range, segmentByteCount: segment, byteCount: blob.byteCount,
+          compression: spool.compression)))
+    return true
+  }
+
+  /// Evicts blobs that have bytes on disk, least recently read first, if that makes enough room.
+  private mutating func makeRoomOnDisk(_ byteCount: Int, _ spool: SpoolTerms) -> Bool {
+    guard spilling.byteCount - spilling.idleByteCount + byteCount <= spool.byteCount else {
+      return false
+    }
+    while spilling.byteCount + byteCount > spool.byteCount {
+      guard evictOne(for: .disk) else { return false }
+    }
+    return true
+  }
+
+  /// What a blob has on disk, or may have in a moment.
+  private mutating func setDisk(_ generation: Generation, _ byteCount: Int) {
+    guard let blob = blobs[generation] else { return }
+    let more = byteCount - blob.spoolByteCount
+    blobs[generation]?.spoolByteCount = byteCount
+    spilling.byteCount += more
+    guard blob.isIdle else { return }
+    spilling.idleByteCount += more
+    queueForEviction(generation)
+  }
+
+  private mutating func pauseSpilling(_ error: PatchbayError) {
+    let end = now.monotonicNanoseconds.addingClamped(Spilling.pauseInterval.wholeNanoseconds)
+    spilling.pause = (end, error)
+  }
+
+  // MARK: What became of it
+
+  mutating func spilled(_ generation: Generation, _ result: SpillResult) {
+    spilling.underWay -= 1
+    guard let blob = blobs[generation], let index = blob.spillingIndex else { return spillMore() }
+    blobs[generation]?.spillingIndex = nil
+    switch result {
+    case .done(let byteCount):
+      setDisk(generation, byteCount)
+      spilling.count += 1
+      // Only if nothing has come that needs it in memory: then it is copied again, later.
+      if blob.mayLeaveMemory { leaveMemory(index, generation) }
+    case .incomplete:
+      // Offered again when its publisher has gone on.
+      setDisk(generation, blob.spoolByteCount - reserve(of: index, blob))
+      blobs[generation]?.spillLimit = index
+    case .failed(let error, let byteCount):
+      setDisk(generation, byteCount)
+      if error.code == .noSpaceSpool { pauseSpilling(error) }
+      blobs[generation]?.isUnspillable = error.code != .noSpaceSpool
+    }
+    offerToSpill(generation)
+    settle(generation)
+    spillMore()
+  }
+
+  private func reserve(of index: Int, _ blob: Blob) -> Int {
+    guard let extent = blob.extent(at: index) else { return 0 }
+    let start = blob.origin.plan.range(of: index).lowerBound
+    let end = min(start + extent.dataByteCount, blob.byteCount ?? .max)
+    return SpillOrder.reserve(
+      start..<max(start, end), segmentByteCount: blob.origin.containerSegment)
+  }
+
+  /// The extent stands on disk from now on; its ring is taken from whoever has it mapped.
+  private mutating func leaveMemory(_ index: Int, _ generation: Generation) {
+    guard let extent = blobs[generation]?.extent(at: index) else { return }
+    blobs[generation]?.spooled.insert(index)
+    blobs[generation]?.extents.removeAll { $0.index == index }
+    let byteCount = rings[extent.ring]?.byteCount ?? 0
+    blobs[generation]?.residentByteCount -= byteCount
+    if blobs[generation]?.isIdle == true {
+      idleByteCount -= byteCount
+      if let uid = rings[extent.ring]?.owner { accounts[uid]?.idleByteCount -= byteCount }
+    }
+    blobs[generation]?.extentVersion &+= 1
+    record(generation)
+    post(generation)
+    retract(extent.ring, of: generation)
+  }
+
+  private mutating func retract(_ ring: RingID, of generation: Generation) {
+    spilling.retracting.insert(ring)
+    let holders = sessions.filter { $0.value.handles[generation] != nil }.keys.sorted()
+    actions.append(.retractRing(ring, heldBy: holders))
+  }
+
+  mutating func retracted(_ ring: RingID, isViewed: Bool) {
+    guard spilling.retracting.remove(ring) != nil, let known = rings[ring] else { return }
+    // A table goes with its connection; what it viewed is free when its process is gone.
+    if isViewed || blobs[known.generation]?.ghostCount ?? 0 > 0 {
+      spilling.viewed.append(ring)
+      let look = now.monotonicNanoseconds.addingClamped(Spilling.lookInterval.wholeNanoseconds)
+      spilling.nextLook = spilling.nextLook ?? look
+    } else {
+      let isAbandoned = known.isAbandoned || blobs[known.generation]?.isAbandoned == true
+      retire(ring, isReusable: !isAbandoned)
+      serveRoomWaiters()
+    }
+    spillMore()
+  }
+
+  // MARK: Time
+
+  var nextSpillMoment: Int64? {
+    [spilling.nextLook, spilling.pause?.until].compactMap(\.self).min()
+  }
+
+  mutating func lookAfterSpills() {
+    if let pause = spilling.pause, pause.until <= now.monotonicNanoseconds {
+      spilling.pause = nil
+      spillMore()
+    }
+    guard let look = spilling.nextLook, look <= now.monotonicNanoseconds else { return }
+    spilling.nextLook = nil
+    let viewed = spilling.viewed
+    spilling.viewed = []
+    for ring in viewed {
+      if let generation = rings[ring]?.generation { retract(ring, of: generation) }
+    }
+  }
+}
+
+extension SpillOrder {
+  /// The most bytes of disk that a range takes: its segments, each with the pages around it.
+  static func reserve(_ range: Range<Int>, segmentByteCount: Int) -> Int {
+    let segments = (range.count + segmentByteCount - 1) / segmentByteCount
+    return range.count + segments * Self.pagesAround
+  }
+
+  private static let pagesAround = 3 * ExtentPlan.page
+}
+
+extension Blob {
+  /// Whether nothing needs its extents in memory, those that are complete.
+  var mayLeaveMemory: Bool {
+    guard isBorn, isNamed, ghostCount == 0, !isAbandoned, !isUnspillable, !isSource, source == nil,
+      pendingSeal == nil, origin.window == nil
+    else { return false }
+    switch state {
+    case .sealed: return true
+    case .open: return origin.request.order == .appendOnly && !isJoinable
+    case .suspended, .failed, .gone: return false
+    }
+  }
+
+  /// The extent that leaves memory next; nil while none may.
+  var nextToSpill: ExtentRecord? {
+    guard mayLeaveMemory, spillingIndex == nil else { return nil }
+    if state == .sealed {
+      // What was asked for in vain holds nothing.
+      return extents.first { origin.plan.range(of: $0.index).lowerBound < byteCount ?? 0 }
+    }
+    guard let last = extents.last?.index else { return nil }
+    // The first holds the marks, the last two are being written. What stands apart may be far away.
+    let next = spooled.count + 1
+    return next < min(last, spillLimit) ? extent(at: next) : nil
+  }
+
+  /// One more than the highest index of an extent that exists.
+  var extentEnd: Int { max(extents.last?.index ?? -1, spooled.max() ?? -1) + 1 }
+}
+
+extension BlobOrigin {
+  /// Bytes of a segment of its container: extents are made of whole ones, unless there is one only.
+  var containerSegment: Int {
+    guard plan.limit == plan.first, let byteCount = request.byteCount, byteCount <= plan.first else {
+      return min(Self.longestSegment, plan.first & -plan.first)
+    }
+    return Self.longestSegment
+  }
+
+  private static let longestSegment = 256 * 1024
+}
+
+extension LedgerLimits {
+  /// With a spool extents are a small part of memory, so that some can leave while others are written.
+  var chosenExtentLimit: Int {
+    guard spool != nil else { return extentLimit }
+    let part = max(Self.spooledFirstExtent, memoryByteCount / 32)
+    return min(extentLimit, 1 << (Int.bitWidth - 1 - part.leadingZeroBitCount))
+  }
+
+  /// A whole segment of a container at least, and of a known length at once the largest.
+  func chosenFirstExtent(_ request: CreateRequest, _ limit: Int) -> Int {
+    guard spool != nil else { return min(firstExtent, limit) }
+    return request.byteCount == nil ? min(Self.spooledFirstExtent, limit) : limit
+  }
+
+  private static let spooledFirstExtent = 256 * 1024
+}
+
+extension PatchbayError {
+  static func spoolFull(used: Int, limit: Int) -> PatchbayError {
+    PatchbayError(
+      .noSpaceSpool,
+      "Memory is full, and the spool holds \(used) of its \(limit) bytes with nothing in it that may "
+        + "go. Remove blobs, or raise the broker's --spool-limit.")
+  }
+}

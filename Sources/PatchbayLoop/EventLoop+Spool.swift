@@ -1,0 +1,41 @@
+// Carrying out what the ledger wants of the disk. Copying is a worker's; taking a ring from its readers
+// is done here, where the tables of all clients are known.
+
+import PatchbayLedger
+import PatchbayRing
+import PatchbaySystem
+import PatchbayTypes
+
+extension EventLoop {
+  func spill(_ order: SpillOrder) {
+    let place = rings[order.extent.ring]
+    guard let spool else { return }
+    let isTaken = spooler.submit { .spilled(order.generation, spool.spill(order, from: place)) }
+    if !isTaken { finish(.spilled(order.generation, .incomplete)) }
+  }
+
+  /// Behind the spills that are under way.
+  func removeContainer(_ generation: Generation) {
+    guard let spool else { return }
+    spool.leaves(generation)
+    // With a full queue the next job does it.
+    _ = spooler.submit { spool.removeLeaving() }
+  }
+
+  func openContainer(_ generation: Generation) throws(PatchbayError) -> Descriptor {
+    guard let spool else { throw Spool.gone(generation) }
+    return try spool.open(generation)
+  }
+
+  /// Takes a ring's tag away and looks who views it. A ring that cannot be written has been meddled
+  /// with by its owner: whoever reads it finds out by itself.
+  func retract(_ ring: RingID, heldBy holders: [SessionID]) {
+    do throws(PatchbayError) {
+      try RingUse.end(rings.open(ring, isWritable: true))
+    } catch {
+      refusals.warn("The ring \(ring.rawValue) could not be taken back: \(error.message)")
+    }
+    let isViewed = holders.contains { connections[$0]?.views(ring.rawValue) == true }
+    submit(.retracted(ring, isViewed: isViewed))
+  }
+}
