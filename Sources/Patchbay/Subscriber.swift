@@ -272,7 +272,8 @@ public final class Subscriber: Sendable {
 
   /// What was read from disk, at a position.
   func found(_ segment: SpooledSegment, count: Int, at position: Int) -> Found {
-    .spooled(segment, end: min(segment.range.upperBound, position + min(count, segment.bytes.count)))
+    .spooled(
+      segment, end: min(segment.range.upperBound, position + min(count, segment.bytes.count)))
   }
 
   private func lookInline(at position: Int) -> Found {

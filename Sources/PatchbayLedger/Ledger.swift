@@ -136,7 +136,7 @@ package struct Ledger: Sendable {
     return [
       handshakes.nextDeadline, suspensions.first?.end, nextSample, nextTrim, nextSpillMoment,
     ]
-      .compactMap(\.self).min()
+    .compactMap(\.self).min()
   }
 
   /// Whether a broker that drains may end: no publisher has a blob open and no answer is owed.

@@ -85,7 +85,8 @@ extension Ledger {
     var found: (entry: EvictionEntry, uid: UInt32, isOnDisk: Bool)?
     for uid in users {
       guard let account = accounts[uid] else { continue }
-      for (isOnDisk, entry) in [(false, account.idleBlobs.first), (true, account.idleOnDisk.first)] {
+      for (isOnDisk, entry) in [(false, account.idleBlobs.first), (true, account.idleOnDisk.first)]
+      {
         guard let entry, shortage == .place || isOnDisk == (shortage == .disk) else { continue }
         if found.map({ entry < $0.entry }) ?? true { found = (entry, uid, isOnDisk) }
       }

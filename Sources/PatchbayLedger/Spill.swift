@@ -99,7 +99,8 @@ extension Ledger {
   }
 
   /// Puts a request that found no memory in line, if that is worth while.
-  mutating func parksForRoom(_ asker: RequestID, _ request: Request, _ error: PatchbayError) -> Bool {
+  mutating func parksForRoom(_ asker: RequestID, _ request: Request, _ error: PatchbayError) -> Bool
+  {
     guard error.code == .noSpaceMemory, canSpill,
       spilling.waiters.count < Spilling.waiterLimit
     else { return false }
@@ -371,7 +372,8 @@ extension Blob {
 extension BlobOrigin {
   /// Bytes of a segment of its container: extents are made of whole ones, unless there is one only.
   var containerSegment: Int {
-    guard plan.limit == plan.first, let byteCount = request.byteCount, byteCount <= plan.first else {
+    guard plan.limit == plan.first, let byteCount = request.byteCount, byteCount <= plan.first
+    else {
       return min(Self.longestSegment, plan.first & -plan.first)
     }
     return Self.longestSegment

@@ -19,7 +19,8 @@ package struct SpoolPlace: Sendable {
 
   /// What the ledger has to know of it.
   func terms() throws(PatchbayError) -> SpoolTerms {
-    let limit = if let byteLimit { byteLimit } else { try DiskFile.freeByteCount(of: directory) / 2 }
+    let limit =
+      if let byteLimit { byteLimit } else { try DiskFile.freeByteCount(of: directory) / 2 }
     return SpoolTerms(byteCount: limit, compression: compression)
   }
 }

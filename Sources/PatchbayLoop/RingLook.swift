@@ -124,7 +124,9 @@ enum RingLook {
     for (index, ring) in blob.inOrder {
       let range = report.plan.range(of: index)
       let whole = (frontier: range.count, coveredByteCount: range.count)
-      guard let hints = ring.map({ hints($0, isWindow: report.isWindow) }) ?? whole else { continue }
+      guard let hints = ring.map({ hints($0, isWindow: report.isWindow) }) ?? whole else {
+        continue
+      }
       info.coveredByteCount += hints.coveredByteCount
       guard index == nextIndex else { continue }
       info.frontier = range.lowerBound + hints.frontier

@@ -31,7 +31,8 @@ final class SocketGround {
     lock = try InstanceLock(
       path + ".lock",
       taken: "Another broker already serves \(path). Use another path with --socket, or stop it.")
-    sweptCount = lock.previous.map { InstanceLock.sweep("/dev/shm", ObjectName.prefix(instance: $0)) } ?? 0
+    sweptCount =
+      lock.previous.map { InstanceLock.sweep("/dev/shm", ObjectName.prefix(instance: $0)) } ?? 0
     try lock.note(instance)
     if let given {
       listener = given

@@ -38,7 +38,8 @@ import Synchronization
     let directory = try DiskFile.ownDirectory(place.directory)
     lock = try InstanceLock(
       place.directory + "/broker.lock",
-      taken: "Another broker has the spool \(place.directory). Use another directory with --spool, or "
+      taken:
+        "Another broker has the spool \(place.directory). Use another directory with --spool, or "
         + "stop it.")
     if let previous = lock.previous {
       _ = InstanceLock.sweep(place.directory, ObjectName.prefix(instance: previous))

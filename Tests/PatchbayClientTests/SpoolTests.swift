@@ -66,7 +66,8 @@ import Testing
     }
   }
 
-  @Test func `random ranges of a blob that has left memory are exact, also for tasks`() async throws {
+  @Test func `random ranges of a blob that has left memory are exact, also for tasks`() async throws
+  {
     let directory = try TemporaryDirectory()
     try await Broker.withBroker(
       BrokerConfiguration(

@@ -216,7 +216,8 @@ struct SimulatedModel {
       demand(rings[order.extent.ring]?.isUnlinked == false, "spills a gone ring")
       demand(spilling[order.generation] == nil, "\(order.generation) spills twice at once")
       let state = posted[order.generation]
-      demand(state == .sealed || state == .open, "spills of a blob that is \(String(describing: state))")
+      demand(
+        state == .sealed || state == .open, "spills of a blob that is \(String(describing: state))")
       demand(
         state == .sealed || order.extent.index > 0, "the marks of \(order.generation) leave memory")
       spilling[order.generation] = order.extent.index

@@ -121,7 +121,8 @@ import Testing
       #expect(try broker.run(["ping"]).exitCode == 0)
     }
     let small = try shell(
-      broker, "head -c 4194304 \(file) | \"$PATCHBAY\" put small - -q && "
+      broker,
+      "head -c 4194304 \(file) | \"$PATCHBAY\" put small - -q && "
         + "\"$PATCHBAY\" cat small | cmp -n 4194304 - \(file)")
     #expect(try small.waitForExit() == 0)
     try broker.stop()
