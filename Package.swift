@@ -82,8 +82,8 @@ let package = Package(
       "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "CPatchbaySystem", "PatchbayTypes",
       logging),
     room(
-      "Patchbay", "PatchbaySpool", "PatchbayRing", "PatchbayLayout", "PatchbayWire", "PatchbaySystem",
-      "PatchbayTypes"),
+      "Patchbay", "PatchbaySpool", "PatchbayRing", "PatchbayLayout", "PatchbayWire",
+      "PatchbaySystem", "PatchbayTypes"),
     // Level 4: the embeddable broker, the command, the load tool, small programs.
     room("PatchbayBroker", "PatchbayLoop", "Patchbay", "PatchbaySystem", "PatchbayTypes", logging),
     program(
