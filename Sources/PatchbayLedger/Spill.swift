@@ -42,8 +42,8 @@ package enum SpillResult: Sendable, Hashable {
   case done(containerByteCount: Int)
   /// Some of it is not covered yet.
   case incomplete
-  /// Its container, if there is one, takes so many bytes now.
-  case failed(PatchbayError, containerByteCount: Int)
+  /// Its container takes so many bytes now; nil: as many as before, for all that is known.
+  case failed(PatchbayError, containerByteCount: Int?)
 }
 
 /// A blob that may have extents to spill: the one that was read least recently first.
@@ -74,9 +74,10 @@ struct Spilling: Sendable {
   /// Until when nothing is tried, because the disk was full; and what it said.
   var pause: (until: Int64, error: PatchbayError)?
 
-  /// Extents copied at a time: one is written while the next is read.
+  /// Rings whose extents stand on disk.
   var leaving: [RingID] { Array(retracting) + viewed }
 
+  /// Extents that are on their way or next in line.
   static let limit = 2
   static let waiterLimit = 4096
   static let lookInterval = Duration.milliseconds(100)
@@ -253,9 +254,13 @@ extension Ledger {
       setDisk(generation, blob.spoolByteCount - reserve(of: index, blob))
       blobs[generation]?.spillLimit = index
     case .failed(let error, let byteCount):
-      setDisk(generation, byteCount)
-      if error.code == .noSpaceSpool { pauseSpilling(error) }
-      blobs[generation]?.isUnspillable = error.code != .noSpaceSpool
+      setDisk(generation, byteCount ?? blob.spoolByteCount - reserve(of: index, blob))
+      // What is full, or short of something, may be better in a while; a broken file is not.
+      if [.noSpaceSpool, .limitReached].contains(error.code) {
+        pauseSpilling(error)
+      } else {
+        blobs[generation]?.isUnspillable = true
+      }
     }
     offerToSpill(generation)
     settle(generation)

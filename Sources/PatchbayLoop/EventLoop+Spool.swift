@@ -1,6 +1,7 @@
 // Carrying out what the ledger wants of the disk. Copying is a worker's; taking a ring from its readers
 // is done here, where the tables of all clients are known.
 
+import Glibc
 import PatchbayLedger
 import PatchbayRing
 import PatchbaySystem
@@ -27,13 +28,17 @@ extension EventLoop {
     return try spool.open(generation)
   }
 
-  /// Takes a ring's tag away and looks who views it. A ring that cannot be written has been meddled
-  /// with by its owner: whoever reads it finds out by itself.
+  /// Takes a ring's tag away and looks who views it. As long as the tag stands somebody may begin a
+  /// view, so a broker that is short of descriptors or memory tries again later. A ring that cannot be
+  /// written for another reason has been meddled with by its owner, and cannot be used again either.
   func retract(_ ring: RingID, heldBy holders: [SessionID]) {
     do throws(PatchbayError) {
       try RingUse.end(rings.open(ring, isWritable: true))
     } catch {
       refusals.warn("The ring \(ring.rawValue) could not be taken back: \(error.message)")
+      if [EMFILE, ENFILE, ENOMEM].contains(error.systemErrno) {
+        return submit(.retracted(ring, isViewed: true))
+      }
     }
     let isViewed = holders.contains { connections[$0]?.views(ring.rawValue) == true }
     submit(.retracted(ring, isViewed: isViewed))

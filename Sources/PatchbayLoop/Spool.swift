@@ -82,8 +82,8 @@ import Synchronization
       try copy(order, ring, place, to: writer)
       return .done(containerByteCount: try writer.allocatedByteCount())
     } catch {
-      let byteCount = try? writers[order.generation]?.allocatedByteCount()
-      return .failed(error, containerByteCount: byteCount ?? 0)
+      let byteCount = (try? writers[order.generation]?.allocatedByteCount()) ?? nil
+      return .failed(error, containerByteCount: byteCount)
     }
   }
 

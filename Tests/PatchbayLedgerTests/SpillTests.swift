@@ -172,6 +172,27 @@ import Testing
     #expect(grow(&rig, writer, blob, index - 1)?.extent?.index == index - 1)
   }
 
+  @Test func `what a broker is short of for a while does not keep a blob in memory for good`() throws {
+    var rig = rig()
+    rig.spillResult = .failed(
+      PatchbayError(.limitReached, "no descriptor left"), containerByteCount: nil)
+    let writer = rig.connect()
+    let blob = try begin(&rig, writer, "stream")
+    var index = 1
+    var refusal: PatchbayError?
+    while refusal == nil, index < 64 {
+      refusal = grow(&rig, writer, blob, index)?.error
+      index += 1
+    }
+    #expect(refusal?.code == .limitReached)
+    // What was set aside for it is free again.
+    #expect(try need(rig.statistics(writer)).spoolByteCount == 0)
+    rig.spillResult = nil
+    rig.pass(.seconds(1))
+    rig.send(.tick)
+    #expect(grow(&rig, writer, blob, index - 1)?.extent?.index == index - 1)
+  }
+
   @Test func `a container that cannot be written keeps its blob in memory`() throws {
     var rig = rig()
     rig.spillResult = .failed(
