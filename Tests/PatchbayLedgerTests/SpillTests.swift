@@ -172,7 +172,9 @@ import Testing
     #expect(grow(&rig, writer, blob, index - 1)?.extent?.index == index - 1)
   }
 
-  @Test func `what a broker is short of for a while does not keep a blob in memory for good`() throws {
+  @Test func `what a broker is short of for a while does not keep a blob in memory for good`()
+    throws
+  {
     var rig = rig()
     rig.spillResult = .failed(
       PatchbayError(.limitReached, "no descriptor left"), containerByteCount: nil)
