@@ -133,7 +133,7 @@ extension Ledger {
     guard let blob = blobs[generation] else { return }
     let isIdle =
       blob.isBorn && blob.isNamed && !blob.state.isLive && !blob.isHeld && blob.ghostCount == 0
-      && blob.writers.isEmpty
+      && blob.writers.isEmpty && !blob.isPinned && !blob.holdsFile
     guard isIdle != blob.isIdle else { return }
     blobs[generation]?.isIdle = isIdle
     idleByteCount += isIdle ? blob.residentByteCount : -blob.residentByteCount
@@ -166,6 +166,7 @@ extension Ledger {
       spilling.byteCount -= blob.spoolByteCount
       actions.append(.removeContainer(generation))
     }
+    releaseFile(generation)
     for extent in blob.extents { retire(extent.ring, isReusable: !blob.isAbandoned) }
     let inlineBytes = blob.inlineBytes?.count ?? 0
     inlineByteCount -= inlineBytes

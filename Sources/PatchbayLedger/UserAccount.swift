@@ -14,6 +14,8 @@ struct UserAccount: Sendable {
   var byteCount = 0
   /// Of them, what eviction could free.
   var idleByteCount = 0
+  /// Files that the broker holds open for it.
+  var importCount = 0
   /// Blobs that may go; and of those that have bytes on disk.
   var idleBlobs = EvictionQueue()
   var idleOnDisk = EvictionQueue()

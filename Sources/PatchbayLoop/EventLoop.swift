@@ -57,6 +57,7 @@ final class EventLoop {
   /// Nil: nothing leaves memory for the disk.
   let spool: Spool?
   let spooler: Worker<WorkResult>
+  let imports: Imports
   let journalStorage: SharedJournalStorage
   let journal: Journal
 
@@ -97,7 +98,8 @@ final class EventLoop {
     logger = configuration.logger
     memoryLimit = try configuration.chosenMemoryLimit()
     isShared = configuration.isShared
-    _ = try checked(pb_raise_descriptor_limit(), "Raising the limit of open files")
+    let descriptorLimit = try checked(
+      pb_raise_descriptor_limit(), "Raising the limit of open files")
     ground = try SocketGround(
       configuration.socketPath, instance: instance, isShared: configuration.isShared,
       given: configuration.listener)
@@ -109,6 +111,9 @@ final class EventLoop {
     limits.isShared = configuration.isShared
     if let own = configuration.userMemoryLimit { limits.memoryPerOtherUser = own }
     limits.spool = try configuration.spool?.terms()
+    limits.importCount = min(limits.importCount, Int(descriptorLimit) / 4)
+    // While one is offered as many others may be held.
+    imports = try Imports(limit: limits.importCount + 1)
     spool = try configuration.spool.map { (place) throws(PatchbayError) in
       try Spool(place, instance: instance)
     }
@@ -294,6 +299,7 @@ final class EventLoop {
     for case .ring(let ring, let result) in maker.takeResults() { rings.settle(ring, result) }
     rings.unlinkAll()
     journalStorage.unlinkAll()
+    imports.leave()
     spool?.leave()
     ground.leave()
   }
