@@ -48,11 +48,24 @@ extension DiskFile {
     return Descriptor(owning: result)
   }
 
-  /// The file behind a descriptor, opened anew for reading: with an offset and flags of its own.
+  /// The file behind a descriptor, opened anew for reading, or for writing: with an offset and flags of
+  /// its own.
   /// - Throws: `notPermitted` where its mode does not let this user open it.
-  package static func reopened(_ file: Int32) throws(PatchbayError) -> Descriptor {
-    let result = unsafe Glibc.open("/proc/self/fd/\(file)", O_RDONLY | O_CLOEXEC)
+  package static func reopened(
+    _ file: Int32, isWritable: Bool = false
+  ) throws(PatchbayError) -> Descriptor {
+    let flags = (isWritable ? O_WRONLY : O_RDONLY) | O_CLOEXEC
+    let result = unsafe Glibc.open("/proc/self/fd/\(file)", flags)
     guard result >= 0 else { throw .system("Opening a file anew", errno: errno) }
     return Descriptor(owning: result)
+  }
+
+  /// Sets where the next read or write by this descriptor begins.
+  package static func seek(
+    _ file: borrowing Descriptor, to offset: Int
+  ) throws(PatchbayError) {
+    guard lseek(file.rawValue, off_t(offset), SEEK_SET) == off_t(offset) else {
+      throw .system("Going to offset \(offset) of a file", errno: errno)
+    }
   }
 }
