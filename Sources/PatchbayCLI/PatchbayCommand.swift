@@ -33,6 +33,18 @@ import Patchbay
       CompletionVerb.self, VersionVerb.self,
     ])
 
+  /// As the parser's own, but that the words behind -- can be told from those before it.
+  static func parseAsRoot(_ arguments: [String]? = nil) throws -> any ParsableCommand {
+    let given = arguments ?? Array(CommandLine.arguments.dropFirst())
+    return try parsed(Self.self, WithVerb.marked(given))
+  }
+
+  private static func parsed<Command: ParsableCommand>(
+    _: Command.Type, _ arguments: [String]
+  ) throws -> any ParsableCommand {
+    try Command.parseAsRoot(arguments)
+  }
+
   static func main() {
     do {
       var command = try parseAsRoot()

@@ -126,6 +126,7 @@ extension Ledger {
     record(generation)
     post(generation)
     ring(generation)
+    if let failure = blobs[generation]?.failure { refuseAskers(generation, failure) }
     settle(generation)
   }
 
@@ -142,7 +143,7 @@ extension Ledger {
   mutating func attachFile(
     _ session: SessionID, _ number: UInt64, _ request: ExtentRequest, _ blob: Blob
   ) throws(PatchbayError) {
-    guard let file = blob.origin.file, request.index < blob.extentEnd else {
+    guard let file = blob.origin.file, request.index == 0, blob.extentEnd == 1 else {
       throw .noExtentYet(blob, request.index)
     }
     guard blob.holdsFile else { throw blob.failure }

@@ -525,6 +525,10 @@ struct SimulatedModel {
       owners[key] = generation
     }
     records[generation] = record
+    if record.info.isImported, record.info.state == .failed, !entries.values.contains(generation) {
+      // Nobody has it open, so there is no bell to ring.
+      posted[generation] = .failed
+    }
     for extent in record.extents {
       extentOwners[extent.ring] = generation
       demand(

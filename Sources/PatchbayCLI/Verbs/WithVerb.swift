@@ -34,15 +34,34 @@ struct WithVerb: Verb {
 
   @OptionGroup var common: CommonOptions
 
-  @Argument(help: "The keys, one for each {}.", completion: .keys, transform: Typed.key)
-  var keys: [BlobKey]
+  // The parser knows no two lists in a row; `marked` has left a mark where the second begins.
+  @Argument(
+    help: ArgumentHelp(
+      "The keys; and behind -- the command, with a {} for each key.", valueName: "word"),
+    completion: .keys)
+  var words: [String]
 
-  @Argument(parsing: .postTerminator, help: "Behind --: the command, with a {} for each key.")
-  var command: [String] = []
+  private static let mark = "\0"
+
+  /// The arguments of the whole command with a mark behind the -- of this verb. No argument of a process
+  /// can be equal to it.
+  static func marked(_ arguments: [String]) -> [String] {
+    guard arguments.first == configuration.commandName, let end = arguments.firstIndex(of: "--")
+    else { return arguments }
+    var marked = arguments
+    marked.insert(mark, at: end + 1)
+    return marked
+  }
+
+  private func split() throws -> (keys: [BlobKey], command: [String]) {
+    let parts = words.split(separator: Self.mark, maxSplits: 1, omittingEmptySubsequences: false)
+    return (try parts[0].map(Typed.key), parts.count > 1 ? Array(parts[1]) : [])
+  }
 
   @OptionGroup var reading: ReadingOptions
 
   func validate() throws {
+    let (keys, command) = try split()
     guard !command.isEmpty else {
       throw ValidationError("Behind -- stands the COMMAND to run; there is none.")
     }
@@ -56,6 +75,7 @@ struct WithVerb: Verb {
 
   func perform() throws {
     let client = try common.connect()
+    let (keys, command) = try split()
     let deadline = reading.deadline
     var files = PlacedFiles()
     for key in keys {
