@@ -123,7 +123,8 @@ extension Ledger {
     return BlobOrigin(
       request: request, terms: terms, generation: Generation(rawValue: lastGeneration),
       access: Access(uid: creator.peer.uid, gid: creator.peer.gid, mode: request.mode), plan: plan,
-      window: window, file: file, created: now.wall, creator: RequestID(session: session, number: number),
+      window: window, file: file, created: now.wall,
+      creator: RequestID(session: session, number: number),
       token: creator.token)
   }
 

@@ -107,7 +107,9 @@ extension Ledger {
   private mutating func compareFile(
     of generation: Generation, _ found: Result<FileStamp, PatchbayError>
   ) {
-    guard let blob = blobs[generation], blob.holdsFile, let before = blob.origin.file,
+    // Who still reads a removed one looks for itself.
+    guard let blob = blobs[generation], blob.isNamed, blob.holdsFile,
+      let before = blob.origin.file,
       case .becomes(let next) = LifeCycle.outcome(of: .fileChanged, in: blob.state)
     else { return }
     let cause: String

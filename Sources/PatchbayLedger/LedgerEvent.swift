@@ -44,7 +44,8 @@ package enum LedgerEvent: Sendable, Hashable {
   case sampled([BlobSample])
   /// An import, with what was found out about the descriptor that came along. Answered by `keepFile` or
   /// `dropOffer`, besides the reply.
-  case offered(SessionID, number: UInt64, ImportRequest, FileOffer, Result<FileStamp, PatchbayError>)
+  case offered(
+    SessionID, number: UInt64, ImportRequest, FileOffer, Result<FileStamp, PatchbayError>)
   /// Answer to `lookAtFile`: the stamp of the blob's file now, and the request that waits for it.
   case fileLooked(
     Generation, Result<FileStamp, PatchbayError>, SessionID, number: UInt64, Request)

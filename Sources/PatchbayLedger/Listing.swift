@@ -70,7 +70,8 @@ extension Blob {
       acknowledgement: request.acknowledgement, publisherCount: publishers.count,
       subscriberCount: readerCount, type: request.type, labels: request.labels,
       created: origin.created, modified: modified, lastRead: lastRead, isCache: request.isCache,
-      isPinned: isPinned, isImported: origin.file != nil, access: origin.access, causeCode: causeCode, cause: cause)
+      isPinned: isPinned, isImported: origin.file != nil, access: origin.access,
+      causeCode: causeCode, cause: cause)
   }
 
   /// A sealed blob's description is exact; any other's rings know more.

@@ -64,7 +64,8 @@ struct ListVerb: Verb {
     [
       "\(blob.state)", blob.byteCount.map { "\($0)" } ?? "-", "\(blob.coveredByteCount)",
       Shown.bytes(blob.residentByteCount), "\(blob.publisherCount)", "\(blob.subscriberCount)",
-      "\(blob.access.uid)", blob.octalMode, kept(blob), Shown.time(blob.modified), blob.key.description,
+      "\(blob.access.uid)", blob.octalMode, kept(blob), Shown.time(blob.modified),
+      blob.key.description,
     ]
   }
 }

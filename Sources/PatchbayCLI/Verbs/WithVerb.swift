@@ -27,9 +27,10 @@ struct WithVerb: Verb {
       Example: patchbay with models/v7 -- sha256sum {}
       Example: patchbay with a b --wait-for 1m -- cmp {} {}
 
-      Exits as the command does, with 128 + the signal that ended it; or, before the command was \
-      started, with 64 usage; 66 no such key; 69 no broker; 74 the command cannot be started; 75 \
-      time-out; 79 a blob has failed, or was abandoned or removed; 81 no memory for a copy.
+      Exits with 0 when the command did, else with its status, or 128 + the signal that ended it; or, \
+      before the command was started, with 64 usage; 65 an imported file has changed; 66 no such \
+      key; 69 no broker; 74 the command cannot be started; 75 time-out; 79 a blob has failed, or \
+      was abandoned or removed; 81 no memory for a copy.
       """)
 
   @OptionGroup var common: CommonOptions
@@ -68,8 +69,7 @@ struct WithVerb: Verb {
     let placeCount = command.reduce(0) { $0 + PlacedFiles.placeCount(in: $1) }
     guard placeCount == keys.count else {
       throw ValidationError(
-        "\(keys.count) keys were given, and the command has {} \(placeCount) times: each key needs "
-          + "its own {}.")
+        "Each key needs its own {} in the command: \(keys.count) given, \(placeCount) {} found.")
     }
   }
 
