@@ -134,7 +134,8 @@ let package = Package(
       dependencies: ["Patchbay", "PatchbayBroker", "PatchbayTestSupport"], swiftSettings: strict),
     tests("PatchbayHouseTests", "PatchbayTestSupport"),
     tests(
-      "PatchbayProcessTests", "PatchbayTestSupport", "Patchbay", "PatchbaySystem", "PatchbayWire",
+      "PatchbayProcessTests", "PatchbayTestSupport", "Patchbay", "PatchbayBroker",
+      "PatchbaySystem", "PatchbayWire",
       "PatchbayTypes", "PatchbayCLI", "CPatchbaySystem", "patchbay-peer", "EmbeddedBroker",
       "Images", "Log", "Mirror", "Thumbnails"),
   ],

@@ -121,7 +121,8 @@ extension Ledger {
       setDisk(generation, 0)
       if !blob.spooled.isEmpty, blob.state.isLive {
         failBlob(
-          generation, error.code, "its bytes on disk were lost: \(error.message)", raisesEpoch: true)
+          generation, error.code, "its bytes on disk were lost: \(error.message)", raisesEpoch: true
+        )
       }
       refuseSeal(generation, error)
     }

@@ -213,7 +213,8 @@ import Testing
 
   // MARK: Who goes first
 
-  @Test func `what is kept stays when the disk is full, and what is cached goes, read last`() throws {
+  @Test func `what is kept stays when the disk is full, and what is cached goes, read last`() throws
+  {
     var rig = rig(spool: 4 << 20)
     let writer = rig.connect()
     for (key, level, isCache) in [
