@@ -193,7 +193,7 @@ import Testing
   @Test(arguments: [
     ("pwrite64", "EIO"), ("pwrite64", "ENOSPC"), ("ftruncate", "ENOSPC"), ("pread64", "EIO"),
     ("openat", "EMFILE"), ("fdatasync", "EIO"), ("fsync", "EIO"), ("renameat", "EIO"),
-    ("unlinkat", "EIO"), ("statfs", "EIO"),
+    ("statfs", "EIO"),
   ])
   func `no call that fails makes a false promise, and the next blob is kept`(
     _ call: String, _ error: String
@@ -225,6 +225,7 @@ import Testing
       if !wasHit { break }
       number += 1
     }
+    #expect(number > 1, "\(call) was never made")
   }
 
   /// A tmpfs of every size up to one that is enough: writes that come up short, and the ones after them.

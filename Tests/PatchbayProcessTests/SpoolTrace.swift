@@ -25,7 +25,7 @@ final class SpoolTrace {
   private static func thread(of process: Int32) throws -> String {
     let tasks = "/proc/\(process)/task"
     for task in names(in: tasks)
-    where try readFile("\(tasks)/\(task)/comm").hasPrefix("the writer of") {
+    where try readFile("\(tasks)/\(task)/comm").hasPrefix("writer of the s") {
       return task
     }
     throw HarnessError("process \(process) writes no spool")
@@ -82,7 +82,7 @@ enum DiskStep: Equatable {
     case "fdatasync":
       guard let file = name(0) else { return nil }
       self = .synchronize(file)
-    case "fsync" where line.contains("<\(directory)>"): self = .synchronizeDirectory
+    case "fsync" where Self.path(arguments[0]) == directory: self = .synchronizeDirectory
     case "renameat", "renameat2":
       self = .rename(Self.text(arguments[1]), Self.text(arguments[3]))
     case "unlinkat": self = .remove(Self.text(arguments[1]))
@@ -91,11 +91,13 @@ enum DiskStep: Equatable {
   }
 
   private static func file(_ descriptor: String, in directory: String) -> String? {
-    guard let start = descriptor.firstIndex(of: "<"),
-      case let path = descriptor[descriptor.index(after: start)...].dropLast(),
-      path.hasPrefix(directory + "/")
-    else { return nil }
-    return String(path.dropFirst(directory.count + 1))
+    let path = path(descriptor)
+    return path.hasPrefix(directory + "/") ? String(path.dropFirst(directory.count + 1)) : nil
+  }
+
+  /// `25<\x61\x62>`.
+  private static func path(_ descriptor: String) -> String {
+    descriptor.firstIndex(of: "<").map { text(String(descriptor[$0...])) } ?? ""
   }
 
   private static func text(_ quoted: String) -> String {
