@@ -120,8 +120,8 @@ let package = Package(
       "PatchbayLedgerTests", "PatchbayLedger", "PatchbayWire", "PatchbayLayout", "PatchbayTypes"),
     tests(
       "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayRing",
-      "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes",
-      logging),
+      "PatchbaySpool", "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout",
+      "PatchbayTypes", "PatchbayTestSupport", logging),
     tests(
       "PatchbayCLITests", "PatchbayCLI", "PatchbaySpool", "PatchbaySystem", "PatchbayTypes",
       "PatchbayTestSupport"),
