@@ -31,6 +31,8 @@ extension EventLoop {
       reuseRing(ring, RingUse(number: useNumber, index: index))
     case .spill(let order): spill(order)
     case .retractRing(let ring, let holders): retract(ring, heldBy: holders)
+    case .persist(let order): persist(order)
+    case .withdrawContainer(let generation): withdrawContainer(generation)
     case .removeContainer(let generation): removeContainer(generation)
     case .unlinkRing(let ring): unlink(ring, givesBack: false)
     case .discardRing(let ring): unlink(ring, givesBack: true)
@@ -247,7 +249,7 @@ extension EventLoop {
     return error.systemErrno == ENOSPC
   }
 
-  private var busy: PatchbayError {
+  var busy: PatchbayError {
     PatchbayError(
       .limitReached,
       "The broker has \(jobLimit) jobs on large rings waiting, the most it takes. Wait for some of "
@@ -320,6 +322,7 @@ extension EventLoop {
       }
     case .unlinked(let ring): rings.endUnlink(ring)
     case .spilled(let generation, let result): submit(.spilled(generation, result))
+    case .persisted(let generation, let result): submit(.persisted(generation, result))
     case .samples(let samples): submit(.sampled(samples))
     case .containersRemoved: break
     case .situation(let session, let number, let situation):

@@ -28,6 +28,7 @@ enum WorkResult: Sendable {
   case samples([BlobSample])
   case situation(SessionID, number: UInt64, BlobSituation)
   case spilled(Generation, SpillResult)
+  case persisted(Generation, PersistResult)
   case containersRemoved
 }
 
@@ -58,6 +59,8 @@ final class EventLoop {
   let spool: Spool?
   let spooler: Worker<WorkResult>
   let imports: Imports
+  /// What the spool had in it, until the ledger knows.
+  private var findings: SpoolFindings?
   let journalStorage: SharedJournalStorage
   let journal: Journal
 
@@ -114,9 +117,11 @@ final class EventLoop {
     limits.importCount = min(limits.importCount, Int(descriptorLimit) / 4)
     // While one is offered as many others may be held.
     imports = try Imports(limit: limits.importCount + 1)
-    spool = try configuration.spool.map { (place) throws(PatchbayError) in
-      try Spool(place, instance: instance)
+    let opened = try configuration.spool.map { (place) throws(PatchbayError) in
+      try Spool.open(place, instance: instance)
     }
+    spool = opened?.spool
+    findings = opened?.findings
     jobLimit = limits.jobCount
     maker = try Worker("the maker of rings", jobLimit: jobLimit)
     inspector = try Worker("the inspector of rings", jobLimit: jobLimit)
@@ -156,6 +161,7 @@ final class EventLoop {
       }
       logger.info("Serving on \(ground.path) with \(memoryLimit) bytes of shared memory.")
       reportRoom()
+      takeFindings()
       while !isDone {
         for ready in try poller.wait(until: nextMoment) { handle(ready) }
         endLingering()
@@ -171,6 +177,20 @@ final class EventLoop {
     }
     tearDown()
     logger.info("The broker on \(ground.path) has ended.")
+  }
+
+  private func takeFindings() {
+    guard let found = findings else { return }
+    findings = nil
+    for line in found.warnings { logger.warning("\(line)") }
+    if !found.blobs.isEmpty || found.sweptCount > 0 {
+      logger.info(
+        """
+        The spool has \(found.blobs.count) complete blobs; \(found.sweptCount) unfinished files of a \
+        broker that was killed are gone.
+        """)
+    }
+    submit(.found(found.blobs))
   }
 
   private var isDone: Bool {

@@ -87,16 +87,25 @@ extension DiskFile {
       name: text, isRegular: facts.st_mode & S_IFMT == S_IFREG, byteCount: Int(facts.st_size))
   }
 
-  /// Bytes that this user may still write where a directory, or its parent if it is not there yet,
-  /// stands.
-  package static func freeByteCount(of path: String) throws(PatchbayError) -> Int {
+  /// The room of a file system.
+  package struct Space: Sendable, Hashable {
+    package let wholeByteCount: Int
+    /// What this user may still write.
+    package let freeByteCount: Int
+  }
+
+  /// The room where a directory, or its parent if it is not there yet, stands.
+  package static func space(at path: String) throws(PatchbayError) -> Space {
     var facts = statvfs()
     if unsafe statvfs(path, &facts) != 0 {
       guard unsafe statvfs(parent(of: path), &facts) == 0 else {
         throw .system("Looking for free space at \(path)", errno: errno)
       }
     }
-    return Int(clamping: UInt64(facts.f_bavail) &* UInt64(facts.f_frsize))
+    let unit = UInt64(facts.f_frsize)
+    return Space(
+      wholeByteCount: Int(clamping: UInt64(facts.f_blocks) &* unit),
+      freeByteCount: Int(clamping: UInt64(facts.f_bavail) &* unit))
   }
 
   private static func parent(of path: String) -> String {
