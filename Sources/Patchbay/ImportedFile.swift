@@ -1,8 +1,9 @@
-// A file that was imported, as its readers see it. It belongs to somebody who may write to it, cut it off
-// or put another one in its place at any moment, so it is never mapped, and what was read is believed
-// only if the file had the stamp of the import after the read. A file's clock is moved before its bytes
-// are changed, so whoever got a new byte finds a new stamp; unless the clock goes in ticks and both fell
-// into one, or the bytes were changed by stores into a mapping that was writable before.
+// A file that was imported, as its readers see it. It belongs to somebody who may write to it, cut
+// it off or put another one in its place at any moment, so it is never mapped, and what was read is
+// believed only if the file had the stamp of the import after the read. A file's clock is moved
+// before its bytes are changed, so whoever got a new byte finds a new stamp; unless the clock goes
+// in ticks and both fell into one, or the bytes were changed by stores into a mapping that was
+// writable before.
 
 import PatchbaySystem
 import PatchbayTypes
@@ -72,8 +73,8 @@ final class ImportedFile: SegmentSource {
     try DiskFile.reopened(granted.rawValue)
   }
 
-  /// Whoever has the granted descriptor shares its flags with all others who have it; so it is used only
-  /// where there is no other way.
+  /// Whoever has the granted descriptor shares its flags with all others who have it; so it is used
+  /// only where there is no other way.
   private func openedHere() -> OwnFile? {
     own.withLock { own in
       if own == nil { own = try? OwnFile(reopened()) }
@@ -99,8 +100,9 @@ extension Subscriber {
     return handle.spooled.source as? ImportedFile
   }
 
-  /// A descriptor of an imported blob's file, for a program to read it by: its own, at the beginning, for
-  /// reading only. Nil for any other blob, and where the file's mode does not let this user open it.
+  /// A descriptor of an imported blob's file, for a program to read it by: its own, at the
+  /// beginning, for reading only. Nil for any other blob, and where the file's mode does not let
+  /// this user open it.
   /// - Throws: `corrupt` when the file has changed; `closed`, `noBroker`, `timedOut`.
   package func fileDescriptor(deadline: Deadline) throws(PatchbayError) -> Descriptor? {
     guard let file = try importedFile(deadline: deadline) else { return nil }

@@ -38,21 +38,21 @@ public struct ImportOptions: Sendable, Hashable {
 }
 
 extension PatchbayClient {
-  /// Publishes a file as it is, without copying it: sealed at once, with the length that the file has,
-  /// however long that is. Readers read the file itself; the broker never writes to it, and it stays when
-  /// the blob goes. Blocks for the file's system and the broker's answer.
+  /// Publishes a file as it is, without copying it: sealed at once, with the length that the file
+  /// has, however long that is. Readers read the file itself; the broker never writes to it, and it
+  /// stays when the blob goes. Blocks for the file's system and the broker's answer.
   ///
-  /// The file must not be changed any more. A change is noticed by its times and its length: then reads
-  /// throw `corrupt`, and the blob fails when it is next opened. Renaming, linking or removing the file
-  /// and a new mode or owner count as changes.
+  /// The file must not be changed any more. A change is noticed by its times and its length: then
+  /// reads throw `corrupt`, and the blob fails when it is next opened. Renaming, linking or
+  /// removing the file and a new mode or owner count as changes.
   /// - Parameters:
   ///   - path: a regular file. A symbolic link is followed.
   ///   - key: the blob's name.
   ///   - options: what the blob is to be.
   ///   - deadline: when to give up waiting for the broker.
   /// - Returns: the blob's generation.
-  /// - Throws: `inputOutput`, `notPermitted` for the file; `keyExists`, `limitReached` when the broker
-  ///   holds as many files as it can, `noBroker`, `timedOut`.
+  /// - Throws: `inputOutput`, `notPermitted` for the file; `keyExists`, `limitReached` when the
+  ///   broker holds as many files as it can, `noBroker`, `timedOut`.
   @available(*, noasync)
   @discardableResult
   public func importFile(
@@ -84,8 +84,8 @@ extension PatchbayClient {
     ).created.blob.generation
   }
 
-  /// Keeps a blob from being evicted, until it is unpinned or removed. Its bytes may move to the spool all
-  /// the same. A blob that is pinned already stays so. Blocks for the broker's answer.
+  /// Keeps a blob from being evicted, until it is unpinned or removed. Its bytes may move to the
+  /// spool all the same. A blob that is pinned already stays so. Blocks for the broker's answer.
   /// - Throws: `noSuchKey`, `notPermitted` (another user's blob), `noBroker`, `timedOut`.
   @available(*, noasync)
   public func pin(_ key: BlobKey, deadline: Deadline = .standard) throws(PatchbayError) {
@@ -115,8 +115,8 @@ extension PatchbayClient {
 /// A file that is to be imported, opened.
 private struct ImportSource: Sendable {
   let file: CarriedFile
-  /// How long to wait before it is handed over. A file's clock may go in ticks: a change within the tick
-  /// of the last one could not be told from it.
+  /// How long to wait before it is handed over. A file's clock may go in ticks: a change within the
+  /// tick of the last one could not be told from it.
   let pause: Duration?
 
   private static let tick = Duration.milliseconds(20)

@@ -1,7 +1,7 @@
-// Bytes that are not in memory: they have left it for the spool, or were imported and never were in it.
-// A subscriber gets the file's descriptor once, reads a segment of it
-// at a time and looks for itself that it is what it must be; a few segments are kept, since who reads some bytes
-// of one mostly reads the next ones, too. Nobody else is held up by that, however slow the disk is.
+// Bytes that are not in memory: they have left it for the spool, or were imported and never were in
+// it. A subscriber gets the file's descriptor once, reads a segment of it at a time and looks for
+// itself that it is what it must be; a few segments are kept, since who reads some bytes of one
+// mostly reads the next ones, too. Nobody else is held up by that, however slow the disk is.
 
 import PatchbaySpool
 import PatchbaySystem

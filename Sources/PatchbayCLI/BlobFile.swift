@@ -1,6 +1,6 @@
-// A sealed blob as a descriptor that children inherit: the file itself when the blob was imported, else a
-// copy in anonymous memory that nobody can write any more. A ring cannot be handed out instead: its pages
-// hold other things besides, and serve other blobs later.
+// A sealed blob as a descriptor that children inherit: the file itself when the blob was imported,
+// else a copy in anonymous memory that nobody can write any more. A ring cannot be handed out
+// instead: its pages hold other things besides, and serve other blobs later.
 
 import CPatchbaySystem
 import Glibc

@@ -1,6 +1,6 @@
-// A blob into a file by several threads at once, each piece to its place, also while the blob is still
-// being written. The threads take the pieces in order, so those that find nothing yet wait where the
-// writer will be next. The first error ends them all.
+// A blob into a file by several threads at once, each piece to its place, also while the blob is
+// still being written. The threads take the pieces in order, so those that find nothing yet wait
+// where the writer will be next. The first error ends them all.
 
 import Glibc
 import Patchbay

@@ -1,11 +1,12 @@
-// Files that are blobs. An import is born sealed, with the length that its file has; it has no ring and
-// takes no memory, and the loop keeps a descriptor by which readers get at the bytes. The file is its
-// owner's: nothing is ever written to it, and whatever becomes of the blob, the file stays as it is.
+// Files that are blobs. An import is born sealed, with the length that its file has; it has no ring
+// and takes no memory, and the loop keeps a descriptor by which readers get at the bytes. The file
+// is its owner's: nothing is ever written to it, and whatever becomes of the blob, the file stays
+// as it is.
 //
-// A file can change. Whoever reads it compares its stamp after each read with the one that it had when
-// it was imported, and believes nothing else. The ledger has it looked at whenever somebody opens the
-// blob or asks for it: if it has changed the blob has failed, and its descriptor goes. An import is
-// never evicted, for that would free nothing; their number is bounded instead.
+// A file can change. Whoever reads it compares its stamp after each read with the one that it had
+// when it was imported, and believes nothing else. The ledger has it looked at whenever somebody
+// opens the blob or asks for it: if it has changed the blob has failed, and its descriptor goes. An
+// import is never evicted, for that would free nothing; their number is bounded instead.
 
 import PatchbayLayout
 import PatchbayTypes

@@ -1,6 +1,6 @@
-// Pins: a blob that is pinned is not evicted, whatever is short, until it is unpinned or removed. It is
-// the blob that is kept, not its memory: its extents go to the spool as others do. What is pinned counts
-// as held, for its user's limit, too.
+// Pins: a blob that is pinned is not evicted, whatever is short, until it is unpinned or removed.
+// It is the blob that is kept, not its memory: its extents go to the spool as others do. What is
+// pinned counts as held, for its user's limit, too.
 
 import PatchbayTypes
 import PatchbayWire

@@ -1,5 +1,5 @@
-// Requests that come with a descriptor. One request does, an import; any other message with a descriptor
-// is against the protocol, and so is an import without one, or with several.
+// Requests that come with a descriptor. One request does, an import; any other message with a
+// descriptor is against the protocol, and so is an import without one, or with several.
 
 import PatchbayLedger
 import PatchbaySystem
@@ -7,8 +7,8 @@ import PatchbayTypes
 import PatchbayWire
 
 extension EventLoop {
-  /// Takes what has arrived on a connection. A descriptor comes in only with a packet that begins as an
-  /// import does, and only as long as there is room for it.
+  /// Takes what has arrived on a connection. A descriptor comes in only with a packet that begins
+  /// as an import does, and only as long as there is room for it.
   func receive(_ connection: Connection) throws(PatchbayError) -> ControlSocket.Arrival {
     let hasRoom = imports.hasRoom
     return try connection.receive { hasRoom && Frame.beginsImport($0) }

@@ -1,7 +1,8 @@
-// The descriptors that clients have sent: of files that are offered, and of those that became blobs. A
-// file may be on a disk far away, or be served by a process of who sent it; so nothing is asked of it
-// here that could wait for them. It is looked at as far as this machine knows it, handed on as it is,
-// and closed by a thread that does nothing else: closing may wait. Nothing is ever read or written.
+// The descriptors that clients have sent: of files that are offered, and of those that became
+// blobs. A file may be on a disk far away, or be served by a process of who sent it; so nothing is
+// asked of it here that could wait for them. It is looked at as far as this machine knows it,
+// handed on as it is, and closed by a thread that does nothing else: closing may wait. Nothing is
+// ever read or written.
 
 import CPatchbaySystem
 import Glibc
@@ -48,7 +49,8 @@ final class Imports {
         + "some imported blobs, or raise its limit of open files (ulimit -n).", systemErrno: EMFILE)
   }
 
-  /// - Throws: `notPermitted` for a descriptor that is no read-only one of a regular file with a name.
+  /// - Throws: `notPermitted` for a descriptor that is no read-only one of a regular file with a
+  ///   name.
   private static func check(
     _ descriptor: Int32, _ key: BlobKey
   ) throws(PatchbayError) -> FileStamp {

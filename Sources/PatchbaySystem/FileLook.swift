@@ -48,8 +48,8 @@ extension DiskFile {
     return Descriptor(owning: result)
   }
 
-  /// The file behind a descriptor, opened anew for reading, or for writing: with an offset and flags of
-  /// its own.
+  /// The file behind a descriptor, opened anew for reading, or for writing: with an offset and
+  /// flags of its own.
   /// - Throws: `notPermitted` where its mode does not let this user open it.
   package static func reopened(
     _ file: Int32, isWritable: Bool = false

@@ -1,6 +1,6 @@
-// Receiving from somebody who is not trusted. A descriptor that was sent is installed in this process
-// only with a packet of which that is expected, one at most, so nobody can flood it with them; and it is
-// not closed here, for the close of a file may wait for whoever serves it.
+// Receiving from somebody who is not trusted. A descriptor that was sent is installed in this
+// process only with a packet of which that is expected, one at most, so nobody can flood it with
+// them; and it is not closed here, for the close of a file may wait for whoever serves it.
 
 import CPatchbaySystem
 import Glibc

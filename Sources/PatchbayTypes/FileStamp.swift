@@ -1,7 +1,7 @@
 // What tells one content of a file from another: compared as a whole, never taken apart.
 
-/// A file as it was at one moment. Equal stamps mean that nothing was written in between, as far as the
-/// file system's clock can tell.
+/// A file as it was at one moment. Equal stamps mean that nothing was written in between, as far as
+/// the file system's clock can tell.
 package struct FileStamp: Sendable, Hashable {
   package var device: UInt64
   package var inode: UInt64

@@ -1,4 +1,5 @@
-// Imported files and pins through the library: right bytes, or an error, whatever becomes of the file.
+// Imported files and pins through the library: right bytes, or an error, whatever becomes of the
+// file.
 
 import Glibc
 import PatchbaySystem

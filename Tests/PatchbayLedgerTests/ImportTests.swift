@@ -1,5 +1,5 @@
-// Files that are blobs: what the broker keeps of them, when it looks at them, and that it lets go of
-// nothing but its own descriptor.
+// Files that are blobs: what the broker keeps of them, when it looks at them, and that it lets go
+// of nothing but its own descriptor.
 
 import PatchbayTypes
 import PatchbayWire
@@ -185,7 +185,8 @@ import Testing
     var long = before
     long.byteCount = ExtentPlan.positionLimit + 1
     #expect(files.offer(session, "f", .success(long))?.code == .limitReached)
-    #expect(files.offer(session, "f", .success(before)) { $0.mode = 0o777 }?.code == .protocolViolation)
+    let executable = files.offer(session, "f", .success(before)) { $0.mode = 0o777 }
+    #expect(executable?.code == .protocolViolation)
     _ = try need(files.offer(session, "f", .success(before))?.grant)
     #expect(files.offer(session, "f", .success(before))?.code == .keyExists)
     #expect(files.offer(other, "f", .success(before)) { $0.replaces = true }?.code == .notPermitted)

@@ -1,5 +1,5 @@
-// The model's view of descriptors that clients send: each is kept or dropped once, kept for as long as
-// somebody may read the blob, and never more of them than may be.
+// The model's view of descriptors that clients send: each is kept or dropped once, kept for as long
+// as somebody may read the blob, and never more of them than may be.
 
 import PatchbayLedger
 import PatchbayTypes

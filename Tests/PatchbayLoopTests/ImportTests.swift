@@ -1,5 +1,5 @@
-// Descriptors that clients send to a real broker: which it takes, which it refuses, and that it keeps
-// none that it does not need.
+// Descriptors that clients send to a real broker: which it takes, which it refuses, and that it
+// keeps none that it does not need.
 
 import CPatchbaySystem
 import Glibc

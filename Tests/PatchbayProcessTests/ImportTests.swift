@@ -1,5 +1,6 @@
-// Files that are there already, programs that know nothing of blobs, pins, and copies by several threads:
-// the verbs `import`, `with`, `pin`, `unpin` and `get --parallel`, each with what is wrong to ask of it.
+// Files that are there already, programs that know nothing of blobs, pins, and copies by several
+// threads: the verbs `import`, `with`, `pin`, `unpin` and `get --parallel`, each with what is wrong
+// to ask of it.
 
 import Glibc
 import PatchbaySystem

@@ -18,8 +18,9 @@ struct ImportVerb: Verb {
 
       Example: patchbay import models/v7 weights.bin --type application/octet-stream
 
-      Exits with 0; 64 usage; 69 no broker; 73 the key exists; 74 the file cannot be read; 76 a mode with \
-      other bits than those of reading and writing; 77 it may not be read, or has no name; 81 the broker holds as many files as it can.
+      Exits with 0; 64 usage; 69 no broker; 73 the key exists; 74 the file cannot be read; 76 a \
+      mode with other bits than those of reading and writing; 77 it may not be read, or has no \
+      name; 81 the broker holds as many files as it can.
       """)
 
   @OptionGroup var common: CommonOptions

@@ -44,8 +44,8 @@ struct WithVerb: Verb {
 
   private static let mark = "\0"
 
-  /// The arguments of the whole command with a mark behind the -- of this verb. No argument of a process
-  /// can be equal to it.
+  /// The arguments of the whole command with a mark behind the -- of this verb. No argument of a
+  /// process can be equal to it.
   static func marked(_ arguments: [String]) -> [String] {
     guard arguments.first == configuration.commandName, let end = arguments.firstIndex(of: "--")
     else { return arguments }
