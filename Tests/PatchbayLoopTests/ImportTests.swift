@@ -122,7 +122,7 @@ private final class Opened {
       #expect(error?.code == .notPermitted, "\(what): \(String(describing: error))")
       #expect(error?.message.contains("k") == true)
     }
-    #expect(eventually { Listing.descriptorCount == before })
+    #expect(eventually { Listing.descriptorCount <= before })
     // It goes on with the connection and with the key.
     let file = try opened(path)
     #expect(try isImported(client, "k", file.number))
