@@ -103,9 +103,20 @@ final class EventLoop {
     isShared = configuration.isShared
     let descriptorLimit = try checked(
       pb_raise_descriptor_limit(), "Raising the limit of open files")
-    ground = try SocketGround(
-      configuration.socketPath, instance: instance, isShared: configuration.isShared,
-      given: configuration.listener)
+    // First, for it may take long: who finds the socket is served.
+    let opened = try configuration.spool.map { (place) throws(PatchbayError) in
+      try Spool.open(place, instance: instance)
+    }
+    spool = opened?.spool
+    findings = opened?.findings
+    do throws(PatchbayError) {
+      ground = try SocketGround(
+        configuration.socketPath, instance: instance, isShared: configuration.isShared,
+        given: configuration.listener)
+    } catch {
+      opened?.spool.leave()
+      throw error
+    }
     idleLimit = configuration.idleLimit
     poller = try Poller()
     acceptor = try Acceptor(listener: ground.listener.rawValue)
@@ -117,11 +128,6 @@ final class EventLoop {
     limits.importCount = min(limits.importCount, Int(descriptorLimit) / 4)
     // While one is offered as many others may be held.
     imports = try Imports(limit: limits.importCount + 1)
-    let opened = try configuration.spool.map { (place) throws(PatchbayError) in
-      try Spool.open(place, instance: instance)
-    }
-    spool = opened?.spool
-    findings = opened?.findings
     jobLimit = limits.jobCount
     maker = try Worker("the maker of rings", jobLimit: jobLimit)
     inspector = try Worker("the inspector of rings", jobLimit: jobLimit)

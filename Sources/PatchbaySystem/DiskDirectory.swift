@@ -5,11 +5,13 @@ import PatchbayTypes
 
 extension DiskFile {
   /// A directory of this user that nobody else may write into, held open; made, for this user alone,
-  /// if it is not there.
+  /// if it is not there. Its own name is on the device then.
   /// - Throws: `notPermitted` when it is somebody else's, or others may write into it; `inputOutput`
   ///   when it is none, or its parent is not there.
   package static func ownDirectory(_ path: String) throws(PatchbayError) -> Descriptor {
-    if unsafe mkdir(path, 0o700) != 0, errno != EEXIST {
+    if unsafe mkdir(path, 0o700) == 0 {
+      try synchronizeDirectory(openDirectory(parent(of: path)))
+    } else if errno != EEXIST {
       throw .system("Making the directory \(path)", errno: errno)
     }
     let directory = try openDirectory(path)

@@ -166,4 +166,19 @@ import Testing
     }
     try broker.stop()
   }
+
+  @Test func `the load tool measures the way to disk beside the programs that do the same`() throws
+  {
+    let outcome = try runProgram(
+      "patchbay-load",
+      ["spill", "--total", "1MiB", "--memory", "16MiB", "--repeats", "1", "--floor", "--json"])
+    #expect(outcome.exitCode == 0, "\(outcome.error)")
+    let cells = outcome.output.split(separator: "\n").dropFirst()
+    #expect(cells.count == 4, "\(outcome.output)")
+    for cell in cells {
+      #expect(cell.contains("\"ratio\":{") && cell.contains("\"per core\":{"), "\(cell)")
+    }
+    let refused = try runProgram("patchbay-load", ["spill", "--total", "1KiB"])
+    #expect(refused.exitCode == 64 && refused.error.contains("--total"), "\(refused.error)")
+  }
 }
