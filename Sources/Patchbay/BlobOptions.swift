@@ -73,7 +73,10 @@ public struct BlobOptions: Sendable, Hashable {
   }
 
   /// Whether a small one may travel in one message: it has no place on disk.
-  var isInlinable: Bool { policy == .keep && acknowledgement == .visible }
+  var isInlinable: Bool { policy == .keep && acknowledgement == .visible && compression == nil }
+
+  /// How long its seal may take where nobody says so: a disk takes as long as it takes.
+  var sealDeadline: Deadline { acknowledgement == .visible ? .standard : .never }
 
   /// The same for bytes that come in order.
   func appended(byteCount: Int?) -> BlobOptions {

@@ -94,7 +94,7 @@ public final class PatchbayClient: Sendable {
     let publisher = try publisher(key, options, deadline: deadline)
     do {
       let result = try body(publisher)
-      if !publisher.isEnded { try publisher.seal() }
+      if !publisher.isEnded { try publisher.seal(deadline: options.sealDeadline) }
       return result
     } catch {
       if !publisher.isEnded { try? publisher.fail("\(error)") }
@@ -159,7 +159,7 @@ public final class PatchbayClient: Sendable {
     do throws(PatchbayError) {
       try write(publisher)
       // The source may have taken its time: the deadline is the creation's, the seal has its own.
-      try publisher.seal()
+      try publisher.seal(deadline: options.sealDeadline)
       return publisher.generation
     } catch {
       try? publisher.fail("\(error)")

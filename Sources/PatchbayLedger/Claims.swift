@@ -23,6 +23,7 @@ extension Ledger {
   ) throws(PatchbayError) {
     let blob = try published(request.blob, by: session, for: .claim)
     guard blob.isJoinable else { throw .notJoinable(blob) }
+    guard blob.pendingSeal?.isPersisting != true else { throw .beingSealed(blob) }
     try checkClaim(session, number, request.range, blob)
     let generation = request.blob.generation
     blobs[generation]?.claims.append(

@@ -15,6 +15,9 @@ extension Ledger {
   ) throws(PatchbayError) {
     try checkOffer(request)
     try checkTerms(request, terms)
+    guard terms.compression == nil || limits.spool != nil else {
+      throw .noSpoolToCompress(request.key)
+    }
     guard !isDraining else { throw .draining }
     guard !isJournalFull else { throw .journalFull(request.key) }
     let old = owners[request.key]

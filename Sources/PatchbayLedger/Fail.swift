@@ -69,6 +69,7 @@ extension Ledger {
     blobs[generation]?.pendingSeal = nil
     blobs[generation]?.modified = now.wall
     if raisesEpoch { blobs[generation]?.epoch = before.nextEpoch }
+    withdrawContainer(of: generation)
     guard let blob = blobs[generation] else { return }
     changed(generation)
     record(generation)

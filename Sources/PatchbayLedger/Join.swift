@@ -125,6 +125,7 @@ extension Ledger {
     openBlobCount -= 1
     blobs[generation]?.state = .suspended
     blobs[generation]?.pendingSeal = nil
+    withdrawContainer(of: generation)
     blobs[generation]?.modified = now.wall
     awaitPublisher(generation)
     changed(generation)
@@ -146,6 +147,7 @@ extension Ledger {
       numbers += pending.waiters.take(of: session)
       // A seal that nobody waits for is not to happen.
       blobs[generation]?.pendingSeal = pending.waiters.isEmpty ? nil : pending
+      if pending.waiters.isEmpty { withdrawContainer(of: generation) }
     }
     return numbers
   }

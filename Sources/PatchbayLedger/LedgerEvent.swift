@@ -30,7 +30,7 @@ package enum LedgerEvent: Sendable, Hashable {
   /// Answer to `persist`.
   case persisted(Generation, PersistResult)
   /// Complete blobs that stand in the spool; before anybody connects.
-  case found([StoredBlob])
+  case found([StoredBlob], last: Generation)
   /// Answer to `retractRing`.
   case retracted(RingID, isViewed: Bool)
   /// A reply could not be delivered with its descriptors; the client got a failure instead. What

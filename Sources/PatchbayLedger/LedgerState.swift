@@ -124,6 +124,8 @@ struct Blob: Sendable {
   /// it is being made so, the bytes of disk that are set aside for that.
   var isPersisted = false
   var persistReserve: Int?
+  /// Seals that came while a container was being completed of which nobody waits any more.
+  var lateSeals: [LateSeal] = []
   /// Its container has failed.
   var isUnspillable = false
   /// Whether it stands among the candidates.
@@ -218,6 +220,12 @@ struct BlobPublisher: Sendable, Hashable {
   let session: SessionID
   /// The request that made it one.
   let number: UInt64
+}
+
+/// A seal that has to wait until the one before has ended on disk.
+struct LateSeal: Sendable {
+  let asker: RequestID
+  let request: SealRequest
 }
 
 /// A seal whose bytes are being looked at.

@@ -68,7 +68,7 @@ extension Ledger {
         queueForEviction(generation)
         continue
       }
-      guard blob.spillingIndex == nil else {
+      guard blob.spillingIndex == nil, blob.persistReserve == nil else {
         aside.append(generation)
         continue
       }
@@ -134,6 +134,7 @@ extension Ledger {
     let isIdle =
       blob.isBorn && blob.isNamed && !blob.state.isLive && !blob.isHeld && !blob.isKept
       && blob.ghostCount == 0 && blob.writers.isEmpty && !blob.isPinned && !blob.holdsFile
+      && blob.persistReserve == nil
     guard isIdle != blob.isIdle else { return }
     blobs[generation]?.isIdle = isIdle
     idleByteCount += isIdle ? blob.residentByteCount : -blob.residentByteCount

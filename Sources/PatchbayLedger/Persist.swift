@@ -108,45 +108,76 @@ extension Ledger {
   }
 
   mutating func persisted(_ generation: Generation, _ result: PersistResult) {
-    guard let blob = blobs[generation] else { return }
+    guard let blob = blobs[generation], let reserve = blob.persistReserve else { return }
     blobs[generation]?.persistReserve = nil
     switch result {
-    case .done(let byteCount):
-      setDisk(generation, byteCount)
-      standsOnDisk(blob)
-    case .failed(let error, let byteCount):
-      setDisk(generation, byteCount ?? blob.spoolByteCount - (blob.persistReserve ?? 0))
-      refuseSeal(generation, error)
+    case .done(let byteCount): setDisk(generation, byteCount)
+    case .failed(_, let byteCount): setDisk(generation, byteCount ?? blob.spoolByteCount - reserve)
     case .lost(let error):
       setDisk(generation, 0)
       if !blob.spooled.isEmpty, blob.state.isLive {
         failBlob(
-          generation, error.code, "its bytes on disk were lost: \(error.message)", raisesEpoch: true
-        )
+          generation, .inputOutput, "its bytes on disk were lost: \(error.message)",
+          raisesEpoch: true)
       }
-      refuseSeal(generation, error)
     }
+    conclude(generation, result)
+    serveLateSeals(generation)
     offerToSpill(generation)
     settle(generation)
     spillMore()
   }
 
-  /// The container is complete. If the blob is not, or its key is gone, no broker may find it.
-  private mutating func standsOnDisk(_ blob: Blob) {
-    let generation = blob.origin.generation
-    guard let pending = blob.pendingSeal, pending.isPersisting else {
-      return actions.append(.withdrawContainer(generation))
+  /// Ends the seal that waited for the container, if it still does. Of a blob without a key nobody will
+  /// look for one.
+  private mutating func conclude(_ generation: Generation, _ result: PersistResult) {
+    guard let blob = blobs[generation], let pending = blob.pendingSeal, pending.isPersisting else {
+      return
     }
-    do throws(PatchbayError) {
-      try checkUndisturbed(pending, blob)
-      blobs[generation]?.pendingSeal = nil
-      blobs[generation]?.isPersisted = blob.isNamed
-      if !blob.isNamed { actions.append(.withdrawContainer(generation)) }
-      finishSeal(generation, pending.byteCount, answering: pending.waiters)
-    } catch {
-      actions.append(.withdrawContainer(generation))
-      refuseSeal(generation, error)
+    switch result {
+    case .failed(let error, _) where blob.isNamed: return refuseSeal(generation, error)
+    case .lost(let error) where blob.isNamed: return refuseSeal(generation, error)
+    case .done, .failed, .lost: break
     }
+    blobs[generation]?.pendingSeal = nil
+    blobs[generation]?.isPersisted = blob.isNamed
+    finishSeal(generation, pending.byteCount, answering: pending.waiters)
+  }
+
+  /// A seal comes while the container of one before, of which nobody waits any more, is being completed:
+  /// its turn is next.
+  mutating func postpones(_ asker: RequestID, _ request: SealRequest) throws(PatchbayError) -> Bool
+  {
+    let generation = request.blob.generation
+    guard let blob = blobs[generation], blob.persistReserve != nil, blob.pendingSeal == nil else {
+      return false
+    }
+    guard blob.lateSeals.count < Self.waiterLimit else {
+      throw .tooManyWaiters(blob, limit: Self.waiterLimit)
+    }
+    blobs[generation]?.lateSeals.append(LateSeal(asker: asker, request: request))
+    return true
+  }
+
+  private mutating func serveLateSeals(_ generation: Generation) {
+    let late = blobs[generation]?.lateSeals ?? []
+    blobs[generation]?.lateSeals = []
+    for seal in late where sessions[seal.asker.session]?.phase == .talking {
+      do throws(PatchbayError) {
+        try self.seal(seal.asker.session, seal.asker.number, seal.request)
+      } catch {
+        refuse(seal.asker.session, seal.asker.number, error)
+      }
+    }
+  }
+
+  /// To be called when a blob has lost its key, or the seal that its container is being completed for,
+  /// and before anybody is told: no broker may find it then, however far the worker is.
+  mutating func withdrawContainer(of generation: Generation) {
+    guard let blob = blobs[generation], blob.isPersisted || blob.persistReserve != nil else {
+      return
+    }
+    actions.append(.withdrawContainer(generation))
   }
 
   /// The blob stays open, if it still is: its publisher may try again.
@@ -160,22 +191,19 @@ extension Ledger {
 
   /// Takes in what a broker before this one has left complete, before anybody connects: the one that
   /// was written last is taken for the one that was read last.
-  mutating func found(_ stored: [StoredBlob]) {
+  /// - Parameter last: No generation up to this one is given out again: files may bear its number.
+  mutating func found(_ stored: [StoredBlob], last: Generation) {
+    lastGeneration = max(lastGeneration, last.rawValue)
     for blob in stored.sorted(by: { ($0.modified, $0.generation) < ($1.modified, $1.generation) }) {
-      lastGeneration = max(lastGeneration, blob.generation.rawValue)
       adopt(blob)
     }
   }
 
   private mutating func adopt(_ stored: StoredBlob) {
     let key = stored.request.key
-    if let other = owners[key] {
-      // Both were there when the power went: the later life counts.
-      guard other < stored.generation else {
-        return actions.append(.removeContainer(stored.generation))
-      }
-      unname(other)
-    }
+    guard owners[key] == nil, blobs[stored.generation] == nil,
+      stored.generation.rawValue <= lastGeneration
+    else { return }
     let origin = BlobOrigin(
       request: stored.request, terms: .plain, generation: stored.generation, access: stored.access,
       plan: stored.plan, window: nil, created: stored.created,
@@ -211,6 +239,13 @@ extension Blob {
 }
 
 extension PatchbayError {
+  static func noSpoolToCompress(_ key: BlobKey) -> PatchbayError {
+    PatchbayError(
+      .notPermitted,
+      "It was said how the blob \(key) is to be kept on disk, but this broker has no spool. Start it "
+        + "with --spool, or leave that out.")
+  }
+
   static func noSpool(_ key: BlobKey) -> PatchbayError {
     PatchbayError(
       .notPermitted,

@@ -107,6 +107,13 @@ extension PatchbayError {
         + "\(state). Remove it first, or ask to replace it.")
   }
 
+  static func beingSealed(_ blob: Blob) -> PatchbayError {
+    PatchbayError(
+      .closed,
+      "The blob \(blob.key) has been found complete and is being put on disk: nothing of it is left to "
+        + "write. If its seal fails after all, claim again.")
+  }
+
   static func lengthMismatch(_ key: BlobKey, announced: Int, found: Int) -> PatchbayError {
     PatchbayError(
       .lengthMismatch,

@@ -18,6 +18,7 @@ extension Ledger {
     try checkLength(blob, request.byteCount)
     try checkClaims(blob, except: session)
     let asker = RequestID(session: session, number: number)
+    if try postpones(asker, request) { return }
     // Where nobody announced a length others may have written behind this one.
     let end =
       blob.byteCount == nil ? max(request.byteCount, blob.claimedEnd) : request.byteCount
@@ -59,8 +60,14 @@ extension Ledger {
     guard (0...ExtentPlan.positionLimit).contains(byteCount) else {
       throw .impossibleLength(blob.key, byteCount)
     }
-    guard let announced = blob.byteCount, announced != byteCount else { return }
-    throw .lengthMismatch(blob.key, announced: announced, found: byteCount)
+    if let announced = blob.byteCount {
+      guard announced != byteCount else { return }
+      throw .lengthMismatch(blob.key, announced: announced, found: byteCount)
+    }
+    // What stands on disk is there whole, with segments that are not cut.
+    let end = blob.spooled.max().map { blob.origin.plan.range(of: $0).upperBound } ?? 0
+    guard byteCount < end else { return }
+    throw .lengthMismatch(blob.key, announced: end, found: byteCount)
   }
 
   private mutating func join(

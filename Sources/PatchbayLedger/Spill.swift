@@ -34,6 +34,8 @@ package struct SpillOrder: Sendable, Hashable {
   /// The blob's length, if it is known.
   package var byteCount: Int?
   package var compression: SpoolCompression
+  /// Whether the blob is to survive loss of power.
+  package var isDurable: Bool
 }
 
 /// What became of an extent on its way to disk.
@@ -215,7 +217,8 @@ extension Ledger {
         SpillOrder(
           key: blob.key, generation: generation, extent: extent, plan: blob.origin.plan,
           range: range, segmentByteCount: segment, byteCount: blob.byteCount,
-          compression: compression(of: blob.origin))))
+          compression: compression(of: blob.origin),
+          isDurable: blob.origin.request.acknowledgement == .durable)))
     return true
   }
 
@@ -285,7 +288,7 @@ extension Ledger {
     blobs[generation]?.spillingIndex = nil
     switch result {
     case .done(let byteCount):
-      setDisk(generation, byteCount)
+      setDisk(generation, byteCount + (blob.persistReserve ?? 0))
       spilling.count += 1
       // Only if nothing has come that needs it in memory: then it is copied again, later.
       if blob.mayLeaveMemory { leaveMemory(index, generation) }
@@ -294,7 +297,10 @@ extension Ledger {
       setDisk(generation, blob.spoolByteCount - reserve(of: index, blob))
       blobs[generation]?.spillLimit = index
     case .failed(let error, let byteCount):
-      setDisk(generation, byteCount ?? blob.spoolByteCount - reserve(of: index, blob))
+      setDisk(
+        generation,
+        byteCount.map { $0 + (blob.persistReserve ?? 0) }
+          ?? blob.spoolByteCount - reserve(of: index, blob))
       // What is full, or short of something, may be better in a while; a broken file is not.
       if [.noSpaceSpool, .limitReached].contains(error.code) {
         pauseSpilling(error)
@@ -464,7 +470,7 @@ extension PatchbayError {
   static func spoolFull(used: Int, limit: Int) -> PatchbayError {
     PatchbayError(
       .noSpaceSpool,
-      "Memory is full, and the spool holds \(used) of its \(limit) bytes with nothing in it that may "
-        + "go. Remove blobs, or raise the broker's --spool-limit.")
+      "The spool holds \(used) of its \(limit) bytes with too little in it that may go, and something "
+        + "has to be written there. Remove blobs, or raise the broker's --spool-limit.")
   }
 }

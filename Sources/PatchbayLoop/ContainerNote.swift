@@ -17,13 +17,16 @@ struct ContainerNote: Sendable, Hashable {
   private static let formatVersion: UInt16 = 1
   private static let bootLimit = 64
 
-  /// The running boot, by the kernel's random name for it.
-  static func runningBoot() throws(PatchbayError) -> String {
-    let path = "/proc/sys/kernel/random"
-    let directory = try DiskFile.openDirectory(path)
-    let file = try DiskFile.open(in: directory, name: "boot_id", isWritable: false)
-    let bytes = try DiskFile.read(file, at: 0, byteCount: bootLimit)
-    return String(decoding: bytes.prefix { $0 > 0x20 }, as: UTF8.self)
+  /// The running boot, by the kernel's random name for it; empty where that is hidden.
+  static func runningBoot() -> String {
+    do throws(PatchbayError) {
+      let directory = try DiskFile.openDirectory("/proc/sys/kernel/random")
+      let file = try DiskFile.open(in: directory, name: "boot_id", isWritable: false)
+      let bytes = try DiskFile.read(file, at: 0, byteCount: bootLimit)
+      return String(decoding: bytes.prefix { $0 > 0x20 }, as: UTF8.self)
+    } catch {
+      return ""
+    }
   }
 
   var bytes: [UInt8] {
@@ -94,7 +97,8 @@ struct ContainerNote: Sendable, Hashable {
   /// Readers are told the size of a segment, which follows from the plan, and ask for extents by index.
   private func checkShape() throws(PatchbayError) {
     let extentCount = blob.byteCount == 0 ? 0 : blob.plan.index(of: blob.byteCount - 1) + 1
-    guard blob.generation.rawValue != 0, extentCount <= JournalCoding.extentLimit,
+    guard (1...SpoolStart.generationLimit).contains(blob.generation.rawValue),
+      extentCount <= JournalCoding.extentLimit,
       blob.plan.segmentByteCount(byteCount: blob.request.byteCount) == blob.segmentByteCount
     else {
       throw PatchbayError(

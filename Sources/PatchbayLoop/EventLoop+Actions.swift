@@ -322,6 +322,8 @@ extension EventLoop {
       }
     case .unlinked(let ring): rings.endUnlink(ring)
     case .spilled(let generation, let result): submit(.spilled(generation, result))
+    case .extentPersisted(let order, let next): persist(order, from: next)
+    case .containerReady(let order, let container): keep(order, container)
     case .persisted(let generation, let result): submit(.persisted(generation, result))
     case .samples(let samples): submit(.sampled(samples))
     case .containersRemoved: break

@@ -16,11 +16,44 @@ extension EventLoop {
   }
 
   func persist(_ order: PersistOrder) {
-    let places = order.extents.map { rings[$0.ring] }
-    let generation = order.blob.generation
+    spool?.unbar(order.blob.generation)
+    persist(order, from: 0)
+  }
+
+  /// The next step towards a complete container: one extent, or the end. Others have their turns between
+  /// two of them.
+  func persist(_ order: PersistOrder, from extent: Int) {
     guard let spool else { return }
-    let isTaken = spooler.submit { .persisted(generation, spool.persist(order, from: places)) }
-    if !isTaken { finish(.persisted(generation, .failed(busy, containerByteCount: nil))) }
+    let isEnd = extent == order.extents.count
+    let place = isEnd ? nil : rings[order.extents[extent].ring]
+    let isTaken = spooler.submit {
+      do throws(PatchbayError) {
+        if isEnd { return .containerReady(order, try spool.ready(order)) }
+        try spool.persist(order, extent: extent, from: place)
+        return .extentPersisted(order, next: extent + 1)
+      } catch {
+        let generation = order.blob.generation
+        if let suspicion = spool.suspicion(of: generation) {
+          spool.leaves(generation)
+          return .persisted(generation, .lost(suspicion))
+        }
+        let byteCount = spool.takenByteCount(generation)
+        return .persisted(generation, .failed(error, containerByteCount: byteCount))
+      }
+    }
+    if !isTaken { refusePersist(order) }
+  }
+
+  /// Waiting for the device is not the work of the thread that others wait for.
+  func keep(_ order: PersistOrder, _ container: ReadyContainer) {
+    guard let spool else { return }
+    let generation = order.blob.generation
+    let isTaken = keeper.submit { .persisted(generation, spool.keep(order, container)) }
+    if !isTaken { refusePersist(order) }
+  }
+
+  private func refusePersist(_ order: PersistOrder) {
+    finish(.persisted(order.blob.generation, .failed(busy, containerByteCount: nil)))
   }
 
   /// Done here and now: whoever is told afterwards that the blob is gone can rely on it.

@@ -28,6 +28,8 @@ enum WorkResult: Sendable {
   case samples([BlobSample])
   case situation(SessionID, number: UInt64, BlobSituation)
   case spilled(Generation, SpillResult)
+  case extentPersisted(PersistOrder, next: Int)
+  case containerReady(PersistOrder, ReadyContainer)
   case persisted(Generation, PersistResult)
   case containersRemoved
 }
@@ -58,6 +60,8 @@ final class EventLoop {
   /// Nil: nothing leaves memory for the disk.
   let spool: Spool?
   let spooler: Worker<WorkResult>
+  /// Waits for the disk's device.
+  let keeper: Worker<WorkResult>
   let imports: Imports
   /// What the spool had in it, until the ledger knows.
   private var findings: SpoolFindings?
@@ -124,7 +128,7 @@ final class EventLoop {
     limits.handshake = configuration.handshakeLimit
     limits.isShared = configuration.isShared
     if let own = configuration.userMemoryLimit { limits.memoryPerOtherUser = own }
-    limits.spool = try configuration.spool?.terms()
+    limits.spool = try configuration.spool?.terms(found: findings?.byteCount ?? 0)
     limits.importCount = min(limits.importCount, Int(descriptorLimit) / 4)
     // While one is offered as many others may be held.
     imports = try Imports(limit: limits.importCount + 1)
@@ -132,6 +136,7 @@ final class EventLoop {
     maker = try Worker("the maker of rings", jobLimit: jobLimit)
     inspector = try Worker("the inspector of rings", jobLimit: jobLimit)
     spooler = try Worker("the writer of the spool", jobLimit: jobLimit)
+    keeper = try Worker("the keeper of the spool", jobLimit: jobLimit)
     rings = RingStore(instance: instance)
     boards = BoardStore(instance: instance)
     refusals = RateLimitedLog(logger)
@@ -146,6 +151,7 @@ final class EventLoop {
       try poller.add(maker.finished.rawValue, .maker)
       try poller.add(inspector.finished.rawValue, .inspector)
       try poller.add(spooler.finished.rawValue, .spooler)
+      try poller.add(keeper.finished.rawValue, .keeper)
     } catch {
       journalStorage.unlinkAll()
       throw error
@@ -162,6 +168,7 @@ final class EventLoop {
       try maker.start()
       try inspector.start()
       try spooler.start()
+      try keeper.start()
       if ground.sweptCount > 0 {
         logger.info("Removed \(ground.sweptCount) objects of a broker that was killed.")
       }
@@ -196,7 +203,7 @@ final class EventLoop {
         broker that was killed are gone.
         """)
     }
-    submit(.found(found.blobs))
+    submit(.found(found.blobs, last: found.last))
   }
 
   private var isDone: Bool {
@@ -250,6 +257,7 @@ final class EventLoop {
     case .maker: for result in maker.takeResults() { finish(result) }
     case .inspector: for result in inspector.takeResults() { finish(result) }
     case .spooler: for result in spooler.takeResults() { finish(result) }
+    case .keeper: for result in keeper.takeResults() { finish(result) }
     case .connection(let number):
       let session = SessionID(rawValue: number)
       if ready.isWritable { flush(session) }
@@ -321,6 +329,7 @@ final class EventLoop {
     connections = [:]
     inspector.stop()
     spooler.stop()
+    keeper.stop()
     maker.stop()
     for case .ring(let ring, let result) in maker.takeResults() { rings.settle(ring, result) }
     rings.unlinkAll()

@@ -8,7 +8,7 @@ import PatchbayTypes
 /// A directory for what does not fit in memory.
 package struct SpoolPlace: Sendable {
   package var directory: String
-  /// Bytes of disk; nil: half of what is free there when the broker starts.
+  /// Bytes of disk; nil: half of what is free there, or taken by blobs that it finds.
   package var byteLimit: Int?
   package var compression: SpoolCompression
   /// Bytes of the disk that are left to others; nil: a thirty-second of it, at most 1 GiB.
@@ -28,9 +28,12 @@ package struct SpoolPlace: Sendable {
   }
 
   /// What the ledger has to know of it.
-  func terms() throws(PatchbayError) -> SpoolTerms {
+  /// - Parameter found: bytes of disk that complete blobs take already.
+  func terms(found: Int) throws(PatchbayError) -> SpoolTerms {
     let limit =
-      if let byteLimit { byteLimit } else { try DiskFile.space(at: directory).freeByteCount / 2 }
+      if let byteLimit { byteLimit } else {
+        (try DiskFile.space(at: directory).freeByteCount + found) / 2
+      }
     return SpoolTerms(byteCount: limit, compression: compression)
   }
 }

@@ -15,20 +15,40 @@ import Synchronization
 
 /// The writers belong to the spool's worker thread; everything else does not change, or is locked.
 @safe final class Spool: @unchecked Sendable {
+  /// Under which names containers stand.
+  struct Names: Sendable {
+    /// Those that the next broker finds.
+    var complete: [Generation: String] = [:]
+    /// Those that are not to be found any more, however far their completion is.
+    var barred: Set<Generation> = []
+    /// Those that had the name of a complete one, and may have it on the device.
+    var withdrawn: Set<Generation> = []
+  }
+
+  /// A container that is open for writing.
+  private struct OpenContainer {
+    let writer: ContainerWriter
+    /// Whether its blob is to survive loss of power.
+    let isDurable: Bool
+    var lastUse: UInt64
+  }
+
   private let path: String
   private let instance: UInt64
   /// Bytes of the disk that are left to others.
   private let floorByteCount: Int
   let directory: Descriptor
   private let lock: InstanceLock
-  /// The running boot of the machine.
+  /// The running boot of the machine; empty when nobody knows.
   let boot: String
-  /// Containers that the next broker finds, by name. A name changes under the lock.
-  let complete: Mutex<[Generation: String]>
-  /// Of the worker thread: what was written last, and what is known to be there.
-  private var writers: [Generation: ContainerWriter] = [:]
+  let names: Mutex<Names>
+  /// Of the worker thread: what is being written, and what is known to be there.
+  private var open: [Generation: OpenContainer] = [:]
+  private var useCount: UInt64 = 0
   private var known: Set<Generation> = []
-  /// Of all threads: containers whose blobs are gone.
+  /// Of the worker thread: what the device may have lost unnoticed.
+  private var suspects: [Generation: PatchbayError] = [:]
+  /// Of all threads: containers whose blobs are gone, or that are lost.
   private let leaving = Mutex<[Generation]>([])
   /// One segment on its way.
   @unsafe private var buffer = unsafe UnsafeMutableRawBufferPointer(start: nil, count: 0)
@@ -47,7 +67,7 @@ import Synchronization
     self.directory = directory
     self.lock = lock
     self.boot = boot
-    complete = Mutex(names)
+    self.names = Mutex(Names(complete: names))
     known = Set(names.keys)
   }
 
@@ -64,7 +84,7 @@ import Synchronization
       taken:
         "Another broker has the spool \(place.directory). Use another directory with --spool, or "
         + "stop it.")
-    let boot = try ContainerNote.runningBoot()
+    let boot = ContainerNote.runningBoot()
     let findings = try SpoolStart.look(
       place.directory, directory, previous: lock.previous, boot: boot)
     let floor = try place.chosenFloor()
@@ -80,10 +100,6 @@ import Synchronization
 
   func partName(_ generation: Generation) -> String { "\(stem(generation)).part" }
 
-  func completeName(_ generation: Generation) -> String {
-    complete.withLock { $0[generation] } ?? stem(generation) + SpoolStart.completeSuffix
-  }
-
   func stem(_ generation: Generation) -> String {
     ObjectName.prefix(instance: instance) + ObjectName.hex(generation.rawValue)
   }
@@ -94,9 +110,10 @@ import Synchronization
 
   /// A descriptor for a reader.
   func open(_ generation: Generation) throws(PatchbayError) -> Descriptor {
-    try complete.withLock { (complete) throws(PatchbayError) in
+    try names.withLock { (names) throws(PatchbayError) in
       try DiskFile.open(
-        in: directory, name: complete[generation] ?? partName(generation), isWritable: false)
+        in: directory, name: names.complete[generation] ?? partName(generation),
+        isWritable: false)
     }
   }
 
@@ -120,7 +137,8 @@ import Synchronization
         for: ContainerHeader(
           key: order.key, generation: order.generation,
           shape: try ContainerShape(segmentByteCount: order.segmentByteCount),
-          compression: order.compression, byteCount: order.byteCount))
+          compression: order.compression, byteCount: order.byteCount),
+        isDurable: order.isDurable)
       try copy(order.range, ring, place, to: writer)
       return .done(containerByteCount: try writer.allocatedByteCount())
     } catch {
@@ -130,7 +148,7 @@ import Synchronization
 
   /// Bytes of disk that a container takes; nil when nobody knows.
   func takenByteCount(_ generation: Generation) -> Int? {
-    (try? writers[generation]?.allocatedByteCount()) ?? nil
+    (try? open[generation]?.writer.allocatedByteCount()) ?? nil
   }
 
   /// - Throws: `noSpaceSpool` when too little of the disk would be left to others.
@@ -166,21 +184,43 @@ import Synchronization
   }
 
   /// The writer of a blob's container, which is begun if it is not there. It knows the blob's length: it
-  /// is told before the last segment, which may be short.
-  func writer(for header: ContainerHeader) throws(PatchbayError) -> ContainerWriter {
-    let writer = try anyWriter(for: header)
-    if writer.header.byteCount != header.byteCount {
+  /// is told before the last segment, which may be short. Its header says that it is not complete.
+  func writer(
+    for header: ContainerHeader, isDurable: Bool
+  ) throws(PatchbayError) -> ContainerWriter {
+    let generation = header.generation
+    if let error = suspects[generation] { throw error }
+    try forgetOldName(generation)
+    let writer = try anyWriter(for: header, isDurable)
+    if writer.header.byteCount != header.byteCount || writer.header.isSealed {
       var told = writer.header
       told.byteCount = header.byteCount
+      told.isSealed = false
+      told.note = []
+      try writer.write(header: told)
       try writer.write(header: told)
     }
     return writer
   }
 
-  private func anyWriter(for header: ContainerHeader) throws(PatchbayError) -> ContainerWriter {
+  /// A container that was complete, and is to be written again, first loses that name on the device, too:
+  /// or what it holds after a loss of power would be neither.
+  private func forgetOldName(_ generation: Generation) throws(PatchbayError) {
+    guard names.withLock({ $0.withdrawn.contains(generation) }) else { return }
+    try DiskFile.synchronizeDirectory(directory)
+    _ = names.withLock { $0.withdrawn.remove(generation) }
+  }
+
+  private func anyWriter(
+    for header: ContainerHeader, _ isDurable: Bool
+  ) throws(PatchbayError) -> ContainerWriter {
     let generation = header.generation
-    if let writer = writers[generation] { return writer }
-    if writers.count >= Self.writerLimit { writers = [:] }
+    useCount += 1
+    if let container = open[generation] {
+      open[generation]?.lastUse = useCount
+      return container.writer
+    }
+    if open.count >= Self.writerLimit { closeOldest() }
     let name = partName(generation)
     let writer: ContainerWriter
     if known.contains(generation) {
@@ -189,18 +229,37 @@ import Synchronization
       writer = try ContainerWriter.create(in: directory, name: name, header)
       known.insert(generation)
     }
-    writers[generation] = writer
+    open[generation] = OpenContainer(writer: writer, isDurable: isDurable, lastUse: useCount)
     return writer
   }
 
-  /// A container is of no use any more.
-  func forget(_ generation: Generation) {
-    writers[generation] = nil
-    guard known.remove(generation) != nil else { return }
-    try? complete.withLock { (complete) throws(PatchbayError) in
-      let name = complete.removeValue(forKey: generation) ?? partName(generation)
-      try DiskFile.remove(in: directory, name: name)
+  /// What the device refuses while nobody has a file open may never be told: so it is asked before.
+  private func closeOldest() {
+    guard let (generation, oldest) = open.min(by: { $0.value.lastUse < $1.value.lastUse }) else {
+      return
     }
+    if oldest.isDurable {
+      do throws(PatchbayError) { try oldest.writer.synchronize() } catch {
+        suspects[generation] = error
+      }
+    }
+    open[generation] = nil
+  }
+
+  /// Why nothing that a container holds may be promised; nil: nothing is known against it.
+  func suspicion(of generation: Generation) -> PatchbayError? { suspects[generation] }
+
+  /// A container is of no use any more. Its space is freed without anybody waiting for it but this thread.
+  private func forget(_ generation: Generation) {
+    open[generation] = nil
+    suspects[generation] = nil
+    guard known.remove(generation) != nil else { return }
+    let name = names.withLock { names in
+      names.barred.remove(generation)
+      names.withdrawn.remove(generation)
+      return names.complete.removeValue(forKey: generation)
+    }
+    try? DiskFile.remove(in: directory, name: name ?? partName(generation))
   }
 
   /// Takes containers away whose blobs are gone; readers that have a descriptor keep it.
@@ -220,8 +279,8 @@ import Synchronization
 
   /// At the end, when the worker has stopped.
   func leave() {
-    writers = [:]
-    let complete = complete.withLock { Set($0.keys) }
+    open = [:]
+    let complete = names.withLock { Set($0.complete.keys) }
     for generation in known.subtracting(complete) {
       try? DiskFile.remove(in: directory, name: partName(generation))
     }

@@ -7,7 +7,9 @@
 //   4 the new name                             complete, or not, as the file system pleases
 //   5 the directory written through (durable)  complete
 //
-// The seal is answered after the last one.
+// The seal is answered after the last one. The first two are the worker's that writes the spool, an extent
+// at a time, so that others who need it have their turns; the rest, which may wait for the device, is a
+// thread's of its own. Nothing is written into the container meanwhile: the ledger sees to that.
 
 import PatchbayLedger
 import PatchbayRing
@@ -16,84 +18,110 @@ import PatchbaySystem
 import PatchbayTypes
 import Synchronization
 
+/// A container whose header says complete, on its way to its name.
+final class ReadyContainer: Sendable {
+  fileprivate let file: Descriptor
+  fileprivate init(_ file: consuming Descriptor) { self.file = file }
+}
+
 extension Spool {
-  /// Makes a blob's container complete.
-  /// - Parameter places: where the rings of the order's extents are, in their order.
-  func persist(_ order: PersistOrder, from places: [RingPlace?]) -> PersistResult {
+  // MARK: By the worker
+
+  /// Copies one of the extents that stand in memory.
+  func persist(_ order: PersistOrder, extent: Int, from place: RingPlace?) throws(PatchbayError) {
     _ = removeLeaving()
-    let generation = order.blob.generation
-    let writer: ContainerWriter
-    do throws(PatchbayError) {
-      writer = try incompleteWriter(for: order)
-      for (extent, place) in zip(order.extents, places) {
-        guard let place else {
-          throw PatchbayError(.inputOutput, "The ring of extent \(extent.index) is gone.")
-        }
-        let range = order.range(of: extent)
-        try checkFloor(range.count)
-        try copy(range, try place.open(isWritable: false), place, to: writer)
-      }
-    } catch {
-      return .failed(error, containerByteCount: takenByteCount(generation))
+    let record = order.extents[extent]
+    guard let place else {
+      throw PatchbayError(.inputOutput, "The ring of extent \(record.index) is gone.")
     }
-    do throws(PatchbayError) {
-      try complete(writer, order)
-      return .done(containerByteCount: try writer.allocatedByteCount())
-    } catch {
-      // A header that says complete, bytes that may not be on the device: nothing of it is used.
-      lose(generation)
-      return .lost(error)
-    }
+    let range = order.range(of: record)
+    try checkFloor(range.count)
+    try copy(range, try place.open(isWritable: false), place, to: try writer(for: order))
   }
 
-  private func incompleteWriter(
-    for order: PersistOrder
-  ) throws(PatchbayError) -> ContainerWriter {
+  private func writer(for order: PersistOrder) throws(PatchbayError) -> ContainerWriter {
     try writer(
       for: ContainerHeader(
         key: order.blob.request.key, generation: order.blob.generation,
         shape: try ContainerShape(segmentByteCount: order.blob.segmentByteCount),
-        compression: order.compression, byteCount: order.blob.byteCount))
+        compression: order.compression, byteCount: order.blob.byteCount),
+      isDurable: order.isDurable)
   }
 
-  private func complete(
-    _ writer: ContainerWriter, _ order: PersistOrder
-  ) throws(PatchbayError) {
+  /// Has the header say that the blob is complete.
+  func ready(_ order: PersistOrder) throws(PatchbayError) -> ReadyContainer {
+    let writer = try writer(for: order)
     var header = writer.header
     header.isSealed = true
     header.note = ContainerNote(order.blob, boot: boot).bytes
     try writer.write(header: header)
     try writer.write(header: header)
-    if order.isDurable { try writer.synchronize() }
-    try rename(order.blob.generation, isComplete: true)
-    if order.isDurable { try DiskFile.synchronizeDirectory(directory) }
+    return ReadyContainer(try writer.descriptor())
   }
 
-  /// Gives the container of a blob the name of a complete one, or takes that away. Quick: who opens the
-  /// container meanwhile waits.
-  private func rename(_ generation: Generation, isComplete: Bool) throws(PatchbayError) {
-    try complete.withLock { (complete) throws(PatchbayError) in
-      let part = partName(generation)
-      if isComplete {
-        let name = stem(generation) + SpoolStart.completeSuffix
-        try DiskFile.rename(in: directory, from: part, to: name)
-        complete[generation] = name
-      } else if let name = complete[generation] {
-        try DiskFile.rename(in: directory, from: name, to: part)
-        complete[generation] = nil
-      }
+  // MARK: By the thread that waits for the device
+
+  /// Gives a container that is ready its name.
+  func keep(_ order: PersistOrder, _ container: ReadyContainer) -> PersistResult {
+    let generation = order.blob.generation
+    do throws(PatchbayError) {
+      if order.isDurable { try DiskFile.synchronize(container.file) }
+    } catch {
+      return lost(generation, error)
+    }
+    do throws(PatchbayError) {
+      try complete(generation)
+    } catch {
+      return .failed(error, containerByteCount: nil)
+    }
+    do throws(PatchbayError) {
+      if order.isDurable { try DiskFile.synchronizeDirectory(directory) }
+      return .done(
+        containerByteCount: try DiskFile.facts(of: container.file).allocatedByteCount)
+    } catch {
+      return lost(generation, error)
     }
   }
 
-  /// No broker finds the container from now on; readers that have it open do not mind. By any thread.
-  func withdraw(_ generation: Generation) throws(PatchbayError) {
-    try rename(generation, isComplete: false)
+  /// The flip. Quick: who opens the container meanwhile waits.
+  private func complete(_ generation: Generation) throws(PatchbayError) {
+    try names.withLock { (names) throws(PatchbayError) in
+      guard !names.barred.contains(generation) else {
+        throw PatchbayError(
+          .closed, "The blob of generation \(generation) was given up while it was put on disk.")
+      }
+      let name = stem(generation) + SpoolStart.completeSuffix
+      try DiskFile.rename(in: directory, from: partName(generation), to: name)
+      names.complete[generation] = name
+    }
   }
 
-  private func lose(_ generation: Generation) {
-    // Under which of both names it stands may not be known.
-    try? DiskFile.remove(in: directory, name: completeName(generation))
-    complete.withLock { $0[generation] = nil }
-    forget(generation)
+  /// What the device has not confirmed is never used, and no second question makes it better.
+  private func lost(_ generation: Generation, _ error: PatchbayError) -> PersistResult {
+    names.withLock { names in
+      let name = names.complete.removeValue(forKey: generation)
+      if let name { try? DiskFile.rename(in: directory, from: name, to: partName(generation)) }
+    }
+    leaves(generation)
+    return .lost(error)
+  }
+
+  // MARK: By the loop
+
+  /// A blob's container is to be completed; none of it was under way.
+  func unbar(_ generation: Generation) {
+    names.withLock { _ = $0.barred.remove(generation) }
+  }
+
+  /// No broker finds the container from now on, also if it is just being completed; readers that have it
+  /// open do not mind.
+  func withdraw(_ generation: Generation) throws(PatchbayError) {
+    try names.withLock { (names) throws(PatchbayError) in
+      names.barred.insert(generation)
+      guard let name = names.complete[generation] else { return }
+      try DiskFile.rename(in: directory, from: name, to: partName(generation))
+      names.complete[generation] = nil
+      names.withdrawn.insert(generation)
+    }
   }
 }

@@ -9,13 +9,18 @@ import PatchbaySystem
 import PatchbayTypes
 
 struct SpoolFindings: Sendable {
-  /// Complete blobs, and the names of their containers.
+  /// Complete blobs, one of each key, and the names of their containers.
   var blobs: [StoredBlob] = []
   var names: [Generation: String] = [:]
+  /// No file bears the number of a later generation, whatever it is.
+  var last = Generation(rawValue: 0)
   /// Unfinished files of the broker before, which are gone now.
   var sweptCount = 0
   /// What is said about the rest, a line for each.
   var warnings: [String] = []
+
+  /// Bytes of disk that the blobs take.
+  var byteCount: Int { blobs.reduce(0) { $0 + $1.containerByteCount } }
 }
 
 struct SpoolStart: ~Copyable {
@@ -24,11 +29,15 @@ struct SpoolStart: ~Copyable {
   private let boot: String
   private var findings = SpoolFindings()
   private var foreign: [String] = []
+  private var namesThere: Set<String> = []
 
   /// Of names that are not ours, so many are listed.
   private static let listLimit = 8
   static let completeSuffix = ".blob"
+  private static let partSuffix = ".part"
   private static let asideSuffix = ".quarantined"
+  /// Numbers beyond it were never given out.
+  static let generationLimit: UInt64 = 1 << 62
 
   private init(_ path: String, _ directory: consuming Descriptor, boot: String) {
     self.path = path
@@ -42,18 +51,23 @@ struct SpoolStart: ~Copyable {
     _ path: String, _ directory: borrowing Descriptor, previous: UInt64?, boot: String
   ) throws(PatchbayError) -> SpoolFindings {
     var start = SpoolStart(path, try directory.duplicate(), boot: boot)
-    for entry in try DiskFile.entries(of: directory) {
-      start.take(entry, previous: previous)
-    }
+    let entries = try DiskFile.entries(of: directory)
+    start.namesThere = Set(entries.map(\.name))
+    for entry in entries { start.take(entry, previous: previous) }
+    start.keepLaterLives()
     start.reportForeign()
     return start.findings
   }
 
   private mutating func take(_ entry: DiskFile.Entry, previous: UInt64?) {
     let name = entry.name
-    if name == Spool.lockName || name.hasSuffix(Self.asideSuffix) { return }
-    guard entry.isRegular, let number = Self.generation(ofComplete: name) else {
-      if entry.isRegular, let previous, name.hasPrefix(ObjectName.prefix(instance: previous)) {
+    note(name)
+    if name == Spool.lockName || name.contains(Self.asideSuffix) { return }
+    guard entry.isRegular, let number = Self.generation(of: name, Self.completeSuffix) else {
+      let isUnfinished = Self.generation(of: name, Self.partSuffix) != nil
+      if entry.isRegular, isUnfinished, let previous,
+        name.hasPrefix(ObjectName.prefix(instance: previous))
+      {
         return sweep(name)
       }
       foreign.append(name)
@@ -63,7 +77,7 @@ struct SpoolStart: ~Copyable {
       let blob = try stored(name)
       guard blob.generation == number, findings.names[number] == nil else {
         throw PatchbayError(
-          .corrupt, "it is generation \(blob.generation), which has another name")
+          .corrupt, "it says that it is generation \(blob.generation), which has another name.")
       }
       findings.blobs.append(blob)
       findings.names[number] = name
@@ -81,13 +95,23 @@ struct SpoolStart: ~Copyable {
     }
   }
 
-  /// `patchbay-`, an instance, `-`, a generation, `.blob`: nothing else is a complete blob.
-  static func generation(ofComplete name: String) -> Generation? {
-    guard name.hasSuffix(completeSuffix) else { return nil }
-    let digits = name.dropLast(completeSuffix.count).suffix(16)
-    guard let number = UInt64(digits, radix: 16),
+  /// Whatever becomes of a file, its number is taken.
+  private mutating func note(_ name: String) {
+    let stem = name.firstRange(of: Self.asideSuffix).map { String(name[..<$0.lowerBound]) } ?? name
+    for suffix in [Self.completeSuffix, Self.partSuffix] {
+      if let number = Self.generation(of: stem, suffix) {
+        findings.last = max(findings.last, number)
+      }
+    }
+  }
+
+  /// `patchbay-`, an instance, `-`, a generation, a suffix: nothing else is a container's name.
+  static func generation(of name: String, _ suffix: String) -> Generation? {
+    guard name.hasSuffix(suffix) else { return nil }
+    let digits = name.dropLast(suffix.count).suffix(16)
+    guard let number = UInt64(digits, radix: 16), number <= generationLimit,
       let instance = UInt64(name.dropFirst("patchbay-".count).prefix(16), radix: 16),
-      name == ObjectName.prefix(instance: instance) + ObjectName.hex(number) + completeSuffix
+      name == ObjectName.prefix(instance: instance) + ObjectName.hex(number) + suffix
     else { return nil }
     return Generation(rawValue: number)
   }
@@ -99,7 +123,7 @@ struct SpoolStart: ~Copyable {
     let file = try DiskFile.open(in: directory, name: name, isWritable: false)
     let header = try ContainerReader.headers(file).header
     guard header.isSealed else {
-      throw PatchbayError(.corrupt, "its header says that the blob is not complete")
+      throw PatchbayError(.corrupt, "its header says that the blob is not complete.")
     }
     let facts = try DiskFile.facts(of: file)
     let note = try ContainerNote(header, containerByteCount: facts.allocatedByteCount)
@@ -107,37 +131,71 @@ struct SpoolStart: ~Copyable {
     let byteCount = header.shape.offset(ofSegment: segmentCount)
     guard facts.byteCount == byteCount else {
       throw PatchbayError(
-        .corrupt, "it has \(facts.byteCount) bytes and should have \(byteCount)")
+        .corrupt, "it has \(facts.byteCount) bytes and should have \(byteCount).")
     }
-    if note.blob.request.acknowledgement != .durable, note.boot != boot { try verify(name) }
+    let isSure = note.blob.request.acknowledgement == .durable || note.boot == boot && !boot.isEmpty
+    if !isSure { try verify(name, note) }
     return note.blob
   }
 
-  /// The machine was started again, and nobody has waited for these bytes to be on the device.
-  private func verify(_ name: String) throws(PatchbayError) {
+  /// The machine was started again, and nobody has waited for these bytes to be on the device. If they
+  /// are, that need not be found out again.
+  private func verify(_ name: String, _ note: ContainerNote) throws(PatchbayError) {
     let report = try ContainerScan.scan(in: directory, name: name)
     guard report.isComplete else {
       throw PatchbayError(
         .corrupt,
         "of its \(report.segmentCount) segments \(report.missingCount) are missing and "
-          + "\(report.corruptCount) damaged after a restart of the machine")
+          + "\(report.corruptCount) damaged after a restart of the machine.")
     }
+    guard !boot.isEmpty else { return }
+    let writer = try ContainerWriter.open(in: directory, name: name)
+    var header = writer.header
+    header.note = ContainerNote(note.blob, boot: boot).bytes
+    try writer.write(header: header)
+    try writer.write(header: header)
   }
 
   // MARK: What is no blob
 
-  /// A file of another version is left to that version; damage is put aside.
+  /// A file of another version, or one that cannot be read now, is left alone; damage is put aside.
   private mutating func refuse(_ name: String, _ error: PatchbayError) {
-    var line = "The spool file \(path)/\(name) is not served: \(error.message)"
-    if [.corrupt, .protocolViolation].contains(error.code) {
-      do throws(PatchbayError) {
-        try DiskFile.rename(in: directory, from: name, to: name + Self.asideSuffix)
-        line += " It is \(name + Self.asideSuffix) now."
-      } catch {
-        line += " It could not be put aside: \(error.message)"
-      }
+    let isDamage = [.corrupt, .protocolViolation].contains(error.code)
+    findings.warnings.append(
+      "The spool file \(path)/\(name) is not served: \(error.message)"
+        + (isDamage ? putAside(name) : ""))
+  }
+
+  private mutating func putAside(_ name: String) -> String {
+    var aside = name + Self.asideSuffix
+    var count = 1
+    while !namesThere.insert(aside).inserted {
+      count += 1
+      aside = "\(name)\(Self.asideSuffix).\(count)"
     }
-    findings.warnings.append(line)
+    do throws(PatchbayError) {
+      try DiskFile.rename(in: directory, from: name, to: aside)
+      return " (It is \(aside) now.)"
+    } catch {
+      return " (It could not be put aside: \(error.message))"
+    }
+  }
+
+  /// Of two lives of a key both may be there when the power went as the later one took its place.
+  private mutating func keepLaterLives() {
+    var latest: [BlobKey: Generation] = [:]
+    for blob in findings.blobs {
+      latest[blob.request.key] = max(latest[blob.request.key] ?? blob.generation, blob.generation)
+    }
+    guard latest.count < findings.blobs.count else { return }
+    let earlier = findings.blobs.filter { latest[$0.request.key] != $0.generation }
+    findings.blobs.removeAll { latest[$0.request.key] != $0.generation }
+    for blob in earlier {
+      guard let name = findings.names.removeValue(forKey: blob.generation) else { continue }
+      findings.warnings.append(
+        "The spool file \(path)/\(name) is not served: there is a later blob of its key "
+          + "\(blob.request.key).\(putAside(name))")
+    }
   }
 
   private mutating func reportForeign() {
@@ -145,7 +203,7 @@ struct SpoolStart: ~Copyable {
     let listed = foreign.prefix(Self.listLimit).joined(separator: ", ")
     let more = foreign.count > Self.listLimit ? ", ..." : ""
     findings.warnings.append(
-      "The spool \(path) has \(foreign.count) names that are not this broker's; they are left "
-        + "alone: \(listed)\(more).")
+      "In the spool \(path) \(foreign.count) files are not this broker's and are left alone: "
+        + "\(listed)\(more).")
   }
 }

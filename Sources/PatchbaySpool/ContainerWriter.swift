@@ -226,6 +226,9 @@ package final class ContainerWriter {
   /// - Throws: `inputOutput`, `noSpaceSpool`: then the file is lost, whatever a second call says.
   package func synchronize() throws(PatchbayError) { try DiskFile.synchronize(file) }
 
+  /// The file, to be written through by another thread. Errors of the device are told to either once.
+  package func descriptor() throws(PatchbayError) -> Descriptor { try file.duplicate() }
+
   /// The file, opened anew for reading only, whatever its name is by now.
   package func readOnlyDescriptor() throws(PatchbayError) -> Descriptor {
     try SharedObject.readOnlyCopy(of: file)

@@ -5,15 +5,14 @@ import PatchbayTypes
 
 extension DiskFile {
   /// A directory of this user that nobody else may write into, held open; made, for this user alone,
-  /// if it is not there. Its own name is on the device then.
+  /// if it is not there. Its own name is on the device then, if its parent can be read.
   /// - Throws: `notPermitted` when it is somebody else's, or others may write into it; `inputOutput`
   ///   when it is none, or its parent is not there.
   package static func ownDirectory(_ path: String) throws(PatchbayError) -> Descriptor {
-    if unsafe mkdir(path, 0o700) == 0 {
-      try synchronizeDirectory(openDirectory(parent(of: path)))
-    } else if errno != EEXIST {
+    if unsafe mkdir(path, 0o700) != 0, errno != EEXIST {
       throw .system("Making the directory \(path)", errno: errno)
     }
+    try synchronizeName(of: path)
     let directory = try openDirectory(path)
     var facts = stat()
     guard unsafe fstat(directory.rawValue, &facts) == 0 else {
@@ -27,6 +26,15 @@ extension DiskFile {
           + "nobody else may write into it. Choose another directory.")
     }
     return directory
+  }
+
+  /// A parent that this user may not read is somebody else's to write through.
+  private static func synchronizeName(of path: String) throws(PatchbayError) {
+    do throws(PatchbayError) {
+      try synchronizeDirectory(openDirectory(parent(of: path)))
+    } catch {
+      guard [EACCES, EPERM, EINVAL].contains(error.systemErrno) else { throw error }
+    }
   }
 
   /// What a name in a directory stands for.

@@ -121,6 +121,9 @@ extension Ledger {
     if blob.extents.contains(where: { blob.spooled.contains($0.index) }) {
       return "an extent in memory and on disk"
     }
+    if blob.spoolByteCount < blob.persistReserve ?? 0 {
+      return "\(blob.spoolByteCount) bytes on disk of \(blob.persistReserve ?? 0) set aside"
+    }
     if blob.readerCount != handles.reduce(0, { $0 + $1.readers.count }) { return "readers" }
     if blob.observerCount != handles.reduce(0, { $0 + $1.observers.count }) { return "observers" }
     for session in blob.writers.keys where sessions[session]?.writes.contains(generation) != true {

@@ -161,8 +161,8 @@ import Testing
     let blob = try begin(&rig, writer, "a")
     _ = seal(&rig, writer, blob, 7)
     rig.send(.exited(writer))
-    rig.send(.persisted(blob.blob.generation, .done(containerByteCount: 4096)))
     #expect(withdrawn(rig) == [blob.blob.generation])
+    rig.send(.persisted(blob.blob.generation, .done(containerByteCount: 4096)))
     let other = rig.connect(process: 101)
     #expect(rig.info(other, "a")?.state == .failed)
   }
@@ -175,10 +175,83 @@ import Testing
     let number = post(&rig, writer, blob, 7)
     rig.ask(other, .remove(RemoveRequest(key: "a", generation: nil)))
     #expect(!rig.trace.contains { if case .removeContainer = $0 { true } else { false } })
-    rig.send(.persisted(blob.blob.generation, .done(containerByteCount: 4096)))
-    #expect(rig.reply(writer, number) == .done)
     #expect(withdrawn(rig) == [blob.blob.generation])
+    let given = PatchbayError(.closed, "given up")
+    rig.send(.persisted(blob.blob.generation, .failed(given, containerByteCount: 4096)))
+    #expect(rig.reply(writer, number) == .done)
     #expect(rig.trace.contains(.removeContainer(blob.blob.generation)))
+  }
+
+  @Test func `a seal that comes while nobody waits for the one before is not answered by that one`()
+    throws
+  {
+    var rig = rig()
+    rig.holdsPersists = true
+    let (one, two) = (rig.connect(), rig.connect(process: 101))
+    _ = rig.create(one, "k", as: .ownerless) { $0.acknowledgement = .durable }
+    let first = try need(rig.join(one, "k")?.grant)
+    _ = rig.ask(one, .grow(GrowRequest(blob: first.blob, index: 0)))
+    _ = post(&rig, one, first, 100)
+    rig.ask(one, .leave(first.blob))
+    #expect(withdrawn(rig) == [first.blob.generation])
+    let second = try need(rig.join(two, "k")?.grant)
+    let number = post(&rig, two, second, 200)
+    #expect(orders(rig).map(\.blob.byteCount) == [100])
+    rig.send(.persisted(first.blob.generation, .done(containerByteCount: 4096)))
+    #expect(rig.reply(two, number) == nil)
+    #expect(orders(rig).map(\.blob.byteCount) == [100, 200])
+    rig.send(.persisted(first.blob.generation, .done(containerByteCount: 8192)))
+    #expect(rig.reply(two, number) == .done)
+    #expect(withdrawn(rig).count == 1)
+    #expect(rig.ledger.inconsistency == nil)
+  }
+
+  @Test func `nothing is claimed of a blob that is being put on disk`() throws {
+    var rig = rig()
+    rig.holdsPersists = true
+    let (one, two) = (rig.connect(), rig.connect(process: 101))
+    _ = rig.create(one, "k", as: .ownerless) { $0.acknowledgement = .retained }
+    let first = try need(rig.join(one, "k")?.grant)
+    let second = try need(rig.join(two, "k")?.grant)
+    let number = post(&rig, one, first, 100)
+    #expect(rig.claim(two, second, 0..<10)?.code == .closed)
+    rig.send(
+      .persisted(
+        first.blob.generation,
+        .failed(PatchbayError(.noSpaceSpool, "full"), containerByteCount: nil)))
+    #expect(rig.reply(one, number)?.code == .noSpaceSpool)
+    guard case .claimed = rig.claim(two, second, 0..<10) else {
+      Issue.record("the blob is not open again")
+      return
+    }
+  }
+
+  @Test func `what is on its way to disk as a seal comes is counted once`() throws {
+    var rig = rig()
+    rig.holdsSpills = true
+    rig.holdsPersists = true
+    let writer = rig.connect()
+    let blob = try begin(&rig, writer, "a")
+    for index in 1..<14 { _ = rig.ask(writer, .grow(GrowRequest(blob: blob.blob, index: index))) }
+    #expect(rig.trace.contains { if case .spill = $0 { true } else { false } })
+    _ = post(&rig, writer, blob, 14 * Self.extent)
+    let generation = blob.blob.generation
+    rig.send(.spilled(generation, .done(containerByteCount: Self.extent)))
+    let reserved = try need(rig.statistics(writer)).spoolByteCount
+    #expect(reserved >= 15 * Self.extent)
+    let full = PatchbayError(.noSpaceSpool, "full")
+    rig.send(.persisted(generation, .failed(full, containerByteCount: nil)))
+    #expect(try need(rig.statistics(writer)).spoolByteCount == UInt64(Self.extent))
+    #expect(rig.ledger.inconsistency == nil)
+  }
+
+  @Test func `a length below what stands on disk is refused`() throws {
+    var rig = rig()
+    let writer = rig.connect()
+    let blob = try begin(&rig, writer, "a", .visible)
+    for index in 1..<20 { _ = rig.ask(writer, .grow(GrowRequest(blob: blob.blob, index: index))) }
+    #expect(seal(&rig, writer, blob, Self.extent)?.code == .lengthMismatch)
+    #expect(seal(&rig, writer, blob, 20 * Self.extent) == .done)
   }
 
   @Test func `the name goes before the removal is answered`() throws {
@@ -266,7 +339,7 @@ import Testing
       $0.type = "x/y"
       $0.labels = [BlobInfo.Label(name: "n", value: "v")]
     }
-    rig.send(.found([blob]))
+    rig.send(.found([blob], last: blob.generation))
     let reader = rig.connect()
     let info = try need(rig.info(reader, "a"))
     #expect(info.state == .sealed && info.byteCount == Self.extent + 1 && info.type == "x/y")
@@ -287,25 +360,21 @@ import Testing
     #expect(rig.ledger.inconsistency == nil)
   }
 
-  @Test func `of two lives of a key the later one counts`() throws {
-    for order in [[1, 2], [2, 1]] as [[UInt64]] {
-      var rig = rig()
-      // The clock went back between them.
-      rig.send(.found(try order.map { try stored("a", $0, modified: $0 == 1 ? 9 : 5) }))
-      let reader = rig.connect()
-      #expect(rig.info(reader, "a")?.generation.rawValue == 2)
-      #expect(rig.trace.contains(.removeContainer(Generation(rawValue: 1))))
-      #expect(rig.ledger.inconsistency == nil)
-    }
+  @Test func `no number is given out that a file bears`() throws {
+    var rig = rig()
+    rig.send(.found([try stored("a", 3)], last: Generation(rawValue: 70)))
+    let writer = rig.connect()
+    #expect(try need(rig.create(writer, "b")).blob.generation.rawValue == 71)
   }
 
   @Test func `what was found leaves by removal, and as a cache`() throws {
     var rig = rig(spool: 2 << 20)
     rig.send(
-      .found([
-        try stored("kept", 1, byteCount: 1 << 20),
-        try stored("cached", 2, byteCount: 1 << 20) { $0.isCache = true },
-      ]))
+      .found(
+        [
+          try stored("kept", 1, byteCount: 1 << 20),
+          try stored("cached", 2, byteCount: 1 << 20) { $0.isCache = true },
+        ], last: Generation(rawValue: 2)))
     let writer = rig.connect()
     let blob = try begin(&rig, writer, "new")
     #expect(seal(&rig, writer, blob, 4096) == .done)

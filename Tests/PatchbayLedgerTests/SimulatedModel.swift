@@ -55,6 +55,9 @@ struct SimulatedModel {
     if !holds, violation == nil { violation = claim() }
   }
 
+  /// What the disk's worker does; false: it was told not to.
+  mutating func completes(_ generation: Generation) -> Bool { storage.completes(generation) }
+
   // MARK: What goes in
 
   mutating func note(_ event: LedgerEvent, at moment: Moment) {

@@ -10,11 +10,14 @@ struct SimulatedStorage: Sendable {
   /// Blobs whose containers are being completed, and those that are complete.
   private var underWay: [Generation: Set<Int>] = [:]
   private(set) var complete: Set<Generation> = []
+  /// Those that are not to become complete any more.
+  private var barred: Set<Generation> = []
 
   mutating func persists(_ order: PersistOrder) -> String? {
     let generation = order.blob.generation
     guard underWay[generation] == nil else { return "\(generation) is persisted twice at once" }
     underWay[generation] = Set(order.extents.map(\.index))
+    barred.remove(generation)
     var end = order.extents.isEmpty ? order.blob.byteCount : 0
     for extent in order.extents {
       guard !order.range(of: extent).isEmpty else { return "\(extent) holds nothing to persist" }
@@ -23,15 +26,24 @@ struct SimulatedStorage: Sendable {
     return end <= order.blob.byteCount ? nil : "\(generation) is persisted beyond its end"
   }
 
+  /// The worker gives the container its name, unless that was forbidden; the ledger hears of it later.
+  mutating func completes(_ generation: Generation) -> Bool {
+    guard !barred.contains(generation) else { return false }
+    complete.insert(generation)
+    return true
+  }
+
   /// The extents that stand on disk from now on.
   mutating func persisted(_ generation: Generation, _ result: PersistResult) -> Set<Int> {
     let indices = underWay.removeValue(forKey: generation) ?? []
     guard case .done = result else { return [] }
-    complete.insert(generation)
     return indices
   }
 
-  mutating func withdrawn(_ generation: Generation) { complete.remove(generation) }
+  mutating func withdrawn(_ generation: Generation) {
+    complete.remove(generation)
+    if underWay[generation] != nil { barred.insert(generation) }
+  }
 
   mutating func removed(_ generation: Generation) -> String? {
     complete.remove(generation)
@@ -42,6 +54,8 @@ struct SimulatedStorage: Sendable {
   /// every such blob that was to outlive its broker is complete.
   func violation(_ records: [Generation: BlobRecord]) -> String? {
     for generation in complete.sorted() where records[generation]?.info.state != .sealed {
+      // Between the name and the ledger's knowledge of it.
+      if underWay[generation] != nil, records[generation]?.info.state == .open { continue }
       return "a broker would find \(generation), which is not sealed or has no key"
     }
     for (generation, record) in records

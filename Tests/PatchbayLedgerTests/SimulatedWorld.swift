@@ -45,6 +45,8 @@ struct SimulatedWorld {
   /// The broker's own, root, and others.
   private static let users: [UInt32] = [1000, 1000, 0, 2000, 2000, 3000]
 
+  /// What the disk's worker has done and the ledger has not heard of.
+  private var told: [LedgerEvent] = []
   /// Bytes of disk by blob.
   private var containers: [Generation: Int] = [:]
   private static let spool = 512 << 10
@@ -278,7 +280,18 @@ struct SimulatedWorld {
     feed(.undelivered(session, number: number))
   }
 
+  /// The ledger hears of what was done on disk at once, or later, but in order.
+  private mutating func tell(_ event: LedgerEvent) {
+    told.append(event)
+    if chance(1, in: 2) { hear() }
+  }
+
+  private mutating func hear() {
+    while !told.isEmpty { feed(told.removeFirst()) }
+  }
+
   private mutating func answerOne(mayRefuse: Bool) {
+    if !told.isEmpty, chance(1, in: 3) { return hear() }
     guard let drawn = answers.indices.randomElement(using: &generator) else { return }
     // The disk's worker does one thing after the other.
     let isOnDisk = Self.isDiskWork(answers[drawn])
@@ -336,23 +349,21 @@ struct SimulatedWorld {
 
   private mutating func persist(_ order: PersistOrder, mayFail: Bool) {
     let generation = order.blob.generation
-    if mayFail {
-      let isLost = chance(1, in: 3)
-      if isLost { containers[generation] = nil }
-      return feed(
+    if mayFail, chance(1, in: 3) {
+      containers[generation] = nil
+      return tell(.persisted(generation, .lost(PatchbayError(.inputOutput, "fsync"))))
+    }
+    guard !mayFail, model.completes(generation) else {
+      let error = PatchbayError(.noSpaceSpool, "full, or given up")
+      return tell(
         .persisted(
-          generation,
-          isLost
-            ? .lost(PatchbayError(.inputOutput, "fsync"))
-            : .failed(
-              PatchbayError(.noSpaceSpool, "full"),
-              containerByteCount: containers[generation] ?? 0)))
+          generation, .failed(error, containerByteCount: containers[generation] ?? 0)))
     }
     let byteCount = order.extents.reduce(containers[generation] ?? 4096) {
       $0 + order.range(of: $1).count / 4096 * 4096 + 4096
     }
     containers[generation] = byteCount
-    feed(.persisted(generation, .done(containerByteCount: byteCount)))
+    tell(.persisted(generation, .done(containerByteCount: byteCount)))
   }
 
   private mutating func spill(_ order: SpillOrder, mayFail: Bool) {
@@ -366,11 +377,11 @@ struct SimulatedWorld {
         containerByteCount: containers[order.generation] ?? 0),
     ]
     if mayFail, let failure = failures.randomElement(using: &generator) {
-      return feed(.spilled(order.generation, failure))
+      return tell(.spilled(order.generation, failure))
     }
     let byteCount = (containers[order.generation] ?? 0) + order.range.count / 4096 * 4096 + 4096
     containers[order.generation] = byteCount
-    feed(.spilled(order.generation, .done(containerByteCount: byteCount)))
+    tell(.spilled(order.generation, .done(containerByteCount: byteCount)))
   }
 
   // MARK: Requests
@@ -502,7 +513,10 @@ struct SimulatedWorld {
     var create = CreateRequest(key: sharedKey())
     create.byteCount = chance(1, in: 2) ? 60_000 : nil
     create.replaces = chance(1, in: 8)
-    if spools { randomizeKeeping(&create) }
+    if spools {
+      randomizeKeeping(&create)
+      if chance(1, in: 2) { create.acknowledgement = .durable }
+    }
     return create
   }
 
@@ -590,7 +604,7 @@ struct SimulatedWorld {
       if chance(1, in: 2) { answerOne(mayRefuse: true) }
       forgetDead()
     }
-    while violation == nil, !answers.isEmpty { answerOne(mayRefuse: false) }
+    while violation == nil, !answers.isEmpty || !told.isEmpty { answerOne(mayRefuse: false) }
     feed(.journalFull(false))
     lastSession += 1
     let last = SessionID(rawValue: lastSession)
@@ -600,7 +614,7 @@ struct SimulatedWorld {
     for key in Self.keys { send(0, .remove(RemoveRequest(key: key, generation: nil))) }
     now.monotonicNanoseconds += Self.idle.wholeNanoseconds
     feed(.tick)
-    while violation == nil, !answers.isEmpty { answerOne(mayRefuse: false) }
+    while violation == nil, !answers.isEmpty || !told.isEmpty { answerOne(mayRefuse: false) }
     // What came to the pool by that goes, too.
     now.monotonicNanoseconds += Self.idle.wholeNanoseconds
     feed(.tick)

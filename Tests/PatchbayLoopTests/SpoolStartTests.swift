@@ -94,6 +94,10 @@ import Testing
     let later = try shelf.look(boot: "another")
     #expect(later.blobs.map(\.generation.rawValue) == [1, 3, 4])
     #expect(names(in: shelf.place.path).contains(shelf.name(2) + ".quarantined"))
+    // Once found whole it is known to be.
+    try shelf.flip(1, at: 65_536 + 4096 + 100)
+    #expect(try shelf.look(boot: "another").blobs.map(\.generation.rawValue) == [1, 3, 4])
+    #expect(try shelf.look(boot: "").blobs.map(\.generation.rawValue) == [3, 4])
   }
 
   @Test func `a note with any bit turned is right or refused`() throws {
@@ -123,20 +127,38 @@ import Testing
     }
   }
 
+  @Test func `of two lives of a key the later is served, and no number is used twice`() throws {
+    let shelf = try Shelf()
+    var (early, late) = (try Shelf.blob(3), try Shelf.blob(9))
+    early.request.key = "same"
+    late.request.key = "same"
+    try shelf.write(early)
+    try shelf.write(late)
+    try writeFile(shelf.place.file("patchbay-00000000000000aa-\(ObjectName.hex(40)).part"), [1])
+    let aside = shelf.name(3) + ".quarantined"
+    try writeFile(shelf.place.file(aside), [1])
+    let findings = try shelf.look()
+    #expect(findings.blobs.map(\.generation.rawValue) == [9])
+    #expect(findings.names.keys.map(\.rawValue) == [9] && findings.last.rawValue == 40)
+    #expect(names(in: shelf.place.path).contains(aside + ".2"))
+    #expect(try readBytes(shelf.place.file(aside)) == [1])
+  }
+
   @Test func `names that are not exactly ours are nobody's blobs`() throws {
     for name in [
       "patchbay-00000000000000aa-0000000000000001.blob",
-      "patchbay-ffffffffffffffff-ffffffffffffffff.blob",
-    ] { #expect(SpoolStart.generation(ofComplete: name) != nil, "\(name)") }
+      "patchbay-ffffffffffffffff-4000000000000000.blob",
+    ] { #expect(SpoolStart.generation(of: name, ".blob") != nil, "\(name)") }
     for name in [
-      "", ".blob", "patchbay-.blob", "patchbay-00000000000000aa-0000000000000001.part",
+      "", ".blob", "patchbay-.blob", "patchbay-00000000000000aa-4000000000000001.blob",
+      "patchbay-00000000000000aa-0000000000000001.part",
       "patchbay-00000000000000AA-0000000000000001.blob",
       "patchbay-00000000000000aa-000000000000001.blob",
       "patchbay-00000000000000aa-+000000000000001.blob",
       "patchbay-00000000000000aa-0000000000000001.blob.blob",
       "xpatchbay-00000000000000aa-0000000000000001.blob",
       "patchbay-00000000000000aa-journal-0000000000000001.blob",
-    ] { #expect(SpoolStart.generation(ofComplete: name) == nil, "\(name)") }
+    ] { #expect(SpoolStart.generation(of: name, ".blob") == nil, "\(name)") }
   }
 
   /// In the full tier the time and the memory are the figures of the documentation.
@@ -154,7 +176,8 @@ import Testing
       at: Moment(monotonicNanoseconds: 0, wall: WallTime(rawValue: 0)),
       tokenSource: SystemRandomNumberGenerator())
     _ = ledger.handle(
-      .found(findings.blobs), at: Moment(monotonicNanoseconds: 0, wall: WallTime(rawValue: 0)))
+      .found(findings.blobs, last: findings.last),
+      at: Moment(monotonicNanoseconds: 0, wall: WallTime(rawValue: 0)))
     let adopted = MonotonicTime.now
     let grown = (processFigure(getpid(), "VmRSS") ?? 0) - memory
     print(

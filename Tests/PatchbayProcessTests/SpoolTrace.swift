@@ -1,42 +1,46 @@
-// What the thread of a broker does that writes the spool: watched by strace, or made to fail.
+// What the threads of a broker do that write the spool: watched by strace, or made to fail.
 
 import Glibc
 import PatchbaySystem
 import PatchbayTestSupport
 
-/// A tracer attached to the thread that writes a broker's spool, for as long as it is held.
+/// A tracer attached to the threads that write a broker's spool, for as long as it is held.
 final class SpoolTrace {
   private let tracer: ChildProcess
   private let report: String
 
   /// Attaches, and returns once nothing is missed any more.
   init(_ broker: BrokerProcess, _ options: [String]) throws {
-    let thread = try Self.thread(of: broker.process.pid)
+    let threads = try Self.threads(of: broker.process.pid)
     report = broker.directory.file("trace.\(UInt64.random(in: 0 ... .max))")
     let log = report + ".log"
     tracer = try ChildProcess(
-      "/usr/bin/strace", ["-p", thread, "-o", report] + options, errorPath: log)
+      "/usr/bin/strace", threads.flatMap { ["-p", $0] } + ["-o", report] + options, errorPath: log)
     try eventually("the tracer is attached") { [tracer] in
       guard tracer.isRunning else { throw HarnessError((try? readFile(log)) ?? "no tracer") }
-      return (try? readFile(log))?.contains("attached") == true
+      return try readFile(log).split(separator: "\n").count { $0.contains("attached") } == 2
     }
   }
 
-  private static func thread(of process: Int32) throws -> String {
+  /// The one that writes, and the one that waits for the device.
+  private static func threads(of process: Int32) throws -> [String] {
     let tasks = "/proc/\(process)/task"
-    for task in names(in: tasks)
-    where try readFile("\(tasks)/\(task)/comm").hasPrefix("writer of the s") {
-      return task
+    let found = try names(in: tasks).filter { task in
+      let name = try readFile("\(tasks)/\(task)/comm")
+      return name.hasPrefix("writer of the s") || name.hasPrefix("keeper of the s")
     }
-    throw HarnessError("process \(process) writes no spool")
+    guard found.count == 2 else { throw HarnessError("process \(process) writes no spool") }
+    return found
   }
 
-  /// Detaches; what was seen, a line for each call.
+  /// Detaches; what was seen, a line for each call, without the thread's number.
   @discardableResult
   func end() throws -> [String] {
     tracer.kill(SIGINT)
     _ = try tracer.waitForExit()
-    return try readFile(report).split(separator: "\n").map(String.init)
+    return try readFile(report).split(separator: "\n").map { line in
+      String(line.drop { $0.isNumber }.drop { $0 == " " })
+    }
   }
 }
 

@@ -34,8 +34,8 @@ struct PutVerb: Verb {
       Example: patchbay put build/log -- make -k all
 
       Exits with 0 sealed; 64 usage; 65 not the announced length; 69 no broker; 73 the key \
-      exists; 74 the input cannot be read, or the command not be started; 79 the command did not \
-      exit with 0; 81 no space; 130 interrupted; 143 terminated.
+      exists; 74 the input cannot be read, or the command not be started; 75 no answer in time; 77 no \
+      spool for --ack or --compress; 79 the command did not exit with 0; 81 no space; 130 interrupted; 143 terminated.
       """)
 
   @OptionGroup var common: CommonOptions
@@ -227,7 +227,7 @@ struct PutVerb: Verb {
       } else {
         try transfer.appendAll()
       }
-      try publisher.seal()
+      try publisher.seal(deadline: keeping.ack == .visible ? .standard : .never)
       transfer.progress.finish(transfer.byteCount, of: publisher.byteCount)
     } catch {
       transfer.progress.clear()

@@ -44,7 +44,8 @@ struct SealVerb: Verb {
       return
     }
     do {
-      try publisher.seal()
+      // As long as the disk takes, of a blob that is to outlive its broker.
+      try publisher.seal(deadline: .never)
     } catch {
       try? publisher.leave(deadline: .after(.seconds(3)))
       throw error
