@@ -193,7 +193,8 @@ import Testing
     _ = rig.ask(one, .grow(GrowRequest(blob: first.blob, index: 0)))
     _ = post(&rig, one, first, 100)
     rig.ask(one, .leave(first.blob))
-    #expect(withdrawn(rig) == [first.blob.generation])
+    #expect(Set(withdrawn(rig)) == [first.blob.generation])
+    let before = rig.trace.count
     let second = try need(rig.join(two, "k")?.grant)
     let number = post(&rig, two, second, 200)
     #expect(orders(rig).map(\.blob.byteCount) == [100])
@@ -202,7 +203,7 @@ import Testing
     #expect(orders(rig).map(\.blob.byteCount) == [100, 200])
     rig.send(.persisted(first.blob.generation, .done(containerByteCount: 8192)))
     #expect(rig.reply(two, number) == .done)
-    #expect(withdrawn(rig).count == 1)
+    #expect(!rig.trace[before...].contains(.withdrawContainer(first.blob.generation)))
     #expect(rig.ledger.inconsistency == nil)
   }
 
@@ -241,7 +242,8 @@ import Testing
     #expect(reserved >= 15 * Self.extent)
     let full = PatchbayError(.noSpaceSpool, "full")
     rig.send(.persisted(generation, .failed(full, containerByteCount: nil)))
-    #expect(try need(rig.statistics(writer)).spoolByteCount == UInt64(Self.extent))
+    // What is there, and what was begun to spill since.
+    #expect(try need(rig.statistics(writer)).spoolByteCount < UInt64(4 * Self.extent))
     #expect(rig.ledger.inconsistency == nil)
   }
 
