@@ -48,6 +48,7 @@ package struct Ledger: Sendable {
   var spilling = Spilling()
   var pool = RingPool()
   var reuseCount: UInt64 = 0
+  var restoreCount: UInt64 = 0
   var pendingRingCount = 0
   var accessClasses: [Access: AccessClass] = [:]
   var boardAccess: [UInt32: Access] = [:]
@@ -113,6 +114,7 @@ package struct Ledger: Sendable {
     case .inspected(let inspection, let result): inspected(inspection, result)
     case .copied(let copy, let error): copied(copy, error)
     case .spilled(let generation, let result): spilled(generation, result)
+    case .restored(let ring, let error): restored(ring, error)
     case .retracted(let ring, let isViewed): retracted(ring, isViewed: isViewed)
     case .undelivered(let session, let number): undelivered(session, number)
     case .overheadChanged(let byteCount): overheadByteCount = max(0, byteCount)
@@ -205,6 +207,7 @@ package struct Ledger: Sendable {
     case .quiesced(let blob): quiesced(session, number, blob)
     case .watch(let watch): try self.watch(session, number, watch)
     case .why(let why): self.why(session, number, why)
+    case .giveBack(let request): giveBack(session, number, request)
     }
   }
 

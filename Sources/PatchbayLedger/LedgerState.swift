@@ -62,10 +62,13 @@ final class BlobOrigin: Sendable {
   let created: WallTime
   let creator: RequestID
   let token: Token
+  /// The most extents that one publisher may have for writing; 0: any number.
+  let heldExtentLimit: Int
 
   init(
     request: CreateRequest, terms: CreateTerms, generation: Generation, access: Access,
-    plan: ExtentPlan, window: WindowShape?, created: WallTime, creator: RequestID, token: Token
+    plan: ExtentPlan, window: WindowShape?, created: WallTime, creator: RequestID, token: Token,
+    heldExtentLimit: Int = 0
   ) {
     // The bytes of an inline blob live in the blob, or they would be held twice.
     var request = request
@@ -80,6 +83,7 @@ final class BlobOrigin: Sendable {
     self.created = created
     self.creator = creator
     self.token = token
+    self.heldExtentLimit = heldExtentLimit
   }
 }
 
@@ -111,6 +115,10 @@ struct Blob: Sendable {
   var spooled: Set<Int> = []
   /// The one that is on its way there.
   var spillingIndex: Int?
+  /// Bytes of disk that were set aside for it.
+  var spillReserve = 0
+  /// Who has which extent for writing, and what stands in scratch files.
+  var patchwork = Patchwork()
   /// From here on nothing was complete when it was last tried.
   var spillLimit = Int.max
   /// Whether it may have a container, which takes so many bytes of disk, those set aside included.

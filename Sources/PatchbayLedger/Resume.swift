@@ -12,7 +12,7 @@ extension Ledger {
   /// The failed blob whose bytes a creation takes over; nil when there is nothing to take.
   func source(_ old: Generation?, _ terms: CreateTerms) -> Blob? {
     guard terms.resumes, let old, let blob = blobs[old], blob.isBorn, blob.state == .failed,
-      !blob.extents.isEmpty
+      !blob.extents.isEmpty || !blob.spooled.isEmpty || !blob.patchwork.scratch.isEmpty
     else { return nil }
     return blob
   }
@@ -59,7 +59,7 @@ extension Ledger {
       throw .notResumable(
         source, "its order was \(before.request.order), not \(request.order)")
     }
-    guard source.spooled.isEmpty else {
+    guard source.spooled.isEmpty, source.patchwork.scratch.isEmpty else {
       throw .notResumable(source, "some of it has left memory for the disk")
     }
     guard before.window == nil else {

@@ -85,8 +85,7 @@ extension Ledger {
     let touched = blob.extents.filter { plan.range(of: $0.index).lowerBound < end }
     actions.append(
       .inspect(
-        inspection, touched, spooled: blob.spooled.sorted(), plan,
-        isWindow: blob.origin.window != nil,
+        inspection, touched, onDisk: blob.onDisk, plan, isWindow: blob.origin.window != nil,
         byteCount: end))
   }
 

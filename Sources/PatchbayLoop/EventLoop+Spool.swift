@@ -6,6 +6,7 @@ import PatchbayLedger
 import PatchbayRing
 import PatchbaySystem
 import PatchbayTypes
+import PatchbayWire
 
 extension EventLoop {
   func spill(_ order: SpillOrder) {
@@ -13,6 +14,40 @@ extension EventLoop {
     guard let spool else { return }
     let isTaken = spooler.submit { .spilled(order.generation, spool.spill(order, from: place)) }
     if !isTaken { finish(.spilled(order.generation, .incomplete)) }
+  }
+
+  func restore(_ order: RestoreOrder) {
+    guard let spool else { return }
+    let place = rings[order.ring]
+    let isTaken = spooler.submit { .restored(order.ring, spool.restore(order, into: place)) }
+    if !isTaken { finish(.restored(order.ring, busy)) }
+  }
+
+  func dropScratch(_ generation: Generation, _ index: Int) {
+    guard let spool else { return }
+    // With a full queue it goes with its blob.
+    _ = spooler.submit {
+      spool.removeScratch(generation, index)
+      return .containersRemoved
+    }
+  }
+
+  func openScratch(_ generation: Generation, _ index: Int) throws(PatchbayError) -> Descriptor {
+    guard let spool else { throw Spool.gone(generation) }
+    return try spool.openScratch(generation, index)
+  }
+
+  /// Scratch files to look into. What cannot be opened is looked for in vain.
+  func openScratches(_ onDisk: ExtentsOnDisk, upTo byteCount: Int) -> PlacedScratch {
+    var placed = PlacedScratch(records: onDisk.scratch)
+    let last = onDisk.scratch.last?.index
+    for (place, record) in onDisk.scratch.enumerated()
+    where place <= WireLimit.missing || record.index == last {
+      placed.files[record.index] = Result { () throws(PatchbayError) in
+        try ScratchFile(openScratch(onDisk.generation, record.index), onDisk.generation, record)
+      }
+    }
+    return placed
   }
 
   /// Behind the spills that are under way.

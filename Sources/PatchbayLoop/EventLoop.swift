@@ -28,6 +28,7 @@ enum WorkResult: Sendable {
   case samples([BlobSample])
   case situation(SessionID, number: UInt64, BlobSituation)
   case spilled(Generation, SpillResult)
+  case restored(RingID, PatchbayError?)
   case containersRemoved
 }
 

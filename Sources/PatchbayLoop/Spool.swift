@@ -15,12 +15,14 @@ import Synchronization
 /// The writers belong to the spool's worker thread; everything else does not change.
 @safe final class Spool: @unchecked Sendable {
   private let path: String
-  private let instance: UInt64
-  private let directory: Descriptor
+  let instance: UInt64
+  let directory: Descriptor
   private let lock: InstanceLock
   /// Of the worker thread: what was written last, and what is known to be there.
   private var writers: [Generation: ContainerWriter] = [:]
   private var known: Set<Generation> = []
+  /// Of the worker thread, too: scratch files that are there, by the indices of their extents.
+  var scratches: [Generation: Set<Int>] = [:]
   /// Of all threads: containers whose blobs are gone.
   private let leaving = Mutex<[Generation]>([])
   /// One segment on its way.
@@ -69,6 +71,7 @@ import Synchronization
   func spill(_ order: SpillOrder, from place: RingPlace?) -> SpillResult {
     _ = removeLeaving()
     do throws(PatchbayError) {
+      if order.isFromScratch { return try convert(order) }
       guard let place else {
         throw PatchbayError(.inputOutput, "The ring of extent \(order.extent.index) is gone.")
       }
@@ -76,8 +79,9 @@ import Synchronization
       let found = try RingInspector.coverage(
         ring, place.geometry, upTo: order.range.count, missingLimit: 1)
       guard found.coveredByteCount == order.range.count, found.missing.isEmpty else {
-        return .incomplete
+        return order.mayLeavePartly ? try spillPartly(order, ring, place) : .incomplete
       }
+      if order.goesToScratch { return try spillPartly(order, ring, place) }
       let writer = try writer(for: order)
       try copy(order, ring, place, to: writer)
       return .done(containerByteCount: try writer.allocatedByteCount())
@@ -107,7 +111,7 @@ import Synchronization
     }
   }
 
-  private func writer(for order: SpillOrder) throws(PatchbayError) -> ContainerWriter {
+  func writer(for order: SpillOrder) throws(PatchbayError) -> ContainerWriter {
     let writer = try anyWriter(for: order)
     // Told before the last segment, which may be short.
     if writer.header.byteCount != order.byteCount {
@@ -146,6 +150,7 @@ import Synchronization
     }
     for generation in gone {
       writers[generation] = nil
+      removeScratches(of: generation)
       guard known.remove(generation) != nil else { continue }
       try? DiskFile.remove(in: directory, name: name(generation))
     }
@@ -160,6 +165,7 @@ import Synchronization
   /// At the end, when the worker has stopped.
   func leave() {
     writers = [:]
+    for generation in scratches.keys { removeScratches(of: generation) }
     for generation in known { try? DiskFile.remove(in: directory, name: name(generation)) }
     known = []
     lock.clear()

@@ -31,6 +31,8 @@ package enum Reply: Sendable, Hashable {
   case why(BlobSituation)
   /// One descriptor: the blob's container in the spool, read-only.
   case spooled(SpoolGrant)
+  /// One descriptor: the extent's scratch file, read-only.
+  case scratch(ScratchGrant)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case failure = 256
@@ -39,6 +41,7 @@ package enum Reply: Sendable, Hashable {
     case joined, claimed
     case events = 288
     case why, spooled
+    case scratch = 296
   }
 }
 
@@ -82,12 +85,15 @@ package struct BlobGrant: Sendable, Hashable {
   package var extent: ExtentGrant?
   /// Whether its rings belong to another user: they are read through their descriptors, never mapped.
   package var isForeign: Bool
+  /// The most extents that a publisher may have for writing at once; 0: any number, and in `opened`.
+  package var heldExtentLimit: Int
 
   package init(
     blob: BlobReference, state: BlobState, byteCount: Int?, order: WriteOrder,
     policy: FlowPolicy = .keep, plan: ExtentPlan, segment: Int = 0, wakeClasses: WakeClasses,
     board: UInt32, entry: UInt32, inlineBytes: [UInt8]? = nil,
-    extentEnd: Int = 0, extent: ExtentGrant? = nil, isForeign: Bool = false
+    extentEnd: Int = 0, extent: ExtentGrant? = nil, isForeign: Bool = false,
+    heldExtentLimit: Int = 0
   ) {
     self.blob = blob
     self.state = state
@@ -103,6 +109,7 @@ package struct BlobGrant: Sendable, Hashable {
     self.extentEnd = extentEnd
     self.extent = extent
     self.isForeign = isForeign
+    self.heldExtentLimit = heldExtentLimit
   }
 }
 
@@ -130,6 +137,17 @@ package struct SpoolGrant: Sendable, Hashable {
   package init(index: Int, segmentByteCount: Int) {
     self.index = index
     self.segmentByteCount = segmentByteCount
+  }
+}
+
+/// An extent that has left memory before all of it was covered: what is stands in its scratch file.
+package struct ScratchGrant: Sendable, Hashable {
+  package var index: Int
+  /// Data bytes of the ring that it was in.
+  package var dataByteCount: Int
+  package init(index: Int, dataByteCount: Int) {
+    self.index = index
+    self.dataByteCount = dataByteCount
   }
 }
 

@@ -23,6 +23,7 @@ extension Reply {
     case .events: .events
     case .why: .why
     case .spooled: .spooled
+    case .scratch: .scratch
     }
   }
 
@@ -55,6 +56,9 @@ extension Reply {
     case .spooled(let grant):
       writer.put(index: grant.index)
       writer.put(Int64(grant.segmentByteCount))
+    case .scratch(let grant):
+      writer.put(index: grant.index)
+      writer.put(Int64(grant.dataByteCount))
     case .subscriptions(let list):
       writer.put(list.version)
       writer.put(list: list.subscriptions) { writer, subscription in writer.put(subscription) }
@@ -107,6 +111,10 @@ extension Reply {
     case .events: self = .events(try EventPage(from: &reader))
     case .why: self = .why(try BlobSituation(from: &reader))
     case .spooled: self = .spooled(try reader.takeSpoolGrant())
+    case .scratch:
+      self = .scratch(
+        ScratchGrant(
+          index: try reader.takeIndex(), dataByteCount: try reader.takePosition("an extent's size")))
     }
   }
 }
@@ -140,6 +148,7 @@ extension WireWriter {
     put(grant.extent != nil)
     if let extent = grant.extent { put(extent) }
     put(grant.isForeign)
+    put(UInt32(clamping: grant.heldExtentLimit))
   }
 
   mutating func put(_ extent: ExtentGrant) {
@@ -234,7 +243,7 @@ extension WireReader {
       inlineBytes: try takeFlag()
         ? takeBlock(atMost: Frame.inlineByteLimit, "an inline blob") : nil,
       extentEnd: try takeIndex(), extent: try takeFlag() ? takeExtent() : nil,
-      isForeign: try takeFlag())
+      isForeign: try takeFlag(), heldExtentLimit: Int(try take(UInt32.self)))
   }
 
   mutating func takeExtent() throws(PatchbayError) -> ExtentGrant {
