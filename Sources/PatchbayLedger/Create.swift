@@ -357,6 +357,8 @@ extension Ledger {
     openBlobCount -= 1
     if owners[blob.key] == generation { owners[blob.key] = nil }
     if let slot = blob.slot { clear(slot, of: generation) }
+    // Files that it was to adopt go when that is over.
+    spilling.byteCount -= blob.spoolByteCount
     drop(blob)
     giveBackSource(blob)
     guard let error else { return }

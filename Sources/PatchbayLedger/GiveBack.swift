@@ -72,7 +72,7 @@ struct Patchwork: Sendable {
     var isFull = false
   }
 
-  /// The sessions that have an extent for writing, by the requests that were granted last.
+  /// The sessions that have an extent for writing, by the requests that were granted first.
   var holders: [Int: [SessionID: UInt64]] = [:]
   var rests: [Int: Rest] = [:]
   var scratch: [Int: ScratchRecord] = [:]
@@ -136,7 +136,10 @@ extension Ledger {
     guard let phase = sessions[asker.session]?.phase, phase != .ghost,
       blobs[generation]?.isPatchwork == true
     else { return }
-    blobs[generation]?.patchwork.holders[index, default: [:]][asker.session] = asker.number
+    // Granted twice, it is the first grant that tells whether the session has it.
+    let first = blobs[generation]?.patchwork.holders[index]?[asker.session]
+    blobs[generation]?.patchwork.holders[index, default: [:]][asker.session] =
+      first ?? asker.number
   }
 
   /// A publisher will not write into an extent before it is granted again.
@@ -222,6 +225,15 @@ extension Ledger {
     blobs[generation]?.patchwork.scratchByteCount -= record.standing.fileByteCount
     setDisk(generation, blob.spoolByteCount - record.standing.fileByteCount)
     actions.append(.dropScratch(generation, index: index))
+  }
+
+  /// A blob has been sealed: what its publisher has covered behind the end is nobody's.
+  mutating func forgetScratch(behind end: Int, of generation: Generation) {
+    guard let blob = blobs[generation] else { return }
+    for record in blob.patchwork.scratchRecords
+    where blob.origin.plan.range(of: record.index).lowerBound >= end {
+      forgetScratch(record.index, generation)
+    }
   }
 
   // MARK: Coming back

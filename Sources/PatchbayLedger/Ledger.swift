@@ -115,6 +115,7 @@ package struct Ledger: Sendable {
     case .copied(let copy, let error): copied(copy, error)
     case .spilled(let generation, let result): spilled(generation, result)
     case .restored(let ring, let error): restored(ring, error)
+    case .adopted(let copy, let result): adopted(copy, result)
     case .retracted(let ring, let isViewed): retracted(ring, isViewed: isViewed)
     case .undelivered(let session, let number): undelivered(session, number)
     case .overheadChanged(let byteCount): overheadByteCount = max(0, byteCount)

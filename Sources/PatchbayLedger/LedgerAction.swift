@@ -29,6 +29,9 @@ package enum LedgerAction: Sendable, Hashable {
   case retractRing(RingID, heldBy: [SessionID])
   /// Fills a ring that nobody was given with what a scratch file holds; answered by `restored`.
   case restore(RestoreOrder)
+  /// Gives the files of a failed blob a second name, and copies what is in memory of it to disk under
+  /// that; answered by `adopted`.
+  case adopt(AdoptOrder)
   /// Takes a scratch file away; readers that have it open keep it.
   case dropScratch(Generation, index: Int)
   /// Takes a blob's container away, and its scratch files.

@@ -29,6 +29,8 @@ package enum LedgerEvent: Sendable, Hashable {
   case spilled(Generation, SpillResult)
   /// Answer to `restore`: nil when every byte and its mark is there.
   case restored(RingID, PatchbayError?)
+  /// Answer to `adopt`.
+  case adopted(CopyID, Result<Adoption, PatchbayError>)
   /// Answer to `retractRing`.
   case retracted(RingID, isViewed: Bool)
   /// A reply could not be delivered with its descriptors; the client got a failure instead. What

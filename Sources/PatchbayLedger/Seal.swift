@@ -154,6 +154,7 @@ extension Ledger {
     blobs[generation]?.byteCount = byteCount
     blobs[generation]?.sealer = waiters.first?.session
     blobs[generation]?.modified = now.wall
+    forgetScratch(behind: byteCount, of: generation)
     guard let blob = blobs[generation] else { return }
     changed(generation)
     record(generation)

@@ -225,23 +225,27 @@ extension Ledger {
           key: blob.key, generation: generation, extent: extent, plan: blob.origin.plan,
           range: range, segmentByteCount: segment, byteCount: blob.byteCount,
           compression: spool.compression,
-          mayLeavePartly: blob.isPatchwork && blob.state.isLive, goesToScratch: !isNear && blob.state.isLive,
+          mayLeavePartly: blob.isPatchwork && blob.state.isLive,
+          goesToScratch: !isNear && blob.state.isLive,
           isFromScratch: blob.patchwork.scratch[extent.index] != nil)))
     return true
   }
 
   /// The most bytes of disk that an extent takes, with the segments that are left out before it.
-  private func reserve(_ range: Range<Int>, of extent: ExtentRecord, _ blob: Blob) -> Int {
+  func reserve(_ range: Range<Int>, of extent: ExtentRecord, _ blob: Blob) -> Int {
     let reserve = SpillOrder.reserve(range, segmentByteCount: blob.origin.containerSegment)
     guard blob.isPatchwork else { return reserve }
-    let gap = max(0, range.lowerBound - (blob.spooledEnd ?? 0)) / blob.origin.containerSegment
+    let isNear = blob.isNearInContainer(extent.index)
+    let gap =
+      isNear
+      ? max(0, range.lowerBound - (blob.spooledEnd ?? 0)) / blob.origin.containerSegment : 0
     let scratch =
       (try? RingGeometry(dataByteCount: extent.dataByteCount, hasMap: true))?.objectByteCount ?? 0
     return max(reserve + gap * ExtentPlan.page, scratch + 2 * ExtentPlan.page)
   }
 
   /// Evicts blobs that have bytes on disk, least recently read first, if that makes enough room.
-  private mutating func makeRoomOnDisk(_ byteCount: Int, _ spool: SpoolTerms) -> Bool {
+  mutating func makeRoomOnDisk(_ byteCount: Int, _ spool: SpoolTerms) -> Bool {
     guard spilling.byteCount - spilling.idleByteCount + byteCount <= spool.byteCount else {
       return false
     }

@@ -31,6 +31,7 @@ extension EventLoop {
       reuseRing(ring, RingUse(number: useNumber, index: index))
     case .spill(let order): spill(order)
     case .restore(let order): restore(order)
+    case .adopt(let order): adopt(order)
     case .dropScratch(let generation, let index): dropScratch(generation, index)
     case .retractRing(let ring, let holders): retract(ring, heldBy: holders)
     case .removeContainer(let generation): removeContainer(generation)
@@ -280,8 +281,8 @@ extension EventLoop {
   }
 
   private func inspect(
-    _ inspection: InspectionID, _ extents: [ExtentRecord], _ onDisk: ExtentsOnDisk, _ plan: ExtentPlan,
-    isWindow: Bool, byteCount: Int
+    _ inspection: InspectionID, _ extents: [ExtentRecord], _ onDisk: ExtentsOnDisk,
+    _ plan: ExtentPlan, isWindow: Bool, byteCount: Int
   ) {
     let placed = PlacedBlob(
       plan: plan, extents: place(extents), spooled: onDisk.whole,
@@ -322,6 +323,7 @@ extension EventLoop {
       }
     case .unlinked(let ring): rings.endUnlink(ring)
     case .spilled(let generation, let result): submit(.spilled(generation, result))
+    case .adopted(let copy, let result): submit(.adopted(copy, result))
     case .restored(let ring, let error): submit(.restored(ring, error))
     case .samples(let samples): submit(.sampled(samples))
     case .containersRemoved: break

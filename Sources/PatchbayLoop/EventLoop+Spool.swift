@@ -23,6 +23,13 @@ extension EventLoop {
     if !isTaken { finish(.restored(order.ring, busy)) }
   }
 
+  func adopt(_ order: AdoptOrder) {
+    guard let spool else { return }
+    let places = order.rings.map { rings[$0.extent.ring] }
+    let isTaken = spooler.submit { .adopted(order.copy, spool.adopt(order, places: places)) }
+    if !isTaken { finish(.adopted(order.copy, .failure(busy))) }
+  }
+
   func dropScratch(_ generation: Generation, _ index: Int) {
     guard let spool else { return }
     // With a full queue it goes with its blob.

@@ -29,6 +29,7 @@ enum WorkResult: Sendable {
   case situation(SessionID, number: UInt64, BlobSituation)
   case spilled(Generation, SpillResult)
   case restored(RingID, PatchbayError?)
+  case adopted(CopyID, Result<Adoption, PatchbayError>)
   case containersRemoved
 }
 

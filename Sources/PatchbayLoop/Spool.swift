@@ -142,6 +142,27 @@ import Synchronization
     return writer
   }
 
+  /// Gives a container a second name, that of another generation, whose header it has from then on.
+  func adoptContainer(_ order: AdoptOrder) throws(PatchbayError) {
+    writers[order.source] = nil
+    known.insert(order.target)
+    try DiskFile.link(in: directory, name: name(order.source), as: name(order.target))
+    let writer = try ContainerWriter.open(in: directory, name: name(order.target))
+    let old = writer.header
+    let header = ContainerHeader(
+      key: order.key, generation: order.target, shape: old.shape, compression: old.compression,
+      byteCount: old.byteCount, isSealed: false, digest: old.digest, note: old.note)
+    // Both copies.
+    try writer.write(header: header)
+    try writer.write(header: header)
+    writers[order.target] = writer
+  }
+
+  /// Bytes of disk that a container takes; 0 when there is none.
+  func containerByteCount(_ generation: Generation) throws(PatchbayError) -> Int {
+    try writers[generation]?.allocatedByteCount() ?? 0
+  }
+
   /// Takes containers away whose blobs are gone; readers that have a descriptor keep it.
   func removeLeaving() -> WorkResult {
     let gone = leaving.withLock { leaving in

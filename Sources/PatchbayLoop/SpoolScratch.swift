@@ -155,6 +155,15 @@ extension Spool {
     return .done(containerByteCount: try writer.allocatedByteCount())
   }
 
+  /// Gives a scratch file a second name, that of another generation.
+  func linkScratch(
+    _ index: Int, from source: Generation, to target: Generation
+  ) throws(PatchbayError) {
+    scratches[target, default: []].insert(index)
+    try DiskFile.link(
+      in: directory, name: scratchName(source, index), as: scratchName(target, index))
+  }
+
   /// Takes a scratch file away; readers that have a descriptor keep it.
   func removeScratch(_ generation: Generation, _ index: Int) {
     scratches[generation]?.remove(index)

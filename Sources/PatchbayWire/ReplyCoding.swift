@@ -114,7 +114,8 @@ extension Reply {
     case .scratch:
       self = .scratch(
         ScratchGrant(
-          index: try reader.takeIndex(), dataByteCount: try reader.takePosition("an extent's size")))
+          index: try reader.takeIndex(), dataByteCount: try reader.takePosition("an extent's size"))
+      )
     }
   }
 }

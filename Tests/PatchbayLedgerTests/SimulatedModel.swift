@@ -42,6 +42,10 @@ struct SimulatedModel {
   private var spilling: [Generation: Int] = [:]
   private var spooled: [Generation: Set<Int>] = [:]
   private var containers: Set<Generation> = []
+  private var scratches: [Generation: Set<Int>] = [:]
+  /// Rings that are being filled, and from which scratch file.
+  private var restoring: [RingID: RestoreOrder] = [:]
+  private var adopting: [CopyID: AdoptOrder] = [:]
   private(set) var violation: String?
 
   init(idle: Duration) { writing = SimulatedClaims(standardLimit: idle) }
@@ -71,6 +75,7 @@ struct SimulatedModel {
       case .close(let blob): writing.departed(session, blob)
       case .release(let claim): writing.released(session, claim)
       case .leave(let blob), .quiesced(let blob): quiesced(session, blob.generation)
+      case .giveBack(let request): gaveBack(session, request)
       default: break
       }
     case .hungUp(let session): end(session)
@@ -88,6 +93,8 @@ struct SimulatedModel {
     case .congested(let session): watches.congested.insert(session)
     case .relieved(let session): watches.congested.remove(session)
     case .spilled(let generation, let result): spilled(generation, result)
+    case .restored(let ring, let error): restored(ring, error)
+    case .adopted(let copy, let result): adopted(copy, result)
     case .retracted(let ring, isViewed: false):
       // Its tag is gone, and nobody looks any more; but those whose tables are gone, too, may.
       for session in rings[ring]?.holders.keys ?? [:].keys where live.contains(session) {
@@ -118,8 +125,35 @@ struct SimulatedModel {
   }
 
   private mutating func spilled(_ generation: Generation, _ result: SpillResult) {
-    guard let index = spilling.removeValue(forKey: generation), case .done = result else { return }
-    spooled[generation, default: []].insert(index)
+    guard let index = spilling.removeValue(forKey: generation) else { return }
+    switch result {
+    case .done: spooled[generation, default: []].insert(index)
+    case .partial: scratches[generation, default: []].insert(index)
+    case .empty, .incomplete, .failed: break
+    }
+  }
+
+  private mutating func adopted(_ copy: CopyID, _ result: Result<Adoption, PatchbayError>) {
+    guard let order = adopting.removeValue(forKey: copy), case .success(let adoption) = result
+    else {
+      return
+    }
+    spooled[order.target] = (spooled[order.source] ?? []).union(adoption.whole)
+    scratches[order.target] = Set(order.scratch).union(adoption.scratch.keys)
+  }
+
+  /// What came back is the extent's ring from now on.
+  private mutating func restored(_ ring: RingID, _ error: PatchbayError?) {
+    demand(restoring.removeValue(forKey: ring) != nil, "\(ring) came back unasked")
+  }
+
+  private mutating func gaveBack(_ session: SessionID, _ request: GiveBackRequest) {
+    for (ring, known) in rings where known.holders[session] == .writer {
+      guard extentOwners[ring] == request.blob.generation, known.index == request.index else {
+        continue
+      }
+      rings[ring]?.holders[session] = .reader
+    }
   }
 
   private mutating func quiesced(_ session: SessionID, _ generation: Generation) {
@@ -180,14 +214,16 @@ struct SimulatedModel {
     case .reportStatistics(let session, let number, _), .explain(let session, let number, _, _):
       _ = settleDebt(session, number)
     case .disconnect(let session): end(session)
-    case .createRing(let ring, _, let dataByteCount, let hasMap, let access):
+    case .createRing(let ring, let index, let dataByteCount, let hasMap, let access):
       let geometry = try? RingGeometry(dataByteCount: dataByteCount, hasMap: hasMap)
       demand(geometry != nil && rings[ring] == nil, "ring \(ring) is impossible or repeated")
-      rings[ring] = SimulatedRing(byteCount: geometry?.objectByteCount ?? 0, access: access)
-    case .reuseRing(let ring, let useNumber, _):
+      rings[ring] = SimulatedRing(
+        byteCount: geometry?.objectByteCount ?? 0, access: access, index: index)
+    case .reuseRing(let ring, let useNumber, let index):
       demandUnused(ring, "used again")
       demand(rings[ring]?.useNumber == useNumber - 1, "ring \(ring) skips to use \(useNumber)")
       rings[ring]?.useNumber = useNumber
+      rings[ring]?.index = index
       rings[ring]?.holders = [:]
     case .unlinkRing(let ring): unlinked(ring)
     case .discardRing(let ring):
@@ -213,25 +249,67 @@ struct SimulatedModel {
       demand(!reports.isEmpty, "nothing is to be sampled")
       demand(reports.allSatisfy { $0.info.state == .open }, "a blob that has ended is sampled")
     case .spill(let order):
-      demand(rings[order.extent.ring]?.isUnlinked == false, "spills a gone ring")
+      demand(
+        order.isFromScratch || rings[order.extent.ring]?.isUnlinked == false, "spills a gone ring")
+      demand(
+        !order.isFromScratch || scratches[order.generation]?.contains(order.extent.index) == true,
+        "takes \(order.extent.index) of \(order.generation) from no scratch file")
       demand(spilling[order.generation] == nil, "\(order.generation) spills twice at once")
       let state = posted[order.generation]
       demand(
-        state == .sealed || state == .open, "spills of a blob that is \(String(describing: state))")
+        state == .sealed || state == .open || state == .suspended && order.mayLeavePartly,
+        "spills of a blob that is \(String(describing: state))")
       demand(
-        state == .sealed || order.extent.index > 0, "the marks of \(order.generation) leave memory")
+        state == .sealed || order.extent.index > 0 || order.mayLeavePartly,
+        "the marks of \(order.generation) leave memory")
       spilling[order.generation] = order.extent.index
       containers.insert(order.generation)
     case .retractRing(let ring, _):
       demand(rings[ring]?.isUnlinked == false, "takes back a gone ring")
+      if let generation = extentOwners[ring], isPatchwork(generation) {
+        let writers = rings[ring]?.holders.filter { $0.value == .writer }.keys.sorted() ?? []
+        demand(writers.isEmpty, "\(ring) of \(generation) leaves memory, and \(writers) write it")
+      }
       extentOwners[ring] = nil
     case .removeContainer(let generation):
       demand(containers.remove(generation) != nil, "no container of \(generation) is there")
       demand(spilling[generation] == nil, "a container goes while it is written")
       demand(!isHeld(generation), "a container goes while \(generation) is open")
       spooled[generation] = nil
+      scratches[generation] = nil
+    case .restore(let order):
+      demand(rings[order.ring]?.isUnlinked == false, "fills a gone ring")
+      demand(
+        scratches[order.generation]?.contains(order.index) == true,
+        "\(order) has no scratch file")
+      restoring[order.ring] = order
+    case .adopt(let order):
+      demand(
+        order.rings.allSatisfy { rings[$0.extent.ring]?.isUnlinked == false },
+        "takes over a gone ring")
+      demand(
+        Set(order.scratch).isSubset(of: scratches[order.source] ?? []),
+        "takes over scratch files that are not there")
+      demand(
+        !order.hasContainer || containers.contains(order.source),
+        "takes over a container that is not there")
+      adopting[order.copy] = order
+      containers.insert(order.target)
+    case .dropScratch(let generation, let index):
+      demand(
+        scratches[generation]?.remove(index) != nil,
+        "no scratch file of \(index) of \(generation) is there")
+      demand(
+        !restoring.values.contains { $0.generation == generation && $0.index == index },
+        "a scratch file goes while it is read back")
     case .recordClient, .eraseClient: break
     }
+  }
+
+  /// Whether a blob is written in any order, and its extents may leave meanwhile.
+  private func isPatchwork(_ generation: Generation) -> Bool {
+    let state = posted[generation]
+    return records[generation]?.info.order == .any && (state == .open || state == .suspended)
   }
 
   /// Whether a session may read what has this record, as of a file.
@@ -296,6 +374,11 @@ struct SimulatedModel {
         spooled[extent.generation]?.contains(grant.index) == true && grant.index == extent.index
           && descriptors == [.container(extent.generation)],
         "extent \(extent.index) of \(extent.generation) does not stand on disk")
+    case (.scratch(let grant), .attachExtent(let extent)):
+      demand(
+        scratches[extent.generation]?.contains(grant.index) == true && grant.index == extent.index
+          && descriptors == [.scratch(extent.generation, index: extent.index)],
+        "extent \(extent.index) of \(extent.generation) does not stand in a scratch file")
     case (.claimed(let grant), .claim(let claim)):
       let wrong = writing.claimed(session, number, grant, asked: claim.range)
       demand(wrong == nil, wrong ?? "")
@@ -506,7 +589,7 @@ struct SimulatedModel {
       // What the request itself makes room for belongs to anybody.
       let isOwn = mayTake(session, record.info.access)
       demand(isOwn || !isHeld(generation), "\(session) took \(key) of another user")
-    case .copied: demand(record.info.state == .failed, "\(generation) was taken over")
+    case .copied, .adopted: demand(record.info.state == .failed, "\(generation) was taken over")
     default:
       // A creation that had to wait for memory takes the key when there is some.
       guard !isBeingReplaced(record) else { return }
@@ -519,7 +602,8 @@ struct SimulatedModel {
     owed.contains { asker, request in
       switch request {
       case .create(let create), .createWith(let create, _):
-        return create.replaces && create.key == record.info.key
+        let takes = create.replaces || record.info.state == .failed
+        return takes && create.key == record.info.key
           && mayTake(asker.session, record.info.access)
       default: return false
       }
@@ -575,6 +659,8 @@ struct SimulatedModel {
 struct SimulatedRing {
   let byteCount: Int
   let access: Access
+  /// The extent as which it serves.
+  var index: Int
   var isUnlinked = false
   var useNumber: UInt32 = 1
   /// Sessions that were given it and may still use it, those that hung up and live included.

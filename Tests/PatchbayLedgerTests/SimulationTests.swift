@@ -60,7 +60,12 @@ import Testing
       world.run(steps: Self.steps)
       for action in world.trace {
         switch action {
-        case .spill(let order): seen.insert(order.extent.index == 0 ? "sealed" : "open or sealed")
+        case .spill(let order):
+          seen.insert(order.extent.index == 0 ? "sealed" : "open or sealed")
+          if order.isFromScratch { seen.insert("converted") }
+        case .restore: seen.insert("restore")
+        case .dropScratch: seen.insert("dropScratch")
+        case .reply(_, _, .scratch, _): seen.insert("scratch")
         case .retractRing: seen.insert("retract")
         case .removeContainer: seen.insert("remove")
         case .reply(_, _, .spooled, _): seen.insert("spooled")
@@ -69,7 +74,10 @@ import Testing
         }
       }
     }
-    for kind in ["sealed", "open or sealed", "retract", "remove", "spooled", "noSpaceSpool"] {
+    for kind in [
+      "sealed", "open or sealed", "retract", "remove", "spooled", "noSpaceSpool", "converted",
+      "restore", "dropScratch", "scratch", "corrupt",
+    ] {
       #expect(seen.contains(kind), "\(kind) never happened")
     }
   }

@@ -103,6 +103,8 @@ enum Golden {
       "watch, going on", 21,
       .watch(WatchRequest(prefix: [], after: place(42), wantsProgress: false))),
     Sample("why", 22, .why(WhyRequest(key: key))),
+    Sample(
+      "giveBack", 23, .giveBack(GiveBackRequest(blob: reference, index: 7, isFull: true))),
   ]
 
   static let replies: [Sample<Reply>] = [
@@ -150,6 +152,8 @@ enum Golden {
     Sample("why, nobody", 23, .why(BlobSituation())),
     Sample(
       "spooled", 31, .spooled(SpoolGrant(index: 4, segmentByteCount: 256 * 1024))),
+    Sample(
+      "scratch", 32, .scratch(ScratchGrant(index: 5, dataByteCount: 2 * 1024 * 1024))),
   ]
 
   private static var situation: BlobSituation {
@@ -245,7 +249,8 @@ enum Golden {
   private static var joinedGrant: BlobGrant {
     BlobGrant(
       blob: reference, state: .open, byteCount: 1_000_000, order: .any,
-      plan: plan(65536, 1 << 26), wakeClasses: shift(12), board: 5, entry: 17, extentEnd: 3)
+      plan: plan(65536, 1 << 26), wakeClasses: shift(12), board: 5, entry: 17, extentEnd: 3,
+      heldExtentLimit: 3)
   }
 
   private static var openedGrant: BlobGrant {
@@ -382,6 +387,9 @@ enum Extreme {
           prefix: longKey.bytes, after: EventPosition(instance: .max, number: .max),
           wantsProgress: true))),
     Sample("why", .max, .why(WhyRequest(key: longKey))),
+    Sample(
+      "giveBack", .max,
+      .giveBack(GiveBackRequest(blob: highest, index: lastIndex, isFull: true))),
   ]
 
   private static let subscription = Subscription(clientID: .max, entry: 63)
@@ -445,6 +453,8 @@ enum Extreme {
     Sample(
       "spooled", .max,
       .spooled(SpoolGrant(index: Int(UInt32.max) - 1, segmentByteCount: top))),
+    Sample(
+      "scratch", .max, .scratch(ScratchGrant(index: lastIndex, dataByteCount: top))),
   ]
 
   private static var situation: BlobSituation {
@@ -492,7 +502,7 @@ enum Extreme {
       plan: Golden.plan(page, top), segment: top, wakeClasses: Golden.shift(30), board: .max,
       entry: .max,
       inlineBytes: [UInt8](repeating: 0xee, count: Frame.inlineByteLimit), extentEnd: lastIndex,
-      extent: extent)
+      extent: extent, isForeign: true, heldExtentLimit: Int(UInt32.max))
   }
 
   private static var extent: ExtentGrant {
