@@ -345,7 +345,7 @@ final class BlobHandle: Sendable {
       throw Session.unexpected(delivery.reply)
     }
     let part = try ScratchPart(
-      grant, of: generation, start: planned.lowerBound, delivery.takeDescriptor())
+      grant, start: planned.lowerBound, delivery.takeDescriptor())
     spooled.take(part, version: question.version)
     return part
   }

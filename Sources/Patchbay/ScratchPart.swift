@@ -19,12 +19,11 @@ final class ScratchPart: Sendable {
   /// Takes over what the broker granted.
   /// - Throws: `corrupt` for a damaged file; `protocolViolation`, `inputOutput`.
   init(
-    _ grant: ScratchGrant, of generation: Generation, start: Int,
-    _ descriptor: consuming Descriptor
+    _ grant: ScratchGrant, start: Int, _ descriptor: consuming Descriptor
   ) throws(PatchbayError) {
     let geometry = try RingGeometry(dataByteCount: grant.dataByteCount, hasMap: true)
     let shape = ScratchShape(
-      generation: generation, index: grant.index, dataByteCount: grant.dataByteCount)
+      generation: grant.writer, index: grant.index, dataByteCount: grant.dataByteCount)
     reader = try ScratchReader(
       descriptor, shape, wordLimit: MapSnapshot.wordLimit(geometry))
     map = try MapSnapshot(geometry, words: reader.mapWords)

@@ -111,7 +111,8 @@ extension Ledger {
     for (index, standing) in adoption.scratch {
       guard let extent = old.extent(at: index) else { continue }
       records[index] = ScratchRecord(
-        index: index, dataByteCount: extent.dataByteCount, standing: standing)
+        index: index, writer: generation, dataByteCount: extent.dataByteCount,
+        standing: standing)
     }
     let scratchByteCount = records.values.reduce(0) { $0 + $1.standing.fileByteCount }
     blobs[generation]?.patchwork.scratch = records

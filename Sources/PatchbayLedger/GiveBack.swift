@@ -27,11 +27,16 @@ package struct ScratchStanding: Sendable, Hashable {
 /// An extent that stands in a scratch file.
 package struct ScratchRecord: Sendable, Hashable {
   package var index: Int
+  /// As whose the file was written: a blob that was taken over has the files of the one before.
+  package var writer: Generation
   /// Data bytes of the ring that it was in.
   package var dataByteCount: Int
   package var standing: ScratchStanding
-  package init(index: Int, dataByteCount: Int, standing: ScratchStanding) {
+  package init(
+    index: Int, writer: Generation, dataByteCount: Int, standing: ScratchStanding
+  ) {
     self.index = index
+    self.writer = writer
     self.dataByteCount = dataByteCount
     self.standing = standing
   }
@@ -54,10 +59,13 @@ package struct ExtentsOnDisk: Sendable, Hashable {
 package struct RestoreOrder: Sendable, Hashable {
   package var generation: Generation
   package var index: Int
+  /// As whose the file was written.
+  package var writer: Generation
   package var ring: RingID
-  package init(generation: Generation, index: Int, ring: RingID) {
+  package init(generation: Generation, index: Int, writer: Generation, ring: RingID) {
     self.generation = generation
     self.index = index
+    self.writer = writer
     self.ring = ring
   }
 }
@@ -203,7 +211,7 @@ extension Ledger {
     }
     spilling.count += 1
     blobs[generation]?.patchwork.scratch[index] = ScratchRecord(
-      index: index, dataByteCount: extent.dataByteCount, standing: standing)
+      index: index, writer: generation, dataByteCount: extent.dataByteCount, standing: standing)
     blobs[generation]?.patchwork.scratchByteCount += standing.fileByteCount
     setDisk(generation, blob.spoolByteCount + standing.fileByteCount)
     vacate(index, generation)
@@ -239,10 +247,12 @@ extension Ledger {
   // MARK: Coming back
 
   /// The ring of an extent that stands in a scratch file is there.
-  mutating func beginRestore(_ id: RingID, _ ring: Ring) {
+  mutating func beginRestore(_ id: RingID, _ ring: Ring, _ record: ScratchRecord) {
     pendingRingCount += 1
     actions.append(
-      .restore(RestoreOrder(generation: ring.generation, index: ring.index, ring: id)))
+      .restore(
+        RestoreOrder(
+          generation: ring.generation, index: ring.index, writer: record.writer, ring: id)))
   }
 
   /// Answer to `restore`: nil when every byte and its mark is there.

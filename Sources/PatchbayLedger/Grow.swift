@@ -110,7 +110,7 @@ extension Ledger {
       dropRing(id, exists: true)
       return
     }
-    if blob.patchwork.scratch[ring.index] != nil { return beginRestore(id, ring) }
+    if let record = blob.patchwork.scratch[ring.index] { return beginRestore(id, ring, record) }
     ringFilled(id, ring)
   }
 
@@ -191,7 +191,8 @@ extension Ledger {
     else { throw .notOpen(request.generation) }
     guard let extent = blob.extent(at: request.index) else {
       if let record = blob.patchwork.scratch[request.index] {
-        let grant = ScratchGrant(index: record.index, dataByteCount: record.dataByteCount)
+        let grant = ScratchGrant(
+          index: record.index, writer: record.writer, dataByteCount: record.dataByteCount)
         return reply(
           session, number, .scratch(grant),
           [.scratch(request.generation, index: request.index)])

@@ -39,8 +39,8 @@ package struct SpillOrder: Sendable, Hashable {
   package var mayLeavePartly = false
   /// Whether the container is not to take it: it would stand too far away from the rest.
   package var goesToScratch = false
-  /// Whether it stands in a scratch file; its ring is none then.
-  package var isFromScratch = false
+  /// As whose its scratch file was written, if it stands in one; its ring is none then.
+  package var scratchWriter: Generation?
 }
 
 /// What became of an extent on its way to disk.
@@ -227,7 +227,7 @@ extension Ledger {
           compression: spool.compression,
           mayLeavePartly: blob.isPatchwork && blob.state.isLive,
           goesToScratch: !isNear && blob.state.isLive,
-          isFromScratch: blob.patchwork.scratch[extent.index] != nil)))
+          scratchWriter: blob.patchwork.scratch[extent.index]?.writer)))
     return true
   }
 

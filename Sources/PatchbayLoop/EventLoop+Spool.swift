@@ -51,7 +51,7 @@ extension EventLoop {
     for (place, record) in onDisk.scratch.enumerated()
     where place <= WireLimit.missing || record.index == last {
       placed.files[record.index] = Result { () throws(PatchbayError) in
-        try ScratchFile(openScratch(onDisk.generation, record.index), onDisk.generation, record)
+        try ScratchFile(openScratch(onDisk.generation, record.index), record)
       }
     }
     return placed

@@ -20,10 +20,10 @@ final class ScratchFile: Sendable {
   private let file: Descriptor
   private let shape: ScratchShape
 
-  init(_ file: consuming Descriptor, _ generation: Generation, _ record: ScratchRecord) {
+  init(_ file: consuming Descriptor, _ record: ScratchRecord) {
     self.file = file
     shape = ScratchShape(
-      generation: generation, index: record.index, dataByteCount: record.dataByteCount)
+      generation: record.writer, index: record.index, dataByteCount: record.dataByteCount)
   }
 
   /// What its map says of the first bytes of its extent.

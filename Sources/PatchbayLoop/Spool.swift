@@ -71,7 +71,7 @@ import Synchronization
   func spill(_ order: SpillOrder, from place: RingPlace?) -> SpillResult {
     _ = removeLeaving()
     do throws(PatchbayError) {
-      if order.isFromScratch { return try convert(order) }
+      if let writer = order.scratchWriter { return try convert(order, writtenAs: writer) }
       guard let place else {
         throw PatchbayError(.inputOutput, "The ring of extent \(order.extent.index) is gone.")
       }

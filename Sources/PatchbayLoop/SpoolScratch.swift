@@ -108,7 +108,7 @@ extension Spool {
       let scratch = try OpenScratch(
         openScratch(order.generation, order.index),
         ScratchShape(
-          generation: order.generation, index: order.index,
+          generation: order.writer, index: order.index,
           dataByteCount: place.geometry.dataByteCount))
       let ring = try place.open(isWritable: true)
       try fill(ring, place.geometry, from: scratch)
@@ -130,11 +130,13 @@ extension Spool {
   }
 
   /// Copies an extent of a sealed blob from its scratch file into the container.
-  func convert(_ order: SpillOrder) throws(PatchbayError) -> SpillResult {
+  func convert(
+    _ order: SpillOrder, writtenAs scratchWriter: Generation
+  ) throws(PatchbayError) -> SpillResult {
     let scratch = try OpenScratch(
       openScratch(order.generation, order.extent.index),
       ScratchShape(
-        generation: order.generation, index: order.extent.index,
+        generation: scratchWriter, index: order.extent.index,
         dataByteCount: order.extent.dataByteCount))
     guard scratch.map.coveredEnd(from: 0, limit: order.range.count) == order.range.count else {
       return .incomplete

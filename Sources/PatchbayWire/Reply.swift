@@ -143,10 +143,13 @@ package struct SpoolGrant: Sendable, Hashable {
 /// An extent that has left memory before all of it was covered: what is stands in its scratch file.
 package struct ScratchGrant: Sendable, Hashable {
   package var index: Int
+  /// As whose the file was written: a blob that was taken over has the files of the one before.
+  package var writer: Generation
   /// Data bytes of the ring that it was in.
   package var dataByteCount: Int
-  package init(index: Int, dataByteCount: Int) {
+  package init(index: Int, writer: Generation, dataByteCount: Int) {
     self.index = index
+    self.writer = writer
     self.dataByteCount = dataByteCount
   }
 }

@@ -58,6 +58,7 @@ extension Reply {
       writer.put(Int64(grant.segmentByteCount))
     case .scratch(let grant):
       writer.put(index: grant.index)
+      writer.put(grant.writer.rawValue)
       writer.put(Int64(grant.dataByteCount))
     case .subscriptions(let list):
       writer.put(list.version)
@@ -114,8 +115,8 @@ extension Reply {
     case .scratch:
       self = .scratch(
         ScratchGrant(
-          index: try reader.takeIndex(), dataByteCount: try reader.takePosition("an extent's size"))
-      )
+          index: try reader.takeIndex(), writer: Generation(rawValue: try reader.take()),
+          dataByteCount: try reader.takePosition("an extent's size")))
     }
   }
 }

@@ -199,7 +199,9 @@ import Testing
     #expect(opened.extentEnd == 40)
     #expect(
       attach(&rig, reader, opened, 1)
-        == .scratch(ScratchGrant(index: 1, dataByteCount: Self.extent)))
+        == .scratch(
+          ScratchGrant(
+            index: 1, writer: blob.blob.generation, dataByteCount: Self.extent)))
     let info = try need(rig.info(reader, "big"))
     let files = rig.scratches[blob.blob.generation]?.count ?? 0
     #expect(info.spilledByteCount == files * Rig.scratchByteCount)

@@ -153,7 +153,10 @@ enum Golden {
     Sample(
       "spooled", 31, .spooled(SpoolGrant(index: 4, segmentByteCount: 256 * 1024))),
     Sample(
-      "scratch", 32, .scratch(ScratchGrant(index: 5, dataByteCount: 2 * 1024 * 1024))),
+      "scratch", 32,
+      .scratch(
+        ScratchGrant(
+          index: 5, writer: Generation(rawValue: 6), dataByteCount: 2 * 1024 * 1024))),
   ]
 
   private static var situation: BlobSituation {
@@ -454,7 +457,9 @@ enum Extreme {
       "spooled", .max,
       .spooled(SpoolGrant(index: Int(UInt32.max) - 1, segmentByteCount: top))),
     Sample(
-      "scratch", .max, .scratch(ScratchGrant(index: lastIndex, dataByteCount: top))),
+      "scratch", .max,
+      .scratch(
+        ScratchGrant(index: lastIndex, writer: highest.generation, dataByteCount: top))),
   ]
 
   private static var situation: BlobSituation {
