@@ -47,6 +47,15 @@ public struct BlobOptions: Sendable, Hashable {
   /// over.
   public var resumes = false
 
+  /// What the confirmation of the seal survives. `retained` (the broker's death) and `durable` (loss of
+  /// power) need a broker with a spool: all of the blob is then on disk before its seal is confirmed, and
+  /// it stays until it is removed, unless `isCache`.
+  public var acknowledgement = Acknowledgement.visible
+  /// Whether the blob may be evicted when room is needed, whatever its acknowledgement.
+  public var isCache = false
+  /// How its bytes are kept on disk; nil: as the broker was told.
+  public var compression: SpoolCompression?
+
   /// Options with what matters most; the rest are properties.
   public init(
     byteCount: Int? = nil, order: WriteOrder = .any, policy: FlowPolicy = .keep,
@@ -62,6 +71,9 @@ public struct BlobOptions: Sendable, Hashable {
     self.type = type
     self.labels = labels
   }
+
+  /// Whether a small one may travel in one message: it has no place on disk.
+  var isInlinable: Bool { policy == .keep && acknowledgement == .visible }
 
   /// The same for bytes that come in order.
   func appended(byteCount: Int?) -> BlobOptions {

@@ -56,9 +56,7 @@ extension Ledger {
     hold(source.origin.generation, true)
     do throws(PatchbayError) {
       _ = try makeRoomForBlob([], session, request)
-      guard makeRoomOnDisk(reserve, spool) else {
-        throw PatchbayError.spoolFull(used: spilling.byteCount, limit: spool.byteCount)
-      }
+      try makeRoomOnDisk(reserve, for: source, spool)
     } catch {
       hold(source.origin.generation, false)
       throw error
@@ -74,12 +72,12 @@ extension Ledger {
 
   /// Has a worker do it.
   mutating func beginAdoption(_ generation: Generation, of old: Blob, _ copy: CopyID) {
-    guard let blob = blobs[generation], let spool = limits.spool else { return }
+    guard let blob = blobs[generation] else { return }
     let rings = old.extents.map { extent in
       SpillOrder(
         key: blob.key, generation: generation, extent: extent, plan: blob.origin.plan,
         range: range(of: extent, old), segmentByteCount: blob.origin.containerSegment,
-        byteCount: blob.byteCount, compression: spool.compression, mayLeavePartly: true,
+        byteCount: blob.byteCount, compression: compression(of: blob.origin), mayLeavePartly: true,
         goesToScratch: !old.isNearInContainer(extent.index))
     }
     actions.append(

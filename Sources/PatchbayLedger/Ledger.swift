@@ -116,6 +116,8 @@ package struct Ledger: Sendable {
     case .spilled(let generation, let result): spilled(generation, result)
     case .restored(let ring, let error): restored(ring, error)
     case .adopted(let copy, let result): adopted(copy, result)
+    case .persisted(let generation, let result): persisted(generation, result)
+    case .found(let stored): found(stored)
     case .retracted(let ring, let isViewed): retracted(ring, isViewed: isViewed)
     case .undelivered(let session, let number): undelivered(session, number)
     case .overheadChanged(let byteCount): overheadByteCount = max(0, byteCount)

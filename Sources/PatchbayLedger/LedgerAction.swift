@@ -34,6 +34,11 @@ package enum LedgerAction: Sendable, Hashable {
   case adopt(AdoptOrder)
   /// Takes a scratch file away; readers that have it open keep it.
   case dropScratch(Generation, index: Int)
+  /// Copies what stands in memory of a blob to disk and makes its container the one of a complete blob;
+  /// answered by `persisted`.
+  case persist(PersistOrder)
+  /// From now on no broker finds the container when it starts.
+  case withdrawContainer(Generation)
   /// Takes a blob's container away, and its scratch files.
   case removeContainer(Generation)
   /// Creates a board and its doorbells for an access class; answered by an event.

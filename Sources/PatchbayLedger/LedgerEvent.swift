@@ -31,6 +31,10 @@ package enum LedgerEvent: Sendable, Hashable {
   case restored(RingID, PatchbayError?)
   /// Answer to `adopt`.
   case adopted(CopyID, Result<Adoption, PatchbayError>)
+  /// Answer to `persist`.
+  case persisted(Generation, PersistResult)
+  /// Complete blobs that stand in the spool; before anybody connects.
+  case found([StoredBlob])
   /// Answer to `retractRing`.
   case retracted(RingID, isViewed: Bool)
   /// A reply could not be delivered with its descriptors; the client got a failure instead. What

@@ -24,7 +24,9 @@ extension Ledger {
     if let pending = blob.pendingSeal {
       try join(pending, blob, asker, request)
     } else if end == 0 {
-      finishSeal(request.blob.generation, 0, answering: [asker])
+      completeSeal(
+        request.blob.generation,
+        PendingSeal(byteCount: 0, inspectedEnd: 0, waiters: [asker]))
     } else {
       inspect(blob, asker, request, upTo: end)
     }
@@ -102,7 +104,7 @@ extension Ledger {
       do throws(PatchbayError) {
         try checkCoverage(coverage, pending, blob)
         try checkUndisturbed(pending, blob)
-        finishSeal(generation, pending.byteCount, answering: pending.waiters)
+        completeSeal(generation, pending)
       } catch {
         refuseSeal(pending, error)
       }
@@ -128,7 +130,7 @@ extension Ledger {
 
   /// Nobody has begun to write meanwhile. Where a length was announced and all of it is covered, a
   /// claim that has come and gone wrote nothing.
-  private func checkUndisturbed(
+  func checkUndisturbed(
     _ pending: PendingSeal, _ blob: Blob
   ) throws(PatchbayError) {
     let askers = Set(pending.waiters.map(\.session))
@@ -144,7 +146,7 @@ extension Ledger {
     for waiter in pending.waiters { refuse(waiter.session, waiter.number, error) }
   }
 
-  private mutating func finishSeal(
+  mutating func finishSeal(
     _ generation: Generation, _ byteCount: Int, answering waiters: [RequestID]
   ) {
     let orphans = orphanPendingRings(of: generation)

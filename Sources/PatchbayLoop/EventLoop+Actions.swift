@@ -34,6 +34,8 @@ extension EventLoop {
     case .adopt(let order): adopt(order)
     case .dropScratch(let generation, let index): dropScratch(generation, index)
     case .retractRing(let ring, let holders): retract(ring, heldBy: holders)
+    case .persist(let order): persist(order)
+    case .withdrawContainer(let generation): withdrawContainer(generation)
     case .removeContainer(let generation): removeContainer(generation)
     case .unlinkRing(let ring): unlink(ring, givesBack: false)
     case .discardRing(let ring): unlink(ring, givesBack: true)
@@ -325,6 +327,7 @@ extension EventLoop {
     case .spilled(let generation, let result): submit(.spilled(generation, result))
     case .adopted(let copy, let result): submit(.adopted(copy, result))
     case .restored(let ring, let error): submit(.restored(ring, error))
+    case .persisted(let generation, let result): submit(.persisted(generation, result))
     case .samples(let samples): submit(.sampled(samples))
     case .containersRemoved: break
     case .situation(let session, let number, let situation):

@@ -52,6 +52,7 @@ extension Spool {
     let data = place.geometry.dataByteCount
     let found = map.coverage(upTo: data, missingLimit: 1)
     guard found.coveredByteCount > 0 else { return .empty }
+    try checkFloor(data)
     let shape = ScratchShape(
       generation: order.generation, index: order.extent.index, dataByteCount: data)
     let name = scratchName(order.generation, order.extent.index)
@@ -133,28 +134,37 @@ extension Spool {
   func convert(
     _ order: SpillOrder, writtenAs scratchWriter: Generation
   ) throws(PatchbayError) -> SpillResult {
-    let scratch = try OpenScratch(
-      openScratch(order.generation, order.extent.index),
-      ScratchShape(
-        generation: scratchWriter, index: order.extent.index,
-        dataByteCount: order.extent.dataByteCount))
-    guard scratch.map.coveredEnd(from: 0, limit: order.range.count) == order.range.count else {
+    let writer = try writer(for: order.header)
+    let shape = ScratchShape(
+      generation: scratchWriter, index: order.extent.index,
+      dataByteCount: order.extent.dataByteCount)
+    guard try copyScratch(shape, of: order.generation, order.range, to: writer) else {
       return .incomplete
     }
+    return .done(containerByteCount: try writer.allocatedByteCount())
+  }
+
+  /// Copies some positions from a scratch file into a container; false when not all are covered.
+  func copyScratch(
+    _ shape: ScratchShape, of generation: Generation, _ range: Range<Int>,
+    to writer: ContainerWriter
+  ) throws(PatchbayError) -> Bool {
+    try checkFloor(range.count)
+    let scratch = try OpenScratch(openScratch(generation, shape.index), shape)
+    guard scratch.map.coveredEnd(from: 0, limit: range.count) == range.count else { return false }
     var content: [UInt8] = []
-    content.reserveCapacity(order.range.count)
+    content.reserveCapacity(range.count)
     for block in 0..<scratch.reader.shape.blockCount {
       for (offset, bytes) in try scratch.runs(of: block) {
-        content += bytes.prefix(max(0, order.range.count - offset))
+        content += bytes.prefix(max(0, range.count - offset))
       }
     }
-    let writer = try writer(for: order)
     for at in stride(from: 0, to: content.count, by: writer.shape.segmentByteCount) {
       let end = min(content.count, at + writer.shape.segmentByteCount)
       try writer.write(
-        segment: writer.shape.segment(of: order.range.lowerBound + at), Array(content[at..<end]))
+        segment: writer.shape.segment(of: range.lowerBound + at), Array(content[at..<end]))
     }
-    return .done(containerByteCount: try writer.allocatedByteCount())
+    return true
   }
 
   /// Gives a scratch file a second name, that of another generation.
@@ -176,6 +186,18 @@ extension Spool {
   func removeScratches(of generation: Generation) {
     for index in scratches.removeValue(forKey: generation) ?? [] {
       try? DiskFile.remove(in: directory, name: scratchName(generation, index))
+    }
+  }
+}
+
+extension SpillOrder {
+  /// The header of the container, if it is begun for this extent.
+  var header: ContainerHeader {
+    get throws(PatchbayError) {
+      ContainerHeader(
+        key: key, generation: generation,
+        shape: try ContainerShape(segmentByteCount: segmentByteCount), compression: compression,
+        byteCount: byteCount)
     }
   }
 }

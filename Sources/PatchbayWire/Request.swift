@@ -127,12 +127,17 @@ package struct CreateTerms: Sendable, Hashable {
   package var idleLimit: Duration?
   /// Takes over the covered bytes of a failed blob of the key.
   package var resumes: Bool
+  /// How its container keeps bytes; nil: as the broker does.
+  package var compression: SpoolCompression?
   /// What a plain `create` means.
   package static let plain = CreateTerms(ownership: .exclusive, idleLimit: nil, resumes: false)
-  package init(ownership: Ownership, idleLimit: Duration?, resumes: Bool) {
+  package init(
+    ownership: Ownership, idleLimit: Duration?, resumes: Bool, compression: SpoolCompression? = nil
+  ) {
     self.ownership = ownership
     self.idleLimit = idleLimit
     self.resumes = resumes
+    self.compression = compression
   }
 }
 

@@ -44,8 +44,10 @@ struct Rig {
   var untouched: Set<Int> = []
   /// Scratch files, by generation and extent.
   private(set) var scratches: [Generation: Set<Int>] = [:]
+  var holdsPersists = false
   /// What disks do: takes an extent, or says why not.
   var spillResult: SpillResult?
+  var persistResult: PersistResult?
   /// Rings that somebody has in view.
   var viewed: Set<RingID> = []
   /// Bytes of disk by blob.
@@ -105,6 +107,15 @@ struct Rig {
     return .success(adoption)
   }
 
+  private mutating func persist(_ order: PersistOrder) -> PersistResult {
+    let generation = order.blob.generation
+    if let persistResult { return persistResult }
+    containers[generation, default: 0] += order.extents.reduce(0) {
+      $0 + order.range(of: $1).count
+    }
+    return .done(containerByteCount: containers[generation] ?? 0)
+  }
+
   private mutating func forget(_ generation: Generation) -> LedgerEvent? {
     containers[generation] = nil
     scratches[generation] = nil
@@ -129,6 +140,8 @@ struct Rig {
     case .copy(let copy, _) where !holdsCopies: .copied(copy, nil)
     case .spill(let order) where !holdsSpills:
       .spilled(order.generation, spill(order))
+    case .persist(let order) where !holdsPersists:
+      .persisted(order.blob.generation, persist(order))
     case .retractRing(let ring, _): .retracted(ring, isViewed: viewed.contains(ring))
     case .restore(let order) where !holdsRestores: .restored(order.ring, restoreError)
     case .adopt(let order) where !holdsCopies: .adopted(order.copy, adopt(order))

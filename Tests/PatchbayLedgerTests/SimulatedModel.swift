@@ -38,6 +38,7 @@ struct SimulatedModel {
   private var lastGenerations: [BlobKey: Generation] = [:]
   private(set) var overhead = 0
   private(set) var watches = SimulatedWatches()
+  private var storage = SimulatedStorage()
   /// Extents on their way to disk, those that have arrived, and whose containers are there.
   private var spilling: [Generation: Int] = [:]
   private var spooled: [Generation: Set<Int>] = [:]
@@ -95,13 +96,15 @@ struct SimulatedModel {
     case .spilled(let generation, let result): spilled(generation, result)
     case .restored(let ring, let error): restored(ring, error)
     case .adopted(let copy, let result): adopted(copy, result)
+    case .persisted(let generation, let result):
+      spooled[generation, default: []].formUnion(storage.persisted(generation, result))
     case .retracted(let ring, isViewed: false):
       // Its tag is gone, and nobody looks any more; but those whose tables are gone, too, may.
       for session in rings[ring]?.holders.keys ?? [:].keys where live.contains(session) {
         rings[ring]?.holders[session] = nil
       }
     case .ringRefused, .ringCreated, .inspected, .sampled, .journalFull, .tick, .drainBegan,
-      .retracted:
+      .retracted, .found:
       break
     }
   }
@@ -198,6 +201,8 @@ struct SimulatedModel {
     if case .tick = event { isTick = true }
     let wrong = writing.settled(posted, isTick: isTick, at: now)
     demand(wrong == nil, wrong ?? "")
+    let unfounded = storage.violation(records)
+    demand(unfounded == nil, unfounded ?? "")
   }
 
   private mutating func check(_ action: LedgerAction, after event: LedgerEvent) {
@@ -250,9 +255,9 @@ struct SimulatedModel {
       demand(reports.allSatisfy { $0.info.state == .open }, "a blob that has ended is sampled")
     case .spill(let order):
       demand(
-        order.isFromScratch || rings[order.extent.ring]?.isUnlinked == false, "spills a gone ring")
+        order.scratchWriter != nil || rings[order.extent.ring]?.isUnlinked == false, "spills a gone ring")
       demand(
-        !order.isFromScratch || scratches[order.generation]?.contains(order.extent.index) == true,
+        order.scratchWriter == nil || scratches[order.generation]?.contains(order.extent.index) == true,
         "takes \(order.extent.index) of \(order.generation) from no scratch file")
       demand(spilling[order.generation] == nil, "\(order.generation) spills twice at once")
       let state = posted[order.generation]
@@ -264,6 +269,14 @@ struct SimulatedModel {
         "the marks of \(order.generation) leave memory")
       spilling[order.generation] = order.extent.index
       containers.insert(order.generation)
+    case .persist(let order):
+      let gone = order.extents.contains { rings[$0.ring]?.isUnlinked != false }
+      demand(!gone, "persists from a gone ring")
+      let wrong = storage.persists(order)
+      demand(wrong == nil, wrong ?? "")
+      demand(posted[order.blob.generation] == .open, "persists what is not open")
+      containers.insert(order.blob.generation)
+    case .withdrawContainer(let generation): storage.withdrawn(generation)
     case .retractRing(let ring, _):
       demand(rings[ring]?.isUnlinked == false, "takes back a gone ring")
       if let generation = extentOwners[ring], isPatchwork(generation) {
@@ -274,6 +287,8 @@ struct SimulatedModel {
     case .removeContainer(let generation):
       demand(containers.remove(generation) != nil, "no container of \(generation) is there")
       demand(spilling[generation] == nil, "a container goes while it is written")
+      let wrong = storage.removed(generation)
+      demand(wrong == nil, wrong ?? "")
       demand(!isHeld(generation), "a container goes while \(generation) is open")
       spooled[generation] = nil
       scratches[generation] = nil
@@ -593,6 +608,9 @@ struct SimulatedModel {
     default:
       // A creation that had to wait for memory takes the key when there is some.
       guard !isBeingReplaced(record) else { return }
+      demand(
+        record.info.acknowledgement == .visible || record.info.isCache
+          || record.info.state != .sealed, "\(generation) was evicted and was to be kept")
       demand(!isHeld(generation), "\(generation) was evicted while it is open")
       demand(record.info.state != .open, "\(generation) was evicted while it is written")
     }

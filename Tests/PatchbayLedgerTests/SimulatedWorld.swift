@@ -47,7 +47,7 @@ struct SimulatedWorld {
   /// Bytes of disk by blob.
   private var containers: [Generation: Int] = [:]
   private var scratches: [Generation: Set<Int>] = [:]
-  private static let spool = 256 << 10
+  private static let spool = 512 << 10
   private let spools: Bool
 
   init(seed: UInt64, isShared: Bool = false, spools: Bool = false) {
@@ -145,7 +145,7 @@ struct SimulatedWorld {
     for action in actions {
       switch action {
       case .createRing, .reuseRing, .createBoard, .inspect, .copy, .sample, .spill, .retractRing,
-        .restore, .adopt:
+        .restore, .adopt, .persist:
         answers.append(action)
       case .dropScratch(let generation, let index): scratches[generation]?.remove(index)
       case .removeContainer(let generation):
@@ -252,7 +252,10 @@ struct SimulatedWorld {
   }
 
   private mutating func answerOne(mayRefuse: Bool) {
-    guard let place = answers.indices.randomElement(using: &generator) else { return }
+    guard let drawn = answers.indices.randomElement(using: &generator) else { return }
+    // The disk's worker does one thing after the other.
+    let isOnDisk = Self.isDiskWork(answers[drawn])
+    let place = isOnDisk ? answers.firstIndex(where: Self.isDiskWork) ?? drawn : drawn
     let isRefused = mayRefuse && chance(1, in: 8)
     switch answers.remove(at: place) {
     case .createRing(let ring, _, _, _, _), .reuseRing(let ring, _, _):
@@ -278,6 +281,7 @@ struct SimulatedWorld {
     case .spill(let order): spill(order, mayFail: isRefused)
     case .restore(let order): restore(order, fails: isRefused)
     case .adopt(let order): adopt(order, fails: isRefused)
+    case .persist(let order): persist(order, mayFail: isRefused)
     case .retractRing(let ring, _):
       feed(.retracted(ring, isViewed: mayRefuse && chance(1, in: 4)))
     case .sample(let reports):
@@ -290,6 +294,34 @@ struct SimulatedWorld {
           }))
     default: break
     }
+  }
+
+  private static func isDiskWork(_ action: LedgerAction) -> Bool {
+    switch action {
+    case .spill, .persist: true
+    default: false
+    }
+  }
+
+  private mutating func persist(_ order: PersistOrder, mayFail: Bool) {
+    let generation = order.blob.generation
+    if mayFail {
+      let isLost = chance(1, in: 3)
+      if isLost { containers[generation] = nil }
+      return feed(
+        .persisted(
+          generation,
+          isLost
+            ? .lost(PatchbayError(.inputOutput, "fsync"))
+            : .failed(
+              PatchbayError(.noSpaceSpool, "full"),
+              containerByteCount: containers[generation] ?? 0)))
+    }
+    let byteCount = order.extents.reduce(containers[generation] ?? 4096) {
+      $0 + order.range(of: $1).count / 4096 * 4096 + 4096
+    }
+    containers[generation] = byteCount
+    feed(.persisted(generation, .done(containerByteCount: byteCount)))
   }
 
   private mutating func spill(_ order: SpillOrder, mayFail: Bool) {
@@ -389,7 +421,7 @@ struct SimulatedWorld {
     if spools, chance(1, in: 10) {
       return .attachExtent(ExtentRequest(generation: randomOpened(client), index: smallIndex()))
     }
-    if spools, chance(1, in: 8) {
+    if spools, chance(1, in: 6) {
       return .grow(GrowRequest(blob: randomReference(client), index: smallIndex()))
     }
     if spools, chance(1, in: 10) {
@@ -476,6 +508,7 @@ struct SimulatedWorld {
     var create = CreateRequest(key: sharedKey())
     create.byteCount = chance(1, in: 2) ? 60_000 : nil
     create.replaces = chance(1, in: 8)
+    if spools { randomizeKeeping(&create) }
     return create
   }
 
@@ -539,7 +572,15 @@ struct SimulatedWorld {
       create.inlineBytes = Array(repeating: 1, count: byteCount)
       create.byteCount = nil
     }
+    if spools { randomizeKeeping(&create) }
     return create
+  }
+
+  private mutating func randomizeKeeping(_ create: inout CreateRequest) {
+    if chance(1, in: 3) {
+      create.acknowledgement = Acknowledgement.allCases.randomElement(using: &generator) ?? .durable
+    }
+    create.isCache = chance(1, in: 3)
   }
 
   // MARK: The end

@@ -62,12 +62,14 @@ import Testing
         switch action {
         case .spill(let order):
           seen.insert(order.extent.index == 0 ? "sealed" : "open or sealed")
-          if order.isFromScratch { seen.insert("converted") }
+          if order.scratchWriter != nil { seen.insert("converted") }
         case .restore: seen.insert("restore")
         case .dropScratch: seen.insert("dropScratch")
         case .reply(_, _, .scratch, _): seen.insert("scratch")
         case .retractRing: seen.insert("retract")
         case .removeContainer: seen.insert("remove")
+        case .persist: seen.insert("persist")
+        case .withdrawContainer: seen.insert("withdraw")
         case .reply(_, _, .spooled, _): seen.insert("spooled")
         case .reply(_, _, .failure(let error), _): seen.insert("\(error.code)")
         default: break
@@ -75,8 +77,9 @@ import Testing
       }
     }
     for kind in [
-      "sealed", "open or sealed", "retract", "remove", "spooled", "noSpaceSpool", "converted",
-      "restore", "dropScratch", "scratch", "corrupt",
+      "sealed", "open or sealed", "retract", "remove", "spooled", "noSpaceSpool", "persist",
+      "withdraw", "inputOutput",
+      "converted", "restore", "dropScratch", "scratch", "corrupt",
     ] {
       #expect(seen.contains(kind), "\(kind) never happened")
     }

@@ -87,7 +87,8 @@ enum Golden {
       "createWith, every field", 27,
       .createWith(
         fullCreate,
-        CreateTerms(ownership: .ownerless, idleLimit: .seconds(60), resumes: true))),
+        CreateTerms(
+          ownership: .ownerless, idleLimit: .seconds(60), resumes: true, compression: .lz4))),
     Sample("join", 28, .join(JoinRequest(key: key, generation: nil))),
     Sample(
       "join, one generation", 29,
@@ -377,7 +378,9 @@ enum Extreme {
       "createWith", .max,
       .createWith(
         create,
-        CreateTerms(ownership: .ownerless, idleLimit: .nanoseconds(Int64.max), resumes: true))),
+        CreateTerms(
+          ownership: .ownerless, idleLimit: .nanoseconds(Int64.max), resumes: true,
+          compression: .lz4))),
     Sample("join", .max, .join(JoinRequest(key: longKey, generation: highest.generation))),
     Sample("claim", .max, .claim(ClaimRequest(blob: highest, range: top..<top))),
     Sample("release", .max, .release(ReleaseRequest(blob: highest, claim: .max))),

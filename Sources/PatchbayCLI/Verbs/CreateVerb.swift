@@ -62,6 +62,8 @@ struct CreateVerb: Verb {
     transform: Typed.label)
   var label: [BlobInfo.Label] = []
 
+  @OptionGroup var keeping: KeepingOptions
+
   @Flag(help: "Takes the place of a blob that has the key; its readers finish undisturbed.")
   var replace = false
 
@@ -89,6 +91,7 @@ struct CreateVerb: Verb {
     options.extentByteLimit = ring
     options.idleLimit = idle
     options.resumes = resume
+    keeping.apply(to: &options)
     let client = try common.connect()
     let generation = try Failure.about(key) { try client.create(key, options) }
     guard common.json else { return }

@@ -30,6 +30,7 @@ struct PutVerb: Verb {
       publishing goes on.
 
       Example: patchbay put models/v7 weights.bin --type application/octet-stream
+      Example: patchbay put models/v8 weights.bin --ack durable --compress lz4
       Example: patchbay put build/log -- make -k all
 
       Exits with 0 sealed; 64 usage; 65 not the announced length; 69 no broker; 73 the key \
@@ -98,6 +99,8 @@ struct PutVerb: Verb {
     transform: Typed.label)
   var label: [BlobInfo.Label] = []
 
+  @OptionGroup var keeping: KeepingOptions
+
   @OptionGroup var flow: FlowOptions
 
   @Flag(help: "Takes the place of a blob that has the key; its readers finish undisturbed.")
@@ -117,6 +120,10 @@ struct PutVerb: Verb {
     }
     if block != nil, shuffle == nil {
       throw ValidationError("--block is the block size of --shuffle; give both.")
+    }
+    if flow.isWindow, keeping.ack != .visible || keeping.compress != nil {
+      throw ValidationError(
+        "--ack and --compress are about whole blobs; this --policy keeps the last bytes only.")
     }
     if file != nil, !command.isEmpty {
       throw ValidationError("Publish either a FILE or the output of a COMMAND, not both.")
@@ -208,6 +215,7 @@ struct PutVerb: Verb {
       options.extentByteLimit = ring
     }
     flow.apply(to: &options)
+    keeping.apply(to: &options)
     return options
   }
 
