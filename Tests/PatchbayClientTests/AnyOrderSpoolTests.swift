@@ -399,4 +399,32 @@ final class Pieces: Sendable {
       }
     }
   }
+
+  @Test func `a blob in any order that outlives its broker is whole in the next one`() throws {
+    let directory = try TemporaryDirectory()
+    let configuration = BrokerConfiguration(
+      socketPath: directory.file("s"), memoryLimit: 20 << 20,
+      spool: .directory(directory.file("spool")))
+    // Of unknown length: the last extent is never full.
+    let length = Self.total - 123_457
+    try Broker.withBroker(configuration) { broker in
+      let client = try broker.makeClient()
+      var options = BlobOptions()
+      options.acknowledgement = .retained
+      let pieces = Pieces(of: length, by: Self.piece, seed: 8)
+      try client.withPublisher("kept", options) { blob in
+        while let range = pieces.next() {
+          try blob.write(quickBytes(3, range), at: range.lowerBound)
+        }
+      }
+    }
+    try Broker.withBroker(configuration) { broker in
+      let late = try broker.makeClient().open("kept")
+      #expect(late.byteCount == length)
+      for start in stride(from: 0, to: length, by: 1 << 20) {
+        let range = start..<min(length, start + 1 << 20)
+        #expect(try late.readFully(range) == quickBytes(3, range), "at \(start)")
+      }
+    }
+  }
 }

@@ -493,6 +493,39 @@ import Testing
     }
   }
 
+  @Test func `a seal that outlives the broker takes what a scratch file holds along`() throws {
+    var rig = rig()
+    rig.partial = [1]
+    rig.holdsPersists = true
+    let (writer, other) = (rig.connect(), rig.connect(process: 101))
+    let blob = try need(
+      rig.create(writer, "kept") {
+        size(&$0)
+        $0.acknowledgement = .retained
+      })
+    visit(&rig, writer, blob, [1])
+    giveBack(&rig, writer, blob, 0)
+    let filler = try begin(&rig, other, "filler")
+    visit(&rig, other, filler, 1..<40)
+    #expect(rig.scratches[blob.blob.generation] == [1])
+    let length = Self.extent + 100
+    let number = rig.post(writer, .seal(SealRequest(blob: blob.blob, byteCount: length)))
+    var persists: [PersistOrder] = []
+    for case .persist(let order) in rig.trace { persists.append(order) }
+    let order = try need(persists.last)
+    #expect(order.scratch.map(\.index) == [1] && order.extents.isEmpty)
+    #expect(order.range(of: 1, order.scratch[0].dataByteCount) == Self.extent..<length)
+    rig.send(.persisted(blob.blob.generation, .done(containerByteCount: 2 * Self.extent)))
+    #expect(rig.reply(writer, number) == .done)
+    #expect(rig.scratches[blob.blob.generation]?.isEmpty == true)
+    let opened = try need(rig.open(other, "kept")?.grant)
+    guard case .spooled = attach(&rig, other, opened, 1) else {
+      Issue.record("extent 1 is not in the container")
+      return
+    }
+    #expect(rig.info(other, "kept")?.spilledByteCount == 2 * Self.extent)
+  }
+
   @Test func `scratch files go with their blob, and count against the limit of the disk`() throws {
     var rig = rig(spool: 3 << 20)
     rig.partial = Set(0..<64)

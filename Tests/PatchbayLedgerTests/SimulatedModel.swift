@@ -255,9 +255,11 @@ struct SimulatedModel {
       demand(reports.allSatisfy { $0.info.state == .open }, "a blob that has ended is sampled")
     case .spill(let order):
       demand(
-        order.scratchWriter != nil || rings[order.extent.ring]?.isUnlinked == false, "spills a gone ring")
+        order.scratchWriter != nil || rings[order.extent.ring]?.isUnlinked == false,
+        "spills a gone ring")
       demand(
-        order.scratchWriter == nil || scratches[order.generation]?.contains(order.extent.index) == true,
+        order.scratchWriter == nil
+          || scratches[order.generation]?.contains(order.extent.index) == true,
         "takes \(order.extent.index) of \(order.generation) from no scratch file")
       demand(spilling[order.generation] == nil, "\(order.generation) spills twice at once")
       let state = posted[order.generation]
