@@ -19,8 +19,8 @@ extension Publisher {
   /// - Returns: how many bytes were covered by this call.
   /// - Throws: `rangeOverlap` when a byte of the range is covered already, or claimed by another
   ///   publisher of a joinable blob (nothing is written then, but for a write over more extents than a
-  ///   publisher may have of a blob longer than memory: `resumePosition` tells how far it came); `rangeOutOfBounds`, `noSpaceMemory`,
-  ///   `closed`, `fenced`, `noBroker`.
+  ///   publisher may have of a blob longer than memory: `resumePosition` tells the first covered byte);
+  ///   `rangeOutOfBounds`, `noSpaceMemory`, `closed`, `fenced`, `noBroker`.
   @available(*, noasync)
   @discardableResult
   public func write(

@@ -1,8 +1,9 @@
 // What leaves memory for the disk. Only whole extents leave, and only such as nobody writes any more:
 // those of a sealed blob, and of one that is appended to those that are full, but for the first, which
-// holds the marks; of one that is written in any order those that nobody has (GiveBack). A worker copies an extent into the blob's container and looks that all of it is
-// covered; then its tag is taken away, readers who have it mapped find that and ask anew, and the
-// ring goes to the pool, or waits for whoever views it in place.
+// holds the marks; of one that is written in any order those that nobody has (GiveBack). A worker copies
+// an extent into the blob's container and looks that all of it is covered; then its tag is taken away,
+// readers who have it mapped find that and ask anew, and the ring goes to the pool, or waits for whoever
+// views it in place.
 //
 // Who needs memory while some can be had by spilling waits for it: its request is served again when a
 // ring has come back, and refused when none will. Those that wait are served in the order of coming; who
