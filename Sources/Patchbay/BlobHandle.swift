@@ -327,6 +327,10 @@ final class BlobHandle: Sendable {
       if case .scratch(let grant) = delivery.reply {
         return .scratch(try scratchPart(grant, delivery, question))
       }
+      if case .imported(let grant) = delivery.reply {
+        try takeFile(grant, delivery.takeDescriptor(), for: question)
+        return .spooled
+      }
       let granted = try Self.extent(of: delivery, index: question.index)
       guard try isInMemory(granted, question) else { return nil }
       return try attachment(granted, delivery.takeDescriptor())
@@ -348,6 +352,18 @@ final class BlobHandle: Sendable {
       grant, start: planned.lowerBound, delivery.takeDescriptor())
     spooled.take(part, version: question.version)
     return part
+  }
+
+  private func takeFile(
+    _ grant: ImportGrant, _ descriptor: consuming Descriptor, for question: ExtentQuestion
+  ) throws(PatchbayError) {
+    guard question.index == 0, grant.stamp.byteCount == byteCount else {
+      throw PatchbayError(
+        .protocolViolation,
+        "A file of \(grant.stamp.byteCount) bytes came for extent \(question.index) of the blob "
+          + "\(key), which has \(byteCount.map { "\($0)" } ?? "an unknown number").")
+    }
+    spooled.take(ImportedFile(descriptor, stamp: grant.stamp, key: key), extent: 0)
   }
 
   /// Finds the extent with this index, for reading. Blocks for the broker's answer.
@@ -572,6 +588,9 @@ final class BlobHandle: Sendable {
         .abandoned, "\(what) was abandoned before it was complete.", cause: cause.text)
     case .removed: return PatchbayError(.removed, "\(what) was removed.", cause: cause.text)
     case .evicted: return PatchbayError(.evicted, "\(what) was evicted.", cause: cause.text)
+    case .corrupt:
+      return PatchbayError(
+        .corrupt, "\(what) has other bytes than it had. Publish it again.", cause: cause.text)
     default:
       return PatchbayError(
         cause.code, "\(what) failed before it was complete.", cause: cause.text)

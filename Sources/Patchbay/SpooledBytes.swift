@@ -1,7 +1,8 @@
-// Bytes that have left memory. A subscriber gets the container's descriptor once, and those of some
-// scratch files, where extents stand that are not covered throughout. It reads a segment of it
-// at a time and looks for itself that it is whole; a few segments are kept, since who reads some bytes
-// of one mostly reads the next ones, too. Nobody else is held up by that, however slow the disk is.
+// Bytes that are not in memory: they have left it for the spool, or were imported and never were in
+// it. A subscriber gets the file's descriptor once, reads a segment of it at a time and looks for
+// itself that it is what it must be; a few segments are kept, since who reads some bytes of one
+// mostly reads the next ones, too; and the descriptors of some scratch files, where extents stand that
+// are not covered throughout. Nobody else is held up by that, however slow the disk is.
 
 import PatchbaySpool
 import PatchbaySystem
@@ -23,10 +24,30 @@ final class SpooledSegment: Sendable {
   var range: Range<Int> { start..<start + bytes.count }
 }
 
-/// What a handle knows of its blob's container.
+/// A file from which segments of a blob can be read.
+protocol SegmentSource: Sendable {
+  /// The segment that holds a position.
+  func segment(of position: Int) -> Int
+  /// The positions of a segment, in a blob of this length, if it is known.
+  func range(ofSegment segment: Int, byteCount: Int?) -> Range<Int>
+  /// The bytes of a segment, verified. Blocks for the disk.
+  func read(segment: Int, expecting count: Int) throws(PatchbayError) -> [UInt8]
+  /// Asks the system to read segments soon.
+  func prefetch(segments: Range<Int>)
+}
+
+extension ContainerReader: SegmentSource {
+  func segment(of position: Int) -> Int { shape.segment(of: position) }
+
+  func range(ofSegment segment: Int, byteCount: Int?) -> Range<Int> {
+    shape.range(ofSegment: segment, byteCount: byteCount)
+  }
+}
+
+/// What a handle knows of its blob's file.
 final class SpooledBytes: Sendable {
   private struct State {
-    var container: ContainerReader?
+    var source: (any SegmentSource)?
     var extents: Set<Int> = []
     /// Extents in scratch files, the one that was asked for last at the end.
     var parts: [Known] = []
@@ -51,7 +72,7 @@ final class SpooledBytes: Sendable {
 
   /// A segment of a container.
   struct Segment: Sendable {
-    let container: ContainerReader
+    let source: any SegmentSource
     let number: Int
     let range: Range<Int>
     let isNext: Bool
@@ -69,10 +90,14 @@ final class SpooledBytes: Sendable {
     _ grant: SpoolGrant, _ descriptor: consuming Descriptor
   ) throws(PatchbayError) {
     let shape = try ContainerShape(segmentByteCount: grant.segmentByteCount)
-    let reader = ContainerReader(descriptor, shape: shape)
+    take(ContainerReader(descriptor, shape: shape), extent: grant.index)
+  }
+
+  /// Takes over that an extent is to be read from a file.
+  func take(_ source: any SegmentSource, extent: Int) {
     state.withLock { state in
-      state.container = state.container ?? reader
-      state.extents.insert(grant.index)
+      state.source = state.source ?? source
+      state.extents.insert(extent)
     }
   }
 
@@ -92,6 +117,9 @@ final class SpooledBytes: Sendable {
     }
   }
 
+  /// The file, if one was granted.
+  var source: (any SegmentSource)? { state.withLock { $0.source } }
+
   func holds(_ extent: Int) -> Bool { state.withLock { $0.extents.contains(extent) } }
 
   /// The bytes at a position, or where they are to be read; neither when they are not known to stand
@@ -109,16 +137,16 @@ final class SpooledBytes: Sendable {
       {
         return (nil, .scratch(known.part, position: position))
       }
-      guard let container = state.container, state.extents.contains(extent) else {
+      guard let source = state.source, state.extents.contains(extent) else {
         return (nil, nil)
       }
-      let number = container.shape.segment(of: position)
+      let number = source.segment(of: position)
       return (
         nil,
         .segment(
           Segment(
-            container: container, number: number,
-            range: container.shape.range(ofSegment: number, byteCount: byteCount),
+            source: source, number: number,
+            range: source.range(ofSegment: number, byteCount: byteCount),
             isNext: number == state.lastSegment + 1))
       )
     }
@@ -135,11 +163,11 @@ final class SpooledBytes: Sendable {
 
   private func load(_ place: Segment) throws(PatchbayError) -> SpooledSegment {
     if place.isNext {
-      place.container.prefetch(segments: place.number + 1..<place.number + 1 + Self.ahead)
+      place.source.prefetch(segments: place.number + 1..<place.number + 1 + Self.ahead)
     }
     return SpooledSegment(
       start: place.range.lowerBound,
-      bytes: try place.container.read(segment: place.number, expecting: place.range.count))
+      bytes: try place.source.read(segment: place.number, expecting: place.range.count))
   }
 
   private func keep(_ loaded: SpooledSegment, _ number: Int?) -> SpooledSegment {

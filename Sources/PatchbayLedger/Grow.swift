@@ -189,6 +189,7 @@ extension Ledger {
     guard sessions[session]?.handles[request.generation] != nil,
       let blob = blobs[request.generation], blob.isBorn
     else { throw .notOpen(request.generation) }
+    if blob.origin.file != nil { return try attachFile(session, number, request, blob) }
     guard let extent = blob.extent(at: request.index) else {
       if let record = blob.patchwork.scratch[request.index] {
         let grant = ScratchGrant(

@@ -466,11 +466,14 @@ extension Blob {
 
   /// One more than the highest index of an extent that exists.
   var extentEnd: Int {
-    max(extents.last?.index ?? -1, spooled.max() ?? -1, patchwork.scratch.keys.max() ?? -1) + 1
+    if origin.file != nil { return byteCount == 0 ? 0 : 1 }
+    let inScratch = patchwork.scratch.keys.max() ?? -1
+    return max(extents.last?.index ?? -1, spooled.max() ?? -1, inScratch) + 1
   }
 
   /// Where the extents in the container end; nil while there is none.
   var spooledEnd: Int? { spooled.max().map { origin.plan.range(of: $0).upperBound } }
+
 }
 
 extension BlobOrigin {

@@ -54,6 +54,11 @@ extension EventLoop {
     case .eraseBlob(let generation): journal.erase(generation)
     case .recordClient(let record): self.record(record)
     case .eraseClient(let client): journal.eraseClient(client)
+    case .keepFile(let generation, let offer): imports.keep(generation, offer)
+    case .dropOffer(let offer): imports.drop(offer)
+    case .releaseFile(let generation): imports.release(generation)
+    case .lookAtFile(let generation, let session, let number, let request):
+      lookAtFile(of: generation, session, number: number, request)
     }
   }
 
@@ -121,6 +126,7 @@ extension EventLoop {
       case .container(let generation): descriptors.add(try openContainer(generation))
       case .scratch(let generation, let index):
         descriptors.add(try openScratch(generation, index))
+      case .file(let generation): descriptors.lend(try imports.descriptor(of: generation))
       }
     }
     return descriptors

@@ -33,6 +33,8 @@ package enum Reply: Sendable, Hashable {
   case spooled(SpoolGrant)
   /// One descriptor: the extent's scratch file, read-only.
   case scratch(ScratchGrant)
+  /// One descriptor: the file that was imported, for reading only.
+  case imported(ImportGrant)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case failure = 256
@@ -40,7 +42,7 @@ package enum Reply: Sendable, Hashable {
     case subscriptions, table
     case joined, claimed
     case events = 288
-    case why, spooled
+    case why, spooled, imported
     case scratch = 296
   }
 }

@@ -24,6 +24,7 @@ extension Reply {
     case .why: .why
     case .spooled: .spooled
     case .scratch: .scratch
+    case .imported: .imported
     }
   }
 
@@ -60,6 +61,7 @@ extension Reply {
       writer.put(index: grant.index)
       writer.put(grant.writer.rawValue)
       writer.put(Int64(grant.dataByteCount))
+    case .imported(let grant): grant.encode(&writer)
     case .subscriptions(let list):
       writer.put(list.version)
       writer.put(list: list.subscriptions) { writer, subscription in writer.put(subscription) }
@@ -117,6 +119,7 @@ extension Reply {
         ScratchGrant(
           index: try reader.takeIndex(), writer: Generation(rawValue: try reader.take()),
           dataByteCount: try reader.takePosition("an extent's size")))
+    case .imported: self = .imported(try ImportGrant(from: &reader))
     }
   }
 }
@@ -181,6 +184,7 @@ extension WireWriter {
     put(info.lastRead?.rawValue ?? 0)
     put(info.isCache)
     put(info.isPinned)
+    put(info.isImported)
     put(info.access)
     put(info.causeCode?.rawValue ?? 0)
     put((info.cause ?? "").cut(toUTF8Count: WireLimit.cause))
@@ -280,6 +284,7 @@ extension WireReader {
     let lastRead = try take(Int64.self)
     let isCache = try takeFlag()
     let isPinned = try takeFlag()
+    let isImported = try takeFlag()
     let access = try takeAccess()
     let causeCode = try take(UInt16.self)
     let cause = try takeText(atMost: WireLimit.cause, "a cause")
@@ -290,7 +295,7 @@ extension WireReader {
       publisherCount: publisherCount, subscriberCount: subscriberCount, type: type,
       labels: labels, created: created, modified: modified,
       lastRead: lastRead == 0 ? nil : WallTime(rawValue: lastRead), isCache: isCache,
-      isPinned: isPinned, access: access,
+      isPinned: isPinned, isImported: isImported, access: access,
       causeCode: causeCode == 0 ? nil : PatchbayError.Code(rawValue: causeCode),
       cause: cause.isEmpty ? nil : cause)
   }

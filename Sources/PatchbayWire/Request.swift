@@ -46,6 +46,10 @@ package enum Request: Sendable, Hashable {
   case why(WhyRequest)
   /// A publisher has no write in flight in an extent and will begin none before it is granted again.
   case giveBack(GiveBackRequest)
+  /// Keeps a blob from eviction, or no more.
+  case pin(PinRequest)
+  /// Publishes the file whose descriptor comes along: the one request that has one.
+  case `import`(ImportRequest)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case hello = 1
@@ -54,7 +58,7 @@ package enum Request: Sendable, Hashable {
     case subscribe, unsubscribe, subscriptions, attachTable, detach
     case createWith, join, claim, release, leave, quiesced
     case watch = 32
-    case why
+    case why, pin, `import`
     case giveBack = 36
   }
 }

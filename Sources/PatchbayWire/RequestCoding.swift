@@ -36,6 +36,8 @@ extension Request {
     case .watch: .watch
     case .why: .why
     case .giveBack: .giveBack
+    case .pin: .pin
+    case .import: .import
     }
   }
 
@@ -83,6 +85,8 @@ extension Request {
       writer.put(remove.generation?.rawValue ?? 0)
     case .watch(let watch): watch.encode(&writer)
     case .why(let why): writer.put(why.key)
+    case .pin(let pin): pin.encode(&writer)
+    case .import(let request): request.encode(&writer)
     case .statistics, .ping: break
     case .subscribe(let request), .unsubscribe(let request):
       writer.put(request.generation.rawValue)
@@ -185,6 +189,8 @@ extension Request {
     case .quiesced: self = .quiesced(try reader.takeReference())
     case .watch: self = .watch(try WatchRequest(from: &reader))
     case .why: self = .why(WhyRequest(key: try reader.takeKey()))
+    case .pin: self = .pin(try PinRequest(from: &reader))
+    case .import: self = .import(try ImportRequest(from: &reader))
     }
   }
 }

@@ -47,9 +47,13 @@ struct SimulatedModel {
   /// Rings that are being filled, and from which scratch file.
   private var restoring: [RingID: RestoreOrder] = [:]
   private var adopting: [CopyID: AdoptOrder] = [:]
+  private(set) var imports: SimulatedImports
   private(set) var violation: String?
 
-  init(idle: Duration) { writing = SimulatedClaims(standardLimit: idle) }
+  init(idle: Duration, importLimit: Int) {
+    writing = SimulatedClaims(standardLimit: idle)
+    imports = SimulatedImports(limit: importLimit)
+  }
 
   private mutating func demand(_ holds: Bool, _ claim: @autoclosure () -> String) {
     if !holds, violation == nil { violation = claim() }
@@ -79,6 +83,11 @@ struct SimulatedModel {
       case .giveBack(let request): gaveBack(session, request)
       default: break
       }
+    case .offered(let session, let number, let request, let offer, _):
+      let wrong = imports.offered(offer)
+      demand(wrong == nil, wrong ?? "")
+      guard live.contains(session) else { return }
+      owed[RequestID(session: session, number: number)] = .import(request)
     case .hungUp(let session): end(session)
     case .exited(let session):
       end(session)
@@ -104,7 +113,7 @@ struct SimulatedModel {
         rings[ring]?.holders[session] = nil
       }
     case .ringRefused, .ringCreated, .inspected, .sampled, .journalFull, .tick, .drainBegan,
-      .retracted, .found:
+      .retracted, .fileLooked, .found:
       break
     }
   }
@@ -195,6 +204,7 @@ struct SimulatedModel {
     watches.compare(
       with: Dictionary(uniqueKeysWithValues: sessions.map { ($0, known(to: $0)) }))
     if let wrong = watches.violation { demand(false, wrong) }
+    if let wrong = imports.settled { demand(false, wrong) }
     let silent = unrung
     demand(silent.isEmpty, "a final state was posted and its bell not rung: \(silent)")
     var isTick = false
@@ -319,6 +329,24 @@ struct SimulatedModel {
       demand(
         !restoring.values.contains { $0.generation == generation && $0.index == index },
         "a scratch file goes while it is read back")
+    case .keepFile(let generation, let offer):
+      let wrong = imports.kept(generation, offer)
+      demand(wrong == nil, wrong ?? "")
+    case .dropOffer(let offer):
+      let wrong = imports.dropped(offer)
+      demand(wrong == nil, wrong ?? "")
+    case .releaseFile(let generation):
+      // It is released just before its failure is posted, which comes with a comparison only.
+      var isLook = false
+      if case .fileLooked(generation, _, _, _, _) = event { isLook = true }
+      let isNeeded = isHeld(generation) && !isLook
+      let wrong = imports.released(generation, isNeeded: isNeeded)
+      demand(wrong == nil, wrong ?? "")
+    case .lookAtFile(let generation, let session, let number, _):
+      demand(imports.files.contains(generation), "looks at a file that is not held")
+      demand(
+        owed[RequestID(session: session, number: number)] != nil,
+        "looks at a file for nobody")
     case .recordClient, .eraseClient: break
     }
   }
@@ -396,6 +424,16 @@ struct SimulatedModel {
         scratches[extent.generation]?.contains(grant.index) == true && grant.index == extent.index
           && descriptors == [.scratch(extent.generation, index: extent.index)],
         "extent \(extent.index) of \(extent.generation) does not stand in a scratch file")
+    case (.created(let grant), .import):
+      let generation = grant.blob.generation
+      demand(
+        grant.state == .sealed && imports.files.contains(generation)
+          && records[generation]?.info.isImported == true, "\(generation) is no import")
+    case (.imported, .attachExtent(let extent)):
+      demand(
+        imports.files.contains(extent.generation) && extent.index == 0
+          && descriptors == [.file(extent.generation)],
+        "a file of \(extent.generation) was handed out that is not there")
     case (.claimed(let grant), .claim(let claim)):
       let wrong = writing.claimed(session, number, grant, asked: claim.range)
       demand(wrong == nil, wrong ?? "")
@@ -551,7 +589,8 @@ struct SimulatedModel {
     entries[slot] = generation
     let before = posted[generation]
     demand(
-      before == nil || before == .open || before == .suspended || before == post.state,
+      before == nil || before == .open || before == .suspended || before == post.state
+        || post.state == .failed && records[generation]?.info.isImported == true,
       "\(generation) went from \(String(describing: before)) to \(post.state)")
     demand(post.state != .sealed || post.byteCount != nil, "\(generation) sealed without length")
     demand(post.state != .failed || post.causeCode != nil, "\(generation) failed without cause")
@@ -586,6 +625,10 @@ struct SimulatedModel {
       owners[key] = generation
     }
     records[generation] = record
+    if record.info.isImported, record.info.state == .failed, !entries.values.contains(generation) {
+      // Nobody has it open, so there is no bell to ring.
+      posted[generation] = .failed
+    }
     for extent in record.extents {
       extentOwners[extent.ring] = generation
       demand(
@@ -607,6 +650,9 @@ struct SimulatedModel {
       let isOwn = mayTake(session, record.info.access)
       demand(isOwn || !isHeld(generation), "\(session) took \(key) of another user")
     case .copied, .adopted: demand(record.info.state == .failed, "\(generation) was taken over")
+    case .offered(let session, _, let request, _, _) where request.key == key:
+      let isOwn = mayTake(session, record.info.access)
+      demand(isOwn || !isHeld(generation), "\(session) took \(key) of another user")
     default:
       // A creation that had to wait for memory takes the key when there is some.
       guard !isBeingReplaced(record) else { return }
@@ -615,6 +661,10 @@ struct SimulatedModel {
           || record.info.state != .sealed, "\(generation) was evicted and was to be kept")
       demand(!isHeld(generation), "\(generation) was evicted while it is open")
       demand(record.info.state != .open, "\(generation) was evicted while it is written")
+      demand(!record.info.isPinned, "\(generation) was evicted while it is pinned")
+      demand(
+        !record.info.isImported || record.info.state == .failed,
+        "\(generation) was evicted, and takes nothing")
     }
   }
 

@@ -26,7 +26,8 @@ struct SimulatedWorld {
 
   private var ledger: Ledger
   private var generator: SeededGenerator
-  private(set) var model = SimulatedModel(idle: idle)
+  private(set) var model = SimulatedModel(idle: idle, importLimit: importLimit)
+  private static let importLimit = 4
   private(set) var trace: [LedgerAction] = []
   private var clients: [Client] = []
   private var answers: [LedgerAction] = []
@@ -49,10 +50,14 @@ struct SimulatedWorld {
   private var scratches: [Generation: Set<Int>] = [:]
   private static let spool = 512 << 10
   private let spools: Bool
+  /// Whether clients pin blobs and import files.
+  private let keeps: Bool
+  private var lastOffer: UInt64 = 0
 
-  init(seed: UInt64, isShared: Bool = false, spools: Bool = false) {
+  init(seed: UInt64, isShared: Bool = false, spools: Bool = false, keeps: Bool = false) {
     self.isShared = isShared
     self.spools = spools
+    self.keeps = keeps
     generator = SeededGenerator(seed: seed)
     var limits = LedgerLimits(memoryByteCount: Self.memory)
     limits.entriesPerBoard = Self.entriesPerBoard
@@ -76,6 +81,8 @@ struct SimulatedWorld {
     limits.accessClassesPerOtherUser = 2
     limits.subscriptionsPerOtherUser = 3
     limits.removalCount = 6
+    limits.importCount = Self.importLimit
+    limits.importsPerOtherUser = 2
     limits.watchesPerSession = 2
     limits.poolRest = .seconds(3)
     if spools {
@@ -145,7 +152,7 @@ struct SimulatedWorld {
     for action in actions {
       switch action {
       case .createRing, .reuseRing, .createBoard, .inspect, .copy, .sample, .spill, .retractRing,
-        .restore, .adopt, .persist:
+        .restore, .adopt, .persist, .lookAtFile:
         answers.append(action)
       case .dropScratch(let generation, let index): scratches[generation]?.remove(index)
       case .removeContainer(let generation):
@@ -181,8 +188,32 @@ struct SimulatedWorld {
     case 34: feed(.journalFull(chance(1, in: 4)))
     case 35..<37: loseReply()
     case 37..<39: congest()
-    default: request()
+    default: keeps && chance(1, in: 8) ? importOrPin() : request()
     }
+  }
+
+  private static let noFile = PatchbayError(.notPermitted, "It is none.")
+
+  private static func stamp(hasChanged: Bool) -> FileStamp {
+    FileStamp(device: 1, inode: 2, byteCount: 3, modified: 4, changed: hasChanged ? 6 : 5)
+  }
+
+  private mutating func importOrPin() {
+    guard let client = pick({ $0.isConnected && ($0.hasGreeted || $0.session.rawValue % 5 == 0) })
+    else { return connect() }
+    guard chance(1, in: 3) else {
+      return send(
+        client, .pin(PinRequest(key: randomKey(), isPinned: chance(1, in: 2))))
+    }
+    var request = ImportRequest(key: randomKey())
+    request.replaces = chance(1, in: 2)
+    request.mode = chance(1, in: 2) ? 0o644 : 0o600
+    lastNumber += 1
+    lastOffer += 1
+    feed(
+      .offered(
+        clients[client].session, number: lastNumber, request, FileOffer(rawValue: lastOffer),
+        chance(1, in: 8) ? .failure(Self.noFile) : .success(Self.stamp(hasChanged: false))))
   }
 
   private mutating func connect() {
@@ -284,6 +315,12 @@ struct SimulatedWorld {
     case .persist(let order): persist(order, mayFail: isRefused)
     case .retractRing(let ring, _):
       feed(.retracted(ring, isViewed: mayRefuse && chance(1, in: 4)))
+    case .lookAtFile(let generation, let session, let number, let request):
+      let stamp = Self.stamp(hasChanged: mayRefuse && chance(1, in: 4))
+      feed(
+        .fileLooked(
+          generation, isRefused ? .failure(Self.noFile) : .success(stamp), session,
+          number: number, request))
     case .sample(let reports):
       feed(
         .sampled(
@@ -625,6 +662,7 @@ struct SimulatedWorld {
       return "\(ledger.usedByteCount - model.overhead) bytes remain charged"
     }
     if scratches.contains(where: { !$0.value.isEmpty }) { return "scratch files remain" }
+    if !model.imports.files.isEmpty { return "files are held: \(model.imports.files)" }
     if !containers.isEmpty { return "containers remain: \(containers.keys)" }
     if !ledger.isBare { return "the ledger remembers what is gone" }
     return ledger.isDrained ? nil : "the ledger does not drain"

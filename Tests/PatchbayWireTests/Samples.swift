@@ -106,6 +106,10 @@ enum Golden {
     Sample("why", 22, .why(WhyRequest(key: key))),
     Sample(
       "giveBack", 23, .giveBack(GiveBackRequest(blob: reference, index: 7, isFull: true))),
+    Sample("pin", 34, .pin(PinRequest(key: key, isPinned: true))),
+    Sample("unpin", 35, .pin(PinRequest(key: key, isPinned: false))),
+    Sample("import", 36, .import(ImportRequest(key: key))),
+    Sample("import, every field", 37, .import(fullImport)),
   ]
 
   static let replies: [Sample<Reply>] = [
@@ -158,6 +162,7 @@ enum Golden {
       .scratch(
         ScratchGrant(
           index: 5, writer: Generation(rawValue: 6), dataByteCount: 2 * 1024 * 1024))),
+    Sample("imported", 38, .imported(ImportGrant(stamp: stamp))),
   ]
 
   private static var situation: BlobSituation {
@@ -242,6 +247,19 @@ enum Golden {
     return create
   }
 
+  private static var fullImport: ImportRequest {
+    var request = ImportRequest(key: key)
+    request.mode = 0o640
+    request.replaces = true
+    request.type = "text/plain"
+    request.labels = [BlobInfo.Label(name: "unit", value: "m")]
+    return request
+  }
+
+  private static let stamp = FileStamp(
+    device: 0x0000_0801_0000_0002, inode: 1234, byteCount: 1_000_000,
+    modified: 1_700_000_000_000_000_001, changed: 1_700_000_000_000_000_002)
+
   private static var createdGrant: BlobGrant {
     BlobGrant(
       blob: reference, state: .open, byteCount: nil, order: .any, plan: plan(65536, 1 << 26),
@@ -283,6 +301,7 @@ enum Golden {
 
   private static let failedInfo = info(state: .failed, byteCount: nil) { info in
     info.isPinned = true
+    info.isImported = true
     info.causeCode = .abandoned
     info.cause = "its publisher ended"
   }
@@ -396,7 +415,18 @@ enum Extreme {
     Sample(
       "giveBack", .max,
       .giveBack(GiveBackRequest(blob: highest, index: lastIndex, isFull: true))),
+    Sample("pin", .max, .pin(PinRequest(key: longKey, isPinned: true))),
+    Sample("import", .max, .import(longImport)),
   ]
+
+  private static var longImport: ImportRequest {
+    var request = ImportRequest(key: longKey)
+    request.mode = .max
+    request.replaces = true
+    request.type = text(WireLimit.type)
+    request.labels = labels
+    return request
+  }
 
   private static let subscription = Subscription(clientID: .max, entry: 63)
 
@@ -463,6 +493,12 @@ enum Extreme {
       "scratch", .max,
       .scratch(
         ScratchGrant(index: lastIndex, writer: highest.generation, dataByteCount: top))),
+    Sample(
+      "imported", .max,
+      .imported(
+        ImportGrant(
+          stamp: FileStamp(
+            device: .max, inode: .max, byteCount: top, modified: .min, changed: .max)))),
   ]
 
   private static var situation: BlobSituation {
@@ -525,7 +561,7 @@ enum Extreme {
       policy: .dropOldest, acknowledgement: .durable, publisherCount: Int(UInt32.max),
       subscriberCount: Int(UInt32.max), type: text(WireLimit.type), labels: labels,
       created: WallTime(rawValue: .min), modified: WallTime(rawValue: .max),
-      lastRead: WallTime(rawValue: -1), isCache: true, isPinned: true,
+      lastRead: WallTime(rawValue: -1), isCache: true, isPinned: true, isImported: true,
       access: Access(uid: .max, gid: .max, mode: .max),
       causeCode: PatchbayError.Code(rawValue: .max), cause: text(WireLimit.cause))
   }
