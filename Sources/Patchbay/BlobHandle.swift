@@ -36,9 +36,31 @@ final class BlobHandle: Sendable {
     /// Extents that the broker said are not there, the board's extent version before it did, and
     /// where the next one starts.
     var missing: [Int: (version: UInt32, next: Int?)] = [:]
-    /// Extents that have left memory, and how many were known to when each did: they never come back
-    /// as rings, so a grant that says so was sent before, or is a lie.
-    var ended: [Int: Int] = [:]
+    /// Extents whose rings have ended, and how many were known to when each did: none of them serves
+    /// this blob again, so a grant that says so was sent before, or is a lie.
+    var ended: [Int: Ended] = [:]
+    var endedCount = 0
+    /// When each was last wanted for writing, for a publisher that may hold some only.
+    var stamps: [Int: UInt64] = [:]
+    var clock: UInt64 = 0
+    /// Those that are full and have left memory for good: nothing can be written there.
+    var full: Set<Int> = []
+
+    mutating func stamp(_ index: Int) {
+      clock += 1
+      stamps[index] = clock
+    }
+  }
+
+  /// One use of a ring.
+  private struct RingLife: Hashable {
+    let ringID: UInt64
+    let useNumber: UInt32
+  }
+
+  private struct Ended {
+    let ring: RingLife
+    let count: Int
   }
 
   /// Takes over what a `created` or `opened` reply granted.
@@ -164,6 +186,7 @@ final class BlobHandle: Sendable {
     extents.withLock { extents in
       if let latest = extents.latest, latest.range.contains(position) { return latest }
       guard let extent = extents.mapped[plan.index(of: position)] else { return nil }
+      if isLimited { extents.stamp(extent.index) }
       extents.latest = extent
       return extent
     }
@@ -184,8 +207,49 @@ final class BlobHandle: Sendable {
     return extents.withLock { extents in
       if let latest = extents.latest, latest.range.clamped(to: range) == range { return nil }
       let touched = plan.index(of: range.lowerBound)...plan.index(of: range.upperBound - 1)
-      return touched.first { extents.mapped[$0] == nil }
+      return touched.first { extents.mapped[$0] == nil && !extents.full.contains($0) }
     }
+  }
+
+  // MARK: Extents that are held for writing
+
+  /// Whether this handle may have some extents only for writing, and gives back what it needs no more.
+  var isLimited: Bool { isWritable && grant.heldExtentLimit > 0 && grant.order == .any }
+
+  /// The beginning of a range that can be written at once: it touches no more extents than a publisher
+  /// may have.
+  func stretch(of range: Range<Int>) -> Range<Int> {
+    guard isWritable, grant.heldExtentLimit > 0, !range.isEmpty else { return range }
+    let last = plan.index(of: range.lowerBound) + grant.heldExtentLimit - 1
+    return range.clamped(to: range.lowerBound..<plan.range(of: last).upperBound)
+  }
+
+  /// Extents that this handle has and a range does not touch, the one first that was not wanted for the
+  /// longest time; none while it may have more.
+  func surplus(besides range: Range<Int>, all: Bool = false) -> [Extent] {
+    extents.withLock { extents in
+      guard all || extents.mapped.count >= grant.heldExtentLimit else { return [] }
+      return extents.mapped.values.filter { !$0.range.overlaps(range) }.sorted {
+        (extents.stamps[$0.index] ?? 0, $0.index) < (extents.stamps[$1.index] ?? 0, $1.index)
+      }
+    }
+  }
+
+  /// Takes in that an extent is full and stands on disk.
+  func noteFull(_ index: Int) { extents.withLock { _ = $0.full.insert(index) } }
+
+  /// The parts of a range in which something may be covered, in order: those of extents that this
+  /// handle has, and of full ones (nil).
+  func writtenParts(of range: Range<Int>) -> [(part: Range<Int>, extent: Extent?)] {
+    let full = extents.withLock { extents in
+      extents.full.filter { plan.range(of: $0).overlaps(range) }
+    }
+    var parts: [(part: Range<Int>, extent: Extent?)] = mappedExtents(in: range).map {
+      ($0.range.clamped(to: range), $0)
+    }
+    guard !full.isEmpty else { return parts }
+    parts += full.map { (plan.range(of: $0).clamped(to: range), nil) }
+    return parts.sorted { $0.part.lowerBound < $1.part.lowerBound }
   }
 
   // MARK: Extents to read
@@ -207,6 +271,8 @@ final class BlobHandle: Sendable {
     case missing(next: Int?)
     /// It stands on disk.
     case spooled
+    /// What is covered of it does.
+    case scratch(ScratchPart)
   }
 
   /// What this handle knows of an extent.
@@ -236,8 +302,9 @@ final class BlobHandle: Sendable {
     if let ring = foreignRing(index) { return .known(.foreign(ring)) }
     if spooled.holds(index) { return .known(.spooled) }
     let version = entry?.extentVersion ?? 0
+    if let part = spooled.part(index, version: version) { return .known(.scratch(part)) }
     guard index < Int(UInt32.max) else { return .known(.missing(next: nil)) }
-    let (known, endedCount) = extents.withLock { ($0.missing[index], $0.ended.count) }
+    let (known, endedCount) = extents.withLock { ($0.missing[index], $0.endedCount) }
     if let known, known.version == version { return .known(.missing(next: known.next)) }
     return .unknown(
       ExtentQuestion(
@@ -257,18 +324,34 @@ final class BlobHandle: Sendable {
         try spooled.take(grant, delivery.takeDescriptor())
         return .spooled
       }
+      if case .scratch(let grant) = delivery.reply {
+        return .scratch(try scratchPart(grant, delivery, question))
+      }
       if case .imported(let grant) = delivery.reply {
         try takeFile(grant, delivery.takeDescriptor(), for: question)
         return .spooled
       }
       let granted = try Self.extent(of: delivery, index: question.index)
-      guard try isInMemory(question) else { return nil }
+      guard try isInMemory(granted, question) else { return nil }
       return try attachment(granted, delivery.takeDescriptor())
     case .failure(let error) where error.code == .rangeOutOfBounds:
       extents.withLock { $0.missing[question.index] = (question.version, error.resumePosition) }
       return .missing(next: error.resumePosition)
     case .failure(let error): throw error
     }
+  }
+
+  private func scratchPart(
+    _ grant: ScratchGrant, _ delivery: Delivery, _ question: ExtentQuestion
+  ) throws(PatchbayError) -> ScratchPart {
+    let planned = plan.range(of: question.index)
+    guard grant.index == question.index, grant.dataByteCount <= planned.count else {
+      throw Session.unexpected(delivery.reply)
+    }
+    let part = try ScratchPart(
+      grant, start: planned.lowerBound, delivery.takeDescriptor())
+    spooled.take(part, version: question.version)
+    return part
   }
 
   private func takeFile(
@@ -413,8 +496,8 @@ final class BlobHandle: Sendable {
     guard grant.isForeign else { return .extent(try map(granted, descriptor)) }
     let (start, geometry) = try place(of: granted)
     let ring = ForeignRing(
-      descriptor, index: granted.index, start: start, useNumber: granted.useNumber,
-      geometry: geometry, window: nil)
+      descriptor, index: granted.index, start: start, ringID: granted.ringID,
+      useNumber: granted.useNumber, geometry: geometry, window: nil)
     return .foreign(session.foreignRings.keep(ring, generation))
   }
 
@@ -431,6 +514,7 @@ final class BlobHandle: Sendable {
       // Two readers may have asked at once: one extent serves both.
       if let first = extents.mapped[granted.index] { return (first, false) }
       extents.mapped[granted.index] = extent
+      if isLimited { extents.stamp(granted.index) }
       return (extent, true)
     }
     // A publisher needs to know all that it has written; its extents are as many as its blob's.
@@ -440,16 +524,34 @@ final class BlobHandle: Sendable {
 
   /// Takes in that the ring of an extent serves another use, or none: the broker tells where the bytes
   /// are now.
-  func noteEnded(_ index: Int) {
-    extents.withLock { $0.ended[index] = $0.ended[index] ?? $0.ended.count + 1 }
-    dropExtent(index)
+  func noteEnded(_ extent: Extent) {
+    noteEnded(extent.index, RingLife(ringID: extent.ringID, useNumber: extent.useNumber))
+    dropExtent(extent.index, extent)
   }
 
-  /// Whether a ring that was granted can be the extent's: not when it was known to have left memory
-  /// before the broker was asked.
-  private func isInMemory(_ question: ExtentQuestion) throws(PatchbayError) -> Bool {
-    guard let ended = extents.withLock({ $0.ended[question.index] }) else { return true }
-    guard ended <= question.endedCount else { return false }
+  /// The same of another user's ring.
+  func noteEnded(_ ring: ForeignRing) {
+    session.foreignRings.drop(ring, of: generation)
+    noteEnded(ring.index, RingLife(ringID: ring.ringID, useNumber: ring.useNumber))
+  }
+
+  private func noteEnded(_ index: Int, _ ring: RingLife) {
+    extents.withLock { extents in
+      guard extents.ended[index]?.ring != ring else { return }
+      extents.endedCount += 1
+      extents.ended[index] = Ended(ring: ring, count: extents.endedCount)
+    }
+  }
+
+  /// Whether a ring that was granted can be the extent's: not when it was known to have ended before
+  /// the broker was asked.
+  private func isInMemory(
+    _ granted: ExtentGrant, _ question: ExtentQuestion
+  ) throws(PatchbayError) -> Bool {
+    guard let ended = extents.withLock({ $0.ended[question.index] }),
+      ended.ring == RingLife(ringID: granted.ringID, useNumber: granted.useNumber)
+    else { return true }
+    guard ended.count <= question.endedCount else { return false }
     throw PatchbayError(
       .corrupt,
       "The ring of extent \(question.index) of the blob \(key) does not say that it serves this blob: "
@@ -457,8 +559,10 @@ final class BlobHandle: Sendable {
   }
 
   /// Lets an extent go that is asked for again when it is needed.
-  func dropExtent(_ index: Int) {
-    let dropped = extents.withLock { extents in
+  /// - Parameter extent: only this one; nil: whatever is mapped.
+  func dropExtent(_ index: Int, _ extent: Extent? = nil) {
+    let dropped = extents.withLock { extents -> Extent? in
+      if let extent, extents.mapped[index] !== extent { return nil }
       if extents.latest?.index == index { extents.latest = nil }
       return extents.mapped.removeValue(forKey: index)
     }

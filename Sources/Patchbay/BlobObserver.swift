@@ -100,18 +100,20 @@ struct WrittenWalk {
       guard extent.isStillCurrent else {
         // It left memory meanwhile, and what was found may be another blob's.
         found = before
-        return handle.noteEnded(extent.index)
+        return handle.noteEnded(extent)
       }
       index += 1
     case .spooled:
       add(positions)
       index += 1
+    case .scratch(let part):
+      for range in part.writtenRanges(in: positions) { add(range) }
+      index += 1
     case .foreign(let ring):
       let more = max(0, limit - found.count) + 1
       let ranges = try ring.writtenRanges(in: positions, limit: more)
       guard try ring.isCurrent() else {
-        handle.session.foreignRings.drop(ring, of: handle.generation)
-        return handle.noteEnded(index)
+        return handle.noteEnded(ring)
       }
       for range in ranges { add(range) }
       index += 1

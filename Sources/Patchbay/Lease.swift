@@ -230,7 +230,10 @@ extension Subscriber {
   func place(
     _ index: Int, in mapping: ContiguousMapping, _ delivery: Delivery
   ) throws(PatchbayError) -> Bool {
-    if case .spooled = delivery.reply { return false }
+    switch delivery.reply {
+    case .spooled, .scratch: return false
+    default: break
+    }
     guard case .extent(let granted) = delivery.reply else {
       throw Session.unexpected(delivery.reply)
     }

@@ -104,7 +104,7 @@ extension Publisher {
   public func missing(
     inPiecesOf size: Int? = nil
   ) async throws(PatchbayError) -> [Range<Int>] {
-    guard looksAround else { return cut(try checked(ownMissing), size) }
+    guard looksAround || handle.isLimited else { return cut(try checked(ownMissing), size) }
     return cut(gaps(in: try checked(try await lookout().writtenRanges(limit: .max))), size)
   }
 

@@ -17,6 +17,8 @@ import Synchronization
 public final class Publisher: Sendable {
   let handle: BlobHandle
   let inFlight = WritesInFlight()
+  /// Whose turn it is to give extents back and to ask for others.
+  let fetching = WritesInFlight()
   /// Nil for the policy `keep`.
   let windowWriter: WindowWriter?
   let spacePatience = SpinPatience()

@@ -91,7 +91,8 @@ extension Publisher {
   ///   is before or behind `expected`; `rangeOutOfBounds` beyond the announced length (nothing is
   ///   written then); `noSpaceMemory` (the same), `notPermitted` for a blob that others may join,
   ///   `closed`, `fenced`, `noBroker`. Of a blob with the policy `backpressure` this waits for the
-  ///   slowest subscriber, and what was appended when it throws stays: `position` tells.
+  ///   slowest subscriber, and an append over more extents than a publisher may have of a blob longer
+  ///   than memory goes step by step; what was appended when it throws stays: `position` tells.
   @available(*, noasync)
   public func append(
     _ bytes: Span<UInt8>, expecting expected: Int? = nil
@@ -101,7 +102,7 @@ extension Publisher {
       let (turn, departure) = (turns.now, inFlight.now)
       switch try startAppending(bytes, expected, { $0.addThread() }) {
       case .begun(let rest): return try appendRest(bytes, rest)
-      case .needsExtents(let range): try handle.grow(range)
+      case .needsExtents(let range): try obtain(range)
       case .waitsForSpace(let obstacle): try overcome(obstacle)
       case .waitsForTurn: try sleepForTurn(since: turn, until: MonotonicTime(Deadline.standard))
       case .waitsForWrite:
@@ -116,7 +117,15 @@ extension Publisher {
     guard let append else { return }
     defer { giveTurnBack() }
     var at = append.range.lowerBound
-    while let obstacle = try goOnAppending(bytes, append, &at) { try overcome(obstacle) }
+    while true {
+      let departure = inFlight.now
+      switch try goOnAppending(bytes, append, &at, { $0.addThread() }) {
+      case nil: return
+      case .space(let obstacle): try overcome(obstacle)
+      case .extents(let range): try obtain(range)
+      case .write: try inFlight.sleep(since: departure, until: MonotonicTime(Deadline.standard))
+      }
+    }
   }
 
   /// Adds an array at the end; as the other `append`.
@@ -200,25 +209,25 @@ extension Publisher {
         append(bytes, range, to: extent, &state)
         return .begun(nil)
       }
-      guard handle.firstUnmapped(in: range) == nil else { return .needsExtents(range) }
+      let first = handle.stretch(of: range)
+      guard handle.firstUnmapped(in: first) == nil else { return .needsExtents(first) }
       if !isOrdered {
-        guard try enters(range, stand) else { return .waitsForWrite }
+        switch try enters(first, stand) {
+        case .begun: break
+        case .needsExtents: return .needsExtents(first)
+        case .waits, .needsClaim: return .waitsForWrite
+        }
       }
       state.isTaken = true
       return .begun(LongAppend(range: range, isBatched: state.batchStart != nil))
     }
   }
 
-  /// Whether a range whose extents are mapped is now in flight; if not the caller stands in line.
+  /// Puts a range in flight. A shared blob is not appended to, so no claim is needed.
   private func enters(
     _ range: Range<Int>, _ stand: (inout WaitingLine) -> Void
-  ) throws(PatchbayError) -> Bool {
-    switch try startWriting(range, skippingCovered: false, under: nil, stand) {
-    case .begun: return true
-    case .waits: return false
-    // Looked at before: the extents are mapped, and a shared blob is not appended to.
-    case .needsExtents, .needsClaim: throw Self.closed
-    }
+  ) throws(PatchbayError) -> WriteStart {
+    try startWriting(range, skippingCovered: false, under: nil, stand)
   }
 
   /// Whether the turn is free; if it is not the caller stands in line.
@@ -234,25 +243,68 @@ extension Publisher {
     return true
   }
 
-  /// Copies the bytes of an append that has the turn and covers them; into a window as far as that
-  /// goes without waiting. The caller gives the turn back.
-  /// - Parameter at: where it goes on; moved by what was appended to a window.
+  /// What stands in the way of an append that has the turn.
+  enum AppendObstacle {
+    case space(WindowWriter.Obstacle)
+    /// These extents have to be mapped first.
+    case extents(Range<Int>)
+    /// A write at a position overlaps the place; the caller stands in that line.
+    case write
+  }
+
+  /// Copies the bytes of an append that has the turn and covers them, as far as that goes without
+  /// waiting. The caller gives the turn back.
+  /// - Parameters:
+  ///   - at: where it goes on; moved by what was appended.
+  ///   - stand: puts the caller in line when it has to wait for a write.
   /// - Returns: what stands in the way; nil: all is appended.
   func goOnAppending(
-    _ bytes: Span<UInt8>, _ append: LongAppend, _ at: inout Int
-  ) throws(PatchbayError) -> WindowWriter.Obstacle? {
+    _ bytes: Span<UInt8>, _ append: LongAppend, _ at: inout Int,
+    _ stand: (inout WaitingLine) -> Void
+  ) throws(PatchbayError) -> AppendObstacle? {
+    let range = append.range
     if let windowWriter {
-      return try appendToWindow(windowWriter, bytes, append.range, &at)
-    } else if handle.grant.order == .appendOnly {
-      try appendInSteps(bytes, append.range)
-    } else if append.isBatched {
-      try appendBatched(bytes, append.range)
-    } else {
-      _ = try finishWriting(
-        bytes, RangeWrite(range: append.range, pieces: [append.range], claim: nil))
-      appending.withLock { $0.end = append.range.upperBound }
+      return try appendToWindow(windowWriter, bytes, range, &at).map { .space($0) }
+    }
+    while at < range.upperBound {
+      let part = handle.stretch(of: at..<range.upperBound)
+      // The first one was entered when the turn was taken.
+      if at > range.lowerBound, let obstacle = try obstacle(before: part, stand) {
+        return obstacle
+      }
+      try appendPart(
+        bytes.extracting(at - range.lowerBound..<part.upperBound - range.lowerBound), part,
+        isBatched: append.isBatched)
+      at = part.upperBound
     }
     return nil
+  }
+
+  private func obstacle(
+    before part: Range<Int>, _ stand: (inout WaitingLine) -> Void
+  ) throws(PatchbayError) -> AppendObstacle? {
+    guard handle.firstUnmapped(in: part) == nil else { return .extents(part) }
+    guard handle.grant.order == .any else { return nil }
+    switch try enters(part, stand) {
+    case .begun: return nil
+    case .needsExtents: return .extents(part)
+    case .waits, .needsClaim: return .write
+    }
+  }
+
+  /// A part of a long append, whose extents are mapped and, of a blob with a map, whose range is in
+  /// flight.
+  private func appendPart(
+    _ bytes: Span<UInt8>, _ part: Range<Int>, isBatched: Bool
+  ) throws(PatchbayError) {
+    if handle.grant.order == .appendOnly {
+      try appendInSteps(bytes, part)
+    } else if isBatched {
+      try appendBatched(bytes, part)
+    } else {
+      _ = try finishWriting(bytes, RangeWrite(range: part, pieces: [part], claim: nil))
+      appending.withLock { $0.end = part.upperBound }
+    }
   }
 
   func giveTurnBack() {
@@ -337,7 +389,8 @@ extension Publisher {
   // Disfavoured: async code whose body happens not to wait must not resolve to the blocking one.
 
   /// Makes everything appended by `body` readable at once, at its end, with one wake-up: for many
-  /// small records. Also when `body` throws: what it appended stays appended.
+  /// small records. Also when `body` throws: what it appended stays appended. Of a blob in any order
+  /// that may be longer than memory, what was appended is readable sooner when a further extent is needed.
   /// - Throws: what `body` throws; `rangeOverlap` inside another batch.
   @_disfavoredOverload
   @available(*, noasync)
@@ -370,6 +423,16 @@ extension Publisher {
       } else {
         coverPrefix(start..<state.end)
       }
+      ring(start..<state.end)
+    }
+  }
+
+  /// Covers what a batch has copied so far: while it is in flight its extents cannot be given back.
+  func coverBatchSoFar() {
+    appending.withLock { state in
+      guard let start = state.batchStart, start < state.end else { return }
+      state.batchStart = state.end
+      coverBatchedRange()
       ring(start..<state.end)
     }
   }
@@ -418,7 +481,7 @@ extension Publisher {
       let (turn, departure) = (turns.now, inFlight.now)
       switch try startLending(byteCount, { $0.addThread() }) {
       case .begun(let place): return place
-      case .needsExtents(let range): try handle.grow(range)
+      case .needsExtents(let range): try obtain(range)
       case .waitsForSpace(let obstacle): try overcome(obstacle)
       case .waitsForTurn: try sleepForTurn(since: turn, until: MonotonicTime(Deadline.standard))
       case .waitsForWrite:
@@ -469,7 +532,11 @@ extension Publisher {
       }
       let lent = range.clamped(to: extent.range)
       if handle.grant.order == .any {
-        guard try enters(lent, stand) else { return .waitsForWrite }
+        switch try enters(lent, stand) {
+        case .begun: break
+        case .needsExtents: return .needsExtents(lent)
+        case .waits, .needsClaim: return .waitsForWrite
+        }
       }
       extent.touch(lent)
       state.isLent = true

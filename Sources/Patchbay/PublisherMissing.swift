@@ -15,7 +15,7 @@ extension Publisher {
   /// - Throws: `noBroker`, `timedOut`, `closed`.
   @available(*, noasync)
   public func missing(inPiecesOf size: Int? = nil) throws(PatchbayError) -> [Range<Int>] {
-    guard looksAround else { return cut(try checked(ownMissing), size) }
+    guard looksAround || handle.isLimited else { return cut(try checked(ownMissing), size) }
     return cut(gaps(in: try checked(try lookout().writtenRanges(limit: .max))), size)
   }
 

@@ -34,17 +34,23 @@ extension Publisher {
   private func write(
     _ bytes: [UInt8], _ range: Range<Int>, skippingCovered: Bool, _ claim: inout RangeClaim?
   ) async throws(PatchbayError) -> Int {
-    while true {
+    var (at, count) = (range.lowerBound, 0)
+    while at < range.upperBound {
+      let part = handle.stretch(of: at..<range.upperBound)
       var wait: Awaited<Void>?
       switch try startWriting(
-        range, skippingCovered: skippingCovered, under: claim, { $0.add(&wait) })
+        part, skippingCovered: skippingCovered, under: claim, { $0.add(&wait) })
       {
-      case .begun(let write): return try finishWriting(bytes.span, write)
+      case .begun(let write):
+        count += try finishWriting(
+          bytes.span.extracting(at - range.lowerBound..<part.upperBound - range.lowerBound), write)
+        at = part.upperBound
       case .needsClaim: claim = try await ownClaim(range)
-      case .needsExtents: try await handle.grow(range)
+      case .needsExtents: try await obtain(part)
       case .waits: if let wait { try await inFlight.wait(wait, deadline: .standard) }
       }
     }
+    return count
   }
 
   // MARK: At the end
@@ -59,7 +65,7 @@ extension Publisher {
       var wait: Awaited<Void>?
       switch try startAppending(bytes.span, expected, { $0.add(&wait) }) {
       case .begun(let rest): return try await appendRest(bytes, rest)
-      case .needsExtents(let range): try await handle.grow(range)
+      case .needsExtents(let range): try await obtain(range)
       case .waitsForSpace(let obstacle): try await overcome(obstacle)
       case .waitsForTurn: if let wait { try await waitForTurn(wait, deadline: .standard) }
       case .waitsForWrite: if let wait { try await inFlight.wait(wait, deadline: .standard) }
@@ -73,8 +79,14 @@ extension Publisher {
     guard let append else { return }
     defer { giveTurnBack() }
     var at = append.range.lowerBound
-    while let obstacle = try goOnAppending(bytes.span, append, &at) {
-      try await overcome(obstacle)
+    while true {
+      var wait: Awaited<Void>?
+      switch try goOnAppending(bytes.span, append, &at, { $0.add(&wait) }) {
+      case nil: return
+      case .space(let obstacle): try await overcome(obstacle)
+      case .extents(let range): try await obtain(range)
+      case .write: if let wait { try await inFlight.wait(wait, deadline: .standard) }
+      }
     }
   }
 
@@ -90,7 +102,7 @@ extension Publisher {
       var wait: Awaited<Void>?
       switch try startLending(byteCount, { $0.add(&wait) }) {
       case .begun(let place): return place
-      case .needsExtents(let range): try await handle.grow(range)
+      case .needsExtents(let range): try await obtain(range)
       case .waitsForSpace(let obstacle): try await overcome(obstacle)
       case .waitsForTurn: if let wait { try await waitForTurn(wait, deadline: .standard) }
       case .waitsForWrite: if let wait { try await inFlight.wait(wait, deadline: .standard) }

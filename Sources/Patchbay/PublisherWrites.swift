@@ -18,8 +18,9 @@ extension Publisher {
   ///   - skippingCovered: writes only what is uncovered, instead of refusing the whole write.
   /// - Returns: how many bytes were covered by this call.
   /// - Throws: `rangeOverlap` when a byte of the range is covered already, or claimed by another
-  ///   publisher of a joinable blob (nothing is written then); `rangeOutOfBounds`, `noSpaceMemory`,
-  ///   `closed`, `fenced`, `noBroker`.
+  ///   publisher of a joinable blob (nothing is written then, but for a write over more extents than a
+  ///   publisher may have of a blob longer than memory: `resumePosition` tells the first covered byte);
+  ///   `rangeOutOfBounds`, `noSpaceMemory`, `closed`, `fenced`, `noBroker`.
   @available(*, noasync)
   @discardableResult
   public func write(
@@ -30,17 +31,23 @@ extension Publisher {
     // Ended when the range has left, and not before: what is looked at under it stays as it was.
     var claim: RangeClaim?
     defer { claim?.end() }
-    while true {
+    var (at, count) = (range.lowerBound, 0)
+    while at < range.upperBound {
+      let part = handle.stretch(of: at..<range.upperBound)
       let before = inFlight.now
       switch try startWriting(
-        range, skippingCovered: skippingCovered, under: claim, { $0.addThread() })
+        part, skippingCovered: skippingCovered, under: claim, { $0.addThread() })
       {
-      case .begun(let write): return try finishWriting(bytes, write)
+      case .begun(let write):
+        count += try finishWriting(
+          bytes.extracting(at - range.lowerBound..<part.upperBound - range.lowerBound), write)
+        at = part.upperBound
       case .needsClaim: claim = try ownClaim(range)
-      case .needsExtents: try handle.grow(range)
+      case .needsExtents: try obtain(part)
       case .waits: try inFlight.sleep(since: before, until: MonotonicTime(Deadline.standard))
       }
     }
+    return count
   }
 
   /// Writes an array at a position; as the other `write`.
@@ -114,14 +121,21 @@ extension Publisher {
     let claim = own ?? claims.holding(range)
     guard claim != nil || !isShared else { return .needsClaim }
     guard handle.firstUnmapped(in: range) == nil else { return .needsExtents }
-    let entered = try inFlight.tryEnter(range, stand) { () throws(PatchbayError) in
+    let entered = try inFlight.tryEnter(range, stand) { () throws(PatchbayError) -> RangeWrite? in
+      // What is in flight is not given back; until now it may have been.
+      guard handle.firstUnmapped(in: range) == nil else { return nil }
       let pieces = uncovered(in: range)
       guard skippingCovered || pieces == [range] else {
         throw overlap(range, firstUncovered: pieces.first)
       }
       return RangeWrite(range: range, pieces: pieces, claim: claim)
     }
-    return entered.map { .begun($0) } ?? .waits
+    guard let entered else { return .waits }
+    guard let write = entered else {
+      inFlight.leave(range, coveredTo: range.lowerBound)
+      return .needsExtents
+    }
+    return .begun(write)
   }
 
   /// Writes the pieces of a range in flight, covers them, and takes the range out.
@@ -171,10 +185,13 @@ extension Publisher {
       }
     }
     var at = range.lowerBound
-    for extent in handle.mappedExtents(in: range) {
-      let part = extent.range.clamped(to: range)
+    for (part, extent) in handle.writtenParts(of: range) {
       add(at..<part.lowerBound)
       at = part.lowerBound
+      guard let extent else {
+        at = part.upperBound
+        continue
+      }
       while at < part.upperBound {
         let start = extent.coveredEnd(from: at, limit: part.upperBound)
         at =

@@ -1,7 +1,8 @@
 // Bytes that are not in memory: they have left it for the spool, or were imported and never were in
 // it. A subscriber gets the file's descriptor once, reads a segment of it at a time and looks for
 // itself that it is what it must be; a few segments are kept, since who reads some bytes of one
-// mostly reads the next ones, too. Nobody else is held up by that, however slow the disk is.
+// mostly reads the next ones, too; and the descriptors of some scratch files, where extents stand that
+// are not covered throughout. Nobody else is held up by that, however slow the disk is.
 
 import PatchbaySpool
 import PatchbaySystem
@@ -48,21 +49,39 @@ final class SpooledBytes: Sendable {
   private struct State {
     var source: (any SegmentSource)?
     var extents: Set<Int> = []
+    /// Extents in scratch files, the one that was asked for last at the end.
+    var parts: [Known] = []
     /// The one that was read last at the end.
     var kept: [SpooledSegment] = []
     var lastSegment = -1
   }
 
-  /// A segment that has to be read first.
-  struct Place: Sendable {
+  /// A scratch file, and the board's extent version before the broker was asked for it: with another
+  /// one the extent may be in memory again, with more covered.
+  private struct Known {
+    let part: ScratchPart
+    let version: UInt32
+  }
+
+  /// What has to be read first.
+  enum Place: Sendable {
+    case segment(Segment)
+    /// The covered bytes at a position.
+    case scratch(ScratchPart, position: Int)
+  }
+
+  /// A segment of a container.
+  struct Segment: Sendable {
     let source: any SegmentSource
-    let segment: Int
+    let number: Int
     let range: Range<Int>
     let isNext: Bool
   }
 
   private let state = Mutex(State())
   private static let keptLimit = 4
+  /// Each costs a descriptor.
+  private static let partLimit = 8
   /// Segments that are asked of the disk ahead of a reader in sequence.
   private static let ahead = 8
 
@@ -82,39 +101,78 @@ final class SpooledBytes: Sendable {
     }
   }
 
+  /// Takes over that an extent stands in a scratch file.
+  func take(_ part: ScratchPart, version: UInt32) {
+    state.withLock { state in
+      state.parts.removeAll { $0.part.index == part.index }
+      state.parts.append(Known(part: part, version: version))
+      if state.parts.count > Self.partLimit { state.parts.removeFirst() }
+    }
+  }
+
+  /// The scratch file of an extent, if it is known to stand there in this version of the board.
+  func part(_ extent: Int, version: UInt32) -> ScratchPart? {
+    state.withLock { state in
+      state.parts.first { $0.part.index == extent && $0.version == version }?.part
+    }
+  }
+
   /// The file, if one was granted.
   var source: (any SegmentSource)? { state.withLock { $0.source } }
 
   func holds(_ extent: Int) -> Bool { state.withLock { $0.extents.contains(extent) } }
 
-  /// The segment of a position, or where it is to be read.
-  /// - Parameter byteCount: the blob's length, if it is known.
-  func look(at position: Int, byteCount: Int?) -> (kept: SpooledSegment?, place: Place?) {
+  /// The bytes at a position, or where they are to be read; neither when they are not known to stand
+  /// on disk. What was covered once is there for good, whatever has become of the extent since.
+  /// - Parameters:
+  ///   - extent: the position's.
+  ///   - byteCount: the blob's length, if it is known.
+  func look(
+    at position: Int, in extent: Int, byteCount: Int?
+  ) -> (kept: SpooledSegment?, place: Place?) {
     state.withLock { state in
       if let kept = state.kept.last(where: { $0.range.contains(position) }) { return (kept, nil) }
-      guard let source = state.source else { return (nil, nil) }
-      let segment = source.segment(of: position)
+      if let known = state.parts.first(where: { $0.part.index == extent }),
+        known.part.coveredEnd(from: position) > position
+      {
+        return (nil, .scratch(known.part, position: position))
+      }
+      guard let source = state.source, state.extents.contains(extent) else {
+        return (nil, nil)
+      }
+      let number = source.segment(of: position)
       return (
         nil,
-        Place(
-          source: source, segment: segment,
-          range: source.range(ofSegment: segment, byteCount: byteCount),
-          isNext: segment == state.lastSegment + 1)
+        .segment(
+          Segment(
+            source: source, number: number,
+            range: source.range(ofSegment: number, byteCount: byteCount),
+            isNext: number == state.lastSegment + 1))
       )
     }
   }
 
-  /// Reads a segment from the disk. Blocks for that long.
+  /// Reads from the disk. Blocks for that long.
   /// - Throws: `corrupt` when it is not what was written; `inputOutput`.
   func load(_ place: Place) throws(PatchbayError) -> SpooledSegment {
-    if place.isNext {
-      place.source.prefetch(segments: place.segment + 1..<place.segment + 1 + Self.ahead)
+    switch place {
+    case .segment(let segment): return keep(try load(segment), segment.number)
+    case .scratch(let part, let position): return keep(try part.load(at: position), nil)
     }
-    let loaded = SpooledSegment(
+  }
+
+  private func load(_ place: Segment) throws(PatchbayError) -> SpooledSegment {
+    if place.isNext {
+      place.source.prefetch(segments: place.number + 1..<place.number + 1 + Self.ahead)
+    }
+    return SpooledSegment(
       start: place.range.lowerBound,
-      bytes: try place.source.read(segment: place.segment, expecting: place.range.count))
+      bytes: try place.source.read(segment: place.number, expecting: place.range.count))
+  }
+
+  private func keep(_ loaded: SpooledSegment, _ number: Int?) -> SpooledSegment {
     state.withLock { state in
-      state.lastSegment = place.segment
+      if let number { state.lastSegment = number }
       state.kept.append(loaded)
       if state.kept.count > Self.keptLimit { state.kept.removeFirst() }
     }

@@ -216,7 +216,7 @@ public final class Subscriber: Sendable {
       return unattached(position, limit: limit)
     }
     guard extent.isCurrent else {
-      handle.noteEnded(extent.index)
+      handle.noteEnded(extent)
       return .needsExtent(extent.index)
     }
     let end = extent.coveredEnd(
@@ -224,7 +224,7 @@ public final class Subscriber: Sendable {
     if end > position { return .found(.bytes(extent, end: end)) }
     // Nothing may stand there because the ring has begun its next use.
     guard extent.isStillCurrent else {
-      handle.noteEnded(extent.index)
+      handle.noteEnded(extent)
       return .needsExtent(extent.index)
     }
     return .nothingYet
@@ -251,24 +251,20 @@ public final class Subscriber: Sendable {
   /// Where an extent is not attached: it may be asked for, or is known not to be there.
   private func unattached(_ position: Int, limit: Int) -> Look {
     let index = handle.plan.index(of: position)
+    let (kept, place) = handle.spooled.look(
+      at: position, in: index, byteCount: handle.byteCount)
+    if let kept { return .found(.spooled(kept, end: min(kept.range.upperBound, limit))) }
+    if let place { return .needsSegment(place) }
     switch handle.knowledge(of: index) {
     case .unknown: return .needsExtent(index)
-    case .known(.spooled): return spooled(position, limit: limit)
     case .known: return .nothingYet
     }
-  }
-
-  private func spooled(_ position: Int, limit: Int) -> Look {
-    let (kept, place) = handle.spooled.look(at: position, byteCount: handle.byteCount)
-    if let kept { return .found(.spooled(kept, end: min(kept.range.upperBound, limit))) }
-    return place.map { .needsSegment($0) } ?? .nothingYet
   }
 
   /// The ring of another user's blob serves another use, or none.
   private func unattachedAgain(_ position: Int, _ ring: ForeignRing) -> Look {
     guard ring.window == nil else { return .nothingYet }
-    handle.session.foreignRings.drop(ring, of: generation)
-    handle.noteEnded(ring.index)
+    handle.noteEnded(ring)
     return .needsExtent(ring.index)
   }
 

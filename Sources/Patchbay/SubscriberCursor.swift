@@ -87,7 +87,10 @@ extension BlobHandle {
         return grant.isForeign ? .position(marks.last { $0 <= end } ?? end) : live(at: end)
       case .known(.extent(let extent)):
         let frontier = extent.frontier
-        guard extent.isStillCurrent else { return ended(index) }
+        guard extent.isStillCurrent else {
+          noteEnded(extent)
+          return .needsExtent(index)
+        }
         guard frontier == plan.range(of: index).upperBound else {
           return live(at: min(frontier, byteCount ?? .max))
         }
@@ -96,12 +99,17 @@ extension BlobHandle {
         let end = plan.range(of: index).upperBound
         if let byteCount, byteCount <= end { return live(at: byteCount) }
         index += 1
+      case .known(.scratch(let part)):
+        let range = plan.range(of: index)
+        let end = min(part.coveredEnd(from: range.lowerBound), byteCount ?? .max)
+        guard end == range.upperBound else { return live(at: end) }
+        index += 1
       case .known(.foreign(let ring)):
         if index == 0 { marks = try ring.marks() }
         let frontier = try ring.frontier()
         guard try ring.isCurrent() else {
-          session.foreignRings.drop(ring, of: generation)
-          return ended(index)
+          noteEnded(ring)
+          return .needsExtent(index)
         }
         guard frontier == plan.range(of: index).upperBound else {
           let end = min(frontier, byteCount ?? .max)
@@ -110,11 +118,6 @@ extension BlobHandle {
         index += 1
       }
     }
-  }
-
-  private func ended(_ index: Int) -> LiveLook {
-    noteEnded(index)
-    return .needsExtent(index)
   }
 
   /// Marks are known as long as the first extent is in memory, which it is while the blob is open.

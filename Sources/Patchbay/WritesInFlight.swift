@@ -46,6 +46,23 @@ final class WritesInFlight: Sendable {
     }
   }
 
+  /// Enters the first of some ranges that nothing in flight overlaps; its place.
+  /// - Parameter stand: called under the list's lock when there is none: puts the caller in line.
+  func tryEnterFirst(
+    of ranges: [Range<Int>], _ stand: (inout WaitingLine) -> Void
+  ) throws(PatchbayError) -> Int? {
+    try state.withLock { (state) throws(PatchbayError) -> Int? in
+      if let closed = state.closed { throw closed }
+      let free = ranges.firstIndex { range in !state.ranges.contains { $0.overlaps(range) } }
+      guard let free else {
+        stand(&state.line)
+        return nil
+      }
+      state.ranges.append(ranges[free])
+      return free
+    }
+  }
+
   /// Takes a range out.
   /// - Parameter end: where the covered bytes of the range end; its start when it was given up.
   func leave(_ range: Range<Int>, coveredTo end: Int) {

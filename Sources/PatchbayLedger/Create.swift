@@ -136,7 +136,7 @@ extension Ledger {
       access: Access(uid: creator.peer.uid, gid: creator.peer.gid, mode: request.mode), plan: plan,
       window: window, file: file, created: now.wall,
       creator: RequestID(session: session, number: number),
-      token: creator.token)
+      token: creator.token, heldExtentLimit: heldExtentLimit(plan, request))
   }
 
   private mutating func createInline(
@@ -281,15 +281,14 @@ extension Ledger {
       request.firstExtent > 0 ? request.firstExtent : limits.chosenFirstExtent(request, limit))
     var rounded = max(first, ExtentPlan.page)
     while rounded < limit { rounded *= 2 }
-    if let byteCount = request.byteCount, !canStream(request) {
+    let plan = try ExtentPlan(first: first, limit: rounded)
+    guard let byteCount = request.byteCount else { return plan }
+    if canStream(plan, request) {
+      try checkStreamable(request, byteCount)
+    } else {
       try checkPossible(request, byteCount)
     }
-    return try ExtentPlan(first: first, limit: rounded)
-  }
-
-  /// Whether a blob may be longer than memory: what is full of it can leave while the rest is written.
-  private func canStream(_ request: CreateRequest) -> Bool {
-    limits.spool != nil && request.order == .appendOnly
+    return plan
   }
 
   /// A length that memory could never hold is refused at once, before anything is evicted for it.
@@ -370,6 +369,8 @@ extension Ledger {
     openBlobCount -= 1
     if owners[blob.key] == generation { owners[blob.key] = nil }
     if let slot = blob.slot { clear(slot, of: generation) }
+    // Files that it was to adopt go when that is over.
+    chargeDisk(blob, -blob.spoolByteCount, idle: 0)
     drop(blob)
     giveBackSource(blob)
     guard let error else { return }
@@ -389,7 +390,7 @@ extension Blob {
       wakeClasses: origin.wakeClasses, board: slot?.board ?? 0, entry: slot?.entry ?? 0,
       inlineBytes: epoch == 0 ? inlineBytes : nil,
       extentEnd: extentEnd,
-      extent: extent)
+      extent: extent, heldExtentLimit: epoch == 0 ? 0 : origin.heldExtentLimit)
   }
 }
 

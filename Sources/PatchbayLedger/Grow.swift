@@ -50,7 +50,8 @@ extension Ledger {
       guard !blob.spooled.contains(request.index) else {
         throw .extentSpooled(blob, request.index)
       }
-      let count = blob.extents.count + blob.spooled.count + blob.pendingExtents.count
+      let onDisk = blob.spooled.count + blob.patchwork.scratch.count
+      let count = blob.extents.count + onDisk + blob.pendingExtents.count
       guard count < limits.extentsPerBlob else {
         throw .tooManyExtents(blob, limit: limits.extentsPerBlob)
       }
@@ -87,6 +88,7 @@ extension Ledger {
     _ asker: RequestID, _ extent: ExtentRecord, of generation: Generation
   ) {
     noteWriter(asker, generation)
+    noteHolder(asker, extent.index, generation)
     reply(
       asker.session, asker.number, .extent(extent.grant), [.ring(extent.ring, isWritable: true)])
   }
@@ -97,6 +99,7 @@ extension Ledger {
   ) -> (ExtentGrant?, [DescriptorSource]) {
     guard let first = blob.extent(at: 0) else { return (nil, []) }
     noteWriter(asker, blob.origin.generation)
+    noteHolder(asker, 0, blob.origin.generation)
     return (first.grant, [.ring(first.ring, isWritable: true)])
   }
 
@@ -107,11 +110,19 @@ extension Ledger {
       dropRing(id, exists: true)
       return
     }
+    if let record = blob.patchwork.scratch[ring.index] { return beginRestore(id, ring, record) }
+    ringFilled(id, ring)
+  }
+
+  /// A ring has all that it is to have when it is granted.
+  mutating func ringFilled(_ id: RingID, _ ring: Ring) {
+    guard let blob = blobs[ring.generation] else { return }
     let extent = ExtentRecord(
       index: ring.index, ring: id, useNumber: ring.useNumber,
       dataByteCount: ring.kind.dataByteCount)
     blobs[ring.generation]?.pendingExtents[ring.index] = nil
     blobs[ring.generation]?.insert(extent)
+    restsNow(extent.index, ring.generation)
     rings[id]?.waiters = []
     if blob.isBorn {
       extentArrived(extent, of: ring.generation, waiters: ring.waiters)
@@ -180,6 +191,13 @@ extension Ledger {
     else { throw .notOpen(request.generation) }
     if blob.origin.file != nil { return try attachFile(session, number, request, blob) }
     guard let extent = blob.extent(at: request.index) else {
+      if let record = blob.patchwork.scratch[request.index] {
+        let grant = ScratchGrant(
+          index: record.index, writer: record.writer, dataByteCount: record.dataByteCount)
+        return reply(
+          session, number, .scratch(grant),
+          [.scratch(request.generation, index: request.index)])
+      }
       guard blob.spooled.contains(request.index) else {
         throw .noExtentYet(blob, request.index)
       }
@@ -195,6 +213,7 @@ extension Ledger {
   /// A reply did not reach its client: what it granted is taken back.
   mutating func undelivered(_ session: SessionID, _ number: UInt64) {
     guard !forgetWatch(session, number), let handles = sessions[session]?.handles else { return }
+    takeBackExtents(session, number)
     for (generation, handle) in handles.sorted(by: { $0.key < $1.key }) {
       if handle.readers.contains(number) || handle.observers.contains(number) {
         endOpen(session, generation, number)

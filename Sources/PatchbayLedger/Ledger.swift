@@ -51,6 +51,7 @@ package struct Ledger: Sendable {
   var spilling = Spilling()
   var pool = RingPool()
   var reuseCount: UInt64 = 0
+  var restoreCount: UInt64 = 0
   var pendingRingCount = 0
   var accessClasses: [Access: AccessClass] = [:]
   var boardAccess: [UInt32: Access] = [:]
@@ -116,6 +117,8 @@ package struct Ledger: Sendable {
     case .inspected(let inspection, let result): inspected(inspection, result)
     case .copied(let copy, let error): copied(copy, error)
     case .spilled(let generation, let result): spilled(generation, result)
+    case .restored(let ring, let error): restored(ring, error)
+    case .adopted(let copy, let result): adopted(copy, result)
     case .persisted(let generation, let result): persisted(generation, result)
     case .found(let stored, let last): found(stored, last: last)
     case .retracted(let ring, let isViewed): retracted(ring, isViewed: isViewed)
@@ -214,6 +217,7 @@ package struct Ledger: Sendable {
     case .quiesced(let blob): quiesced(session, number, blob)
     case .watch(let watch): try self.watch(session, number, watch)
     case .why(let why): self.why(session, number, why)
+    case .giveBack(let request): giveBack(session, number, request)
     case .pin(let pin): try self.pin(session, number, pin)
     case .import(let request): throw .noDescriptor(request.key)
     }

@@ -27,12 +27,19 @@ package enum LedgerAction: Sendable, Hashable {
   /// Takes the tag of a ring away, so that no reader takes bytes from it any more, and looks whether
   /// any of these sessions views it; answered by `retracted`.
   case retractRing(RingID, heldBy: [SessionID])
+  /// Fills a ring that nobody was given with what a scratch file holds; answered by `restored`.
+  case restore(RestoreOrder)
+  /// Gives the files of a failed blob a second name, and copies what is in memory of it to disk under
+  /// that; answered by `adopted`.
+  case adopt(AdoptOrder)
+  /// Takes a scratch file away; readers that have it open keep it.
+  case dropScratch(Generation, index: Int)
   /// Copies what stands in memory of a blob to disk and makes its container the one of a complete blob;
   /// answered by `persisted`.
   case persist(PersistOrder)
   /// From now on no broker finds the container when it starts.
   case withdrawContainer(Generation)
-  /// Takes a blob's container away.
+  /// Takes a blob's container away, and its scratch files.
   case removeContainer(Generation)
   /// Creates a board and its doorbells for an access class; answered by an event.
   case createBoard(UInt32, Access)
@@ -45,7 +52,7 @@ package enum LedgerAction: Sendable, Hashable {
   /// Reads how much of [0, byteCount) is covered, from private copies of the rings' maps or
   /// frontiers; of a window how much ever was. Answered by `inspected`.
   case inspect(
-    InspectionID, [ExtentRecord], spooled: [Int], ExtentPlan, isWindow: Bool, byteCount: Int)
+    InspectionID, [ExtentRecord], onDisk: ExtentsOnDisk, ExtentPlan, isWindow: Bool, byteCount: Int)
   /// Fills fresh rings with what others had covered; answered by `copied`.
   case copy(CopyID, [ExtentCopy])
   /// Sends `why`, after what rings, bell and tables say has been filled in.
@@ -91,17 +98,20 @@ package struct BlobReport: Sendable, Hashable {
   package var isWindow: Bool
   /// Empty when the description is exact already.
   package var liveExtents: [ExtentRecord]
-  /// Indices of extents that stand on disk, all of them.
+  /// Indices of extents that stand in the container, all of them.
   package var spooled: [Int]
+  /// Those in scratch files.
+  package var scratch: [ScratchRecord]
   package init(
     info: BlobInfo, plan: ExtentPlan, isWindow: Bool = false, liveExtents: [ExtentRecord],
-    spooled: [Int] = []
+    spooled: [Int] = [], scratch: [ScratchRecord] = []
   ) {
     self.info = info
     self.plan = plan
     self.isWindow = isWindow
     self.liveExtents = liveExtents
     self.spooled = spooled
+    self.scratch = scratch
   }
 }
 
@@ -125,6 +135,8 @@ package enum DescriptorSource: Sendable, Hashable {
   case doorbells(UInt32)
   /// A blob's container, read-only.
   case container(Generation)
+  /// A scratch file, read-only.
+  case scratch(Generation, index: Int)
   /// The file that a blob is.
   case file(Generation)
 }

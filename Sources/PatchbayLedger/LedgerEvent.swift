@@ -27,6 +27,10 @@ package enum LedgerEvent: Sendable, Hashable {
   case copied(CopyID, PatchbayError?)
   /// Answer to `spill`.
   case spilled(Generation, SpillResult)
+  /// Answer to `restore`: nil when every byte and its mark is there.
+  case restored(RingID, PatchbayError?)
+  /// Answer to `adopt`.
+  case adopted(CopyID, Result<Adoption, PatchbayError>)
   /// Answer to `persist`.
   case persisted(Generation, PersistResult)
   /// Complete blobs that stand in the spool; before anybody connects.

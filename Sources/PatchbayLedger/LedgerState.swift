@@ -62,13 +62,15 @@ final class BlobOrigin: Sendable {
   let created: WallTime
   let creator: RequestID
   let token: Token
+  /// The most extents that one publisher may have for writing; 0: any number.
+  let heldExtentLimit: Int
   /// The file that it is, as it was when it was imported; nil for a blob that was written.
   let file: FileStamp?
 
   init(
     request: CreateRequest, terms: CreateTerms, generation: Generation, access: Access,
     plan: ExtentPlan, window: WindowShape?, file: FileStamp? = nil, created: WallTime,
-    creator: RequestID, token: Token
+    creator: RequestID, token: Token, heldExtentLimit: Int = 0
   ) {
     // The bytes of an inline blob live in the blob, or they would be held twice.
     var request = request
@@ -84,6 +86,7 @@ final class BlobOrigin: Sendable {
     self.created = created
     self.creator = creator
     self.token = token
+    self.heldExtentLimit = heldExtentLimit
   }
 }
 
@@ -115,6 +118,10 @@ struct Blob: Sendable {
   var spooled: Set<Int> = []
   /// The one that is on its way there.
   var spillingIndex: Int?
+  /// Bytes of disk that were set aside for it.
+  var spillReserve = 0
+  /// Who has which extent for writing, and what stands in scratch files.
+  var patchwork = Patchwork()
   /// From here on nothing was complete when it was last tried.
   var spillLimit = Int.max
   /// Whether it may have a container, which takes so many bytes of disk, those set aside included.

@@ -52,6 +52,7 @@ extension Ledger {
     statistics.spoolByteCount = UInt64(max(0, spilling.byteCount))
     statistics.spoolLimit = UInt64(max(0, limits.spool?.byteCount ?? 0))
     statistics.spillCount = spilling.count
+    statistics.restoreCount = restoreCount
     let elapsed = now.monotonicNanoseconds.subtractingReportingOverflow(
       started.monotonicNanoseconds)
     statistics.uptime = .nanoseconds(elapsed.overflow ? 0 : max(0, elapsed.partialValue))
@@ -79,7 +80,8 @@ extension Blob {
     BlobReport(
       info: info, plan: origin.plan, isWindow: origin.window != nil,
       liveExtents: state == .sealed ? [] : extents,
-      spooled: state == .sealed ? [] : spooled.sorted())
+      spooled: state == .sealed ? [] : spooled.sorted(),
+      scratch: state == .sealed ? [] : patchwork.scratchRecords)
   }
 }
 

@@ -46,14 +46,20 @@ package struct PersistOrder: Sendable, Hashable {
   package var blob: StoredBlob
   /// Those that stand in memory; they are complete.
   package var extents: [ExtentRecord]
+  /// Those in scratch files; they are complete, too.
+  package var scratch: [ScratchRecord]
   package var compression: SpoolCompression
   /// Whether each step waits for the device.
   package var isDurable: Bool { blob.request.acknowledgement == .durable }
 
   /// The positions of an extent.
   package func range(of extent: ExtentRecord) -> Range<Int> {
-    let start = blob.plan.range(of: extent.index).lowerBound
-    return start..<min(start + extent.dataByteCount, blob.byteCount)
+    range(of: extent.index, extent.dataByteCount)
+  }
+
+  package func range(of index: Int, _ dataByteCount: Int) -> Range<Int> {
+    let start = blob.plan.range(of: index).lowerBound
+    return start..<min(start + dataByteCount, blob.byteCount)
   }
 }
 
@@ -78,10 +84,11 @@ extension Ledger {
     pending.isPersisting = true
     blobs[generation]?.pendingSeal = pending
     let order = persistOrder(blob, byteCount: pending.byteCount)
-    let reserve = order.extents.reduce(0) {
-      $0
-        + SpillOrder.reserve(
-          order.range(of: $1), segmentByteCount: order.blob.segmentByteCount)
+    let ranges =
+      order.extents.map { order.range(of: $0) }
+      + order.scratch.map { order.range(of: $0.index, $0.dataByteCount) }
+    let reserve = ranges.reduce(0) {
+      $0 + SpillOrder.reserve($1, segmentByteCount: order.blob.segmentByteCount)
     }
     guard let spool = limits.spool else { return refuseSeal(generation, .noSpool(blob.key)) }
     do throws(PatchbayError) {
@@ -104,17 +111,23 @@ extension Ledger {
         access: blob.origin.access, plan: plan, byteCount: byteCount,
         segmentByteCount: blob.origin.containerSegment, created: blob.origin.created,
         modified: now.wall, containerByteCount: 0),
-      extents: extents, compression: compression(of: blob.origin))
+      extents: extents,
+      scratch: blob.patchwork.scratchRecords.filter {
+        plan.range(of: $0.index).lowerBound < byteCount
+      }, compression: compression(of: blob.origin))
   }
 
   mutating func persisted(_ generation: Generation, _ result: PersistResult) {
     guard let blob = blobs[generation], let reserve = blob.persistReserve else { return }
     blobs[generation]?.persistReserve = nil
     switch result {
-    case .done(let byteCount): setDisk(generation, byteCount)
-    case .failed(_, let byteCount): setDisk(generation, byteCount ?? blob.spoolByteCount - reserve)
+    case .done(let byteCount): setDisk(generation, byteCount + blob.patchwork.scratchByteCount)
+    case .failed(_, let byteCount):
+      setDisk(
+        generation,
+        byteCount.map { $0 + blob.patchwork.scratchByteCount } ?? blob.spoolByteCount - reserve)
     case .lost(let error):
-      setDisk(generation, 0)
+      setDisk(generation, blob.patchwork.scratchByteCount)
       if !blob.spooled.isEmpty, blob.state.isLive {
         failBlob(
           generation, .inputOutput, "its bytes on disk were lost: \(error.message)",
@@ -140,7 +153,10 @@ extension Ledger {
     case .done, .failed, .lost: break
     }
     blobs[generation]?.pendingSeal = nil
-    blobs[generation]?.isPersisted = blob.isNamed
+    if case .done = result {
+      blobs[generation]?.isPersisted = blob.isNamed
+      containerHasScratch(generation, below: pending.byteCount)
+    }
     finishSeal(generation, pending.byteCount, answering: pending.waiters)
   }
 
@@ -178,6 +194,16 @@ extension Ledger {
       return
     }
     actions.append(.withdrawContainer(generation))
+  }
+
+  /// What stood in scratch files below a blob's end stands in its container, too.
+  private mutating func containerHasScratch(_ generation: Generation, below end: Int) {
+    for record in blobs[generation]?.patchwork.scratchRecords ?? []
+    where blobs[generation]?.origin.plan.range(of: record.index).lowerBound ?? end < end {
+      blobs[generation]?.spooled.insert(record.index)
+      forgetScratch(record.index, generation)
+      blobs[generation]?.extentVersion &+= 1
+    }
   }
 
   /// The blob stays open, if it still is: its publisher may try again.

@@ -392,7 +392,8 @@ extension PatchbayError {
   }
 
   static func noExtentYet(_ blob: Blob, _ index: Int) -> PatchbayError {
-    let next = (blob.extents.map(\.index) + blob.spooled).filter { $0 > index }.min()
+    let known = blob.extents.map(\.index) + blob.spooled + blob.patchwork.scratch.keys
+    let next = known.filter { $0 > index }.min()
     return PatchbayError(
       .rangeOutOfBounds,
       "Extent \(index) of the blob \(blob.key) does not exist yet. Wait for its doorbell.",

@@ -12,7 +12,7 @@ extension Ledger {
   /// The failed blob whose bytes a creation takes over; nil when there is nothing to take.
   func source(_ old: Generation?, _ terms: CreateTerms) -> Blob? {
     guard terms.resumes, let old, let blob = blobs[old], blob.isBorn, blob.state == .failed,
-      !blob.extents.isEmpty
+      !blob.extents.isEmpty || !blob.spooled.isEmpty || !blob.patchwork.scratch.isEmpty
     else { return nil }
     return blob
   }
@@ -23,6 +23,9 @@ extension Ledger {
   ) throws(PatchbayError) {
     let plan = try makePlan(request)
     try checkResumable(source, session, request, plan)
+    if adopts(source, plan, request) {
+      return try adopt(source, session, number, request, terms, plan)
+    }
     var geometries: [(index: Int, geometry: RingGeometry)] = []
     for extent in source.extents {
       guard
@@ -59,7 +62,7 @@ extension Ledger {
       throw .notResumable(
         source, "its order was \(before.request.order), not \(request.order)")
     }
-    guard source.spooled.isEmpty else {
+    guard source.spooled.isEmpty || source.isPatchwork else {
       throw .notResumable(source, "some of it has left memory for the disk")
     }
     guard before.window == nil else {
@@ -74,7 +77,7 @@ extension Ledger {
   }
 
   /// Keeps a blob from eviction, and its memory where it is, while it is being copied.
-  private mutating func hold(_ generation: Generation, _ isHeld: Bool) {
+  mutating func hold(_ generation: Generation, _ isHeld: Bool) {
     blobs[generation]?.isSource = isHeld
     updateIdle(generation)
     offerToSpill(generation)
@@ -88,6 +91,10 @@ extension Ledger {
     let copy = CopyID(rawValue: lastCopy)
     blobs[generation]?.pendingCopy = copy
     copies[copy] = generation
+    if blob.hasContainer {
+      beginAdoption(generation, of: old, copy)
+      return false
+    }
     let pairs = blob.extents.compactMap { target in
       old.extent(at: target.index).map { ExtentCopy(source: $0, target: target) }
     }

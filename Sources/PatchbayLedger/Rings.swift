@@ -135,7 +135,9 @@ extension Ledger {
   mutating func forgetWriter(_ session: SessionID, _ generation: Generation) {
     guard sessions[session]?.writes.remove(generation) != nil else { return }
     blobs[generation]?.writers[session] = nil
+    dropHolders(of: session, generation)
     settle(generation)
+    spillMore()
   }
 
   /// All publishers of a blob are quiescent: it has been sealed.
@@ -144,6 +146,7 @@ extension Ledger {
       sessions[session]?.writes.remove(generation)
     }
     blobs[generation]?.writers = [:]
+    blobs[generation]?.patchwork.holders = [:]
   }
 
   // MARK: Giving rings back

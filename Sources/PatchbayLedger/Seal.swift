@@ -94,8 +94,7 @@ extension Ledger {
     let touched = blob.extents.filter { plan.range(of: $0.index).lowerBound < end }
     actions.append(
       .inspect(
-        inspection, touched, spooled: blob.spooled.sorted(), plan,
-        isWindow: blob.origin.window != nil,
+        inspection, touched, onDisk: blob.onDisk, plan, isWindow: blob.origin.window != nil,
         byteCount: end))
   }
 
@@ -164,6 +163,7 @@ extension Ledger {
     blobs[generation]?.byteCount = byteCount
     blobs[generation]?.sealer = waiters.first?.session
     blobs[generation]?.modified = now.wall
+    forgetScratch(behind: byteCount, of: generation)
     guard let blob = blobs[generation] else { return }
     changed(generation)
     record(generation)

@@ -145,11 +145,18 @@ extension Ledger {
   private mutating func haunt(_ session: SessionID, _ opened: [Generation]) {
     for generation in opened {
       guard let blob = blobs[generation], blob.isBorn,
-        !blob.extents.isEmpty || !blob.spooled.isEmpty
+        !blob.extents.isEmpty || !blob.spooled.isEmpty || !blob.patchwork.scratch.isEmpty
       else { continue }
       blobs[generation]?.ghostCount += 1
       sessions[session]?.haunted.append(generation)
+      if blob.isPatchwork, blob.state.isLive { awaitGhost() }
     }
+  }
+
+  /// Most ghosts are gone in a moment: who waits for memory waits for that, too.
+  private mutating func awaitGhost() {
+    spilling.ghostPatience = now.monotonicNanoseconds.addingClamped(
+      Spilling.ghostInterval.wholeNanoseconds)
   }
 
   private mutating func endHandles(
@@ -180,6 +187,8 @@ extension Ledger {
       }
       settle(generation)
     }
+    if ghosts.isEmpty { spilling.ghostPatience = nil }
+    spillMore()
   }
 }
 

@@ -1,13 +1,15 @@
 // What leaves memory for the disk. Only whole extents leave, and only such as nobody writes any more:
 // those of a sealed blob, and of one that is appended to those that are full, but for the first, which
-// holds the marks. A worker copies an extent into the blob's container and looks that all of it is
-// covered; then its tag is taken away, readers who have it mapped find that and ask anew, and the
-// ring goes to the pool, or waits for whoever views it in place.
+// holds the marks; of one that is written in any order those that nobody has (GiveBack). A worker copies
+// an extent into the blob's container and looks that all of it is covered; then its tag is taken away,
+// readers who have it mapped find that and ask anew, and the ring goes to the pool, or waits for whoever
+// views it in place.
 //
 // Who needs memory while some can be had by spilling waits for it: its request is served again when a
 // ring has come back, and refused when none will. Those that wait are served in the order of coming; who
 // comes meanwhile and needs less may find enough and pass them.
 
+import PatchbayLayout
 import PatchbayTypes
 import PatchbayWire
 
@@ -36,12 +38,22 @@ package struct SpillOrder: Sendable, Hashable {
   package var compression: SpoolCompression
   /// Whether the blob is to survive loss of power.
   package var isDurable: Bool
+  /// Whether what is not covered throughout goes to a scratch file.
+  package var mayLeavePartly = false
+  /// Whether the container is not to take it: it would stand too far away from the rest.
+  package var goesToScratch = false
+  /// As whose its scratch file was written, if it stands in one; its ring is none then.
+  package var scratchWriter: Generation?
 }
 
 /// What became of an extent on its way to disk.
 package enum SpillResult: Sendable, Hashable {
   /// The blob's container takes so many bytes of disk now.
   case done(containerByteCount: Int)
+  /// It stands in a scratch file.
+  case partial(ScratchStanding)
+  /// Nothing of it is covered.
+  case empty
   /// Some of it is not covered yet.
   case incomplete
   /// Its container takes so many bytes now; nil: as many as before, for all that is known.
@@ -71,6 +83,10 @@ struct Spilling: Sendable {
   var retracting: Set<RingID> = []
   var viewed: [RingID] = []
   var nextLook: Int64?
+  /// Counts what is given back and what comes.
+  var restClock: UInt64 = 0
+  /// Until when a process that hung up is expected to be gone, and what it had open free to leave.
+  var ghostPatience: Int64?
   /// Requests that wait for memory, in the order of coming.
   var waiters: [RoomWaiter] = []
   /// Until when nothing is tried, because the disk was full; and what it said.
@@ -84,6 +100,7 @@ struct Spilling: Sendable {
   static let waiterLimit = 4096
   static let lookInterval = Duration.milliseconds(100)
   static let pauseInterval = Duration.seconds(1)
+  static let ghostInterval = Duration.seconds(2)
 }
 
 struct RoomWaiter: Sendable {
@@ -97,7 +114,7 @@ extension Ledger {
   /// Whether spilling may still free memory: some is on its way, or could be.
   var canSpill: Bool {
     guard limits.spool != nil else { return false }
-    return spilling.underWay > 0 || !spilling.retracting.isEmpty
+    return spilling.underWay > 0 || !spilling.retracting.isEmpty || spilling.ghostPatience != nil
       || spilling.pause == nil && spilling.candidates.count > 0
   }
 
@@ -196,7 +213,8 @@ extension Ledger {
     let range =
       whole.lowerBound..<min(whole.lowerBound + extent.dataByteCount, blob.byteCount ?? .max)
     let segment = blob.origin.containerSegment
-    let reserve = SpillOrder.reserve(range, segmentByteCount: segment)
+    let isNear = !blob.isPatchwork || blob.isNearInContainer(extent.index)
+    let reserve = reserve(range, of: extent, blob)
     do throws(PatchbayError) {
       try makeRoomOnDisk(reserve, for: blob, spool)
     } catch {
@@ -209,6 +227,7 @@ extension Ledger {
     // It may have been the one that went.
     guard blobs[generation] != nil else { return true }
     blobs[generation]?.spillingIndex = extent.index
+    blobs[generation]?.spillReserve = reserve
     blobs[generation]?.hasContainer = true
     setDisk(generation, blob.spoolByteCount + reserve)
     spilling.underWay += 1
@@ -218,8 +237,24 @@ extension Ledger {
           key: blob.key, generation: generation, extent: extent, plan: blob.origin.plan,
           range: range, segmentByteCount: segment, byteCount: blob.byteCount,
           compression: compression(of: blob.origin),
-          isDurable: blob.origin.request.acknowledgement == .durable)))
+          isDurable: blob.origin.request.acknowledgement == .durable,
+          mayLeavePartly: blob.isPatchwork && blob.state.isLive,
+          goesToScratch: !isNear && blob.state.isLive,
+          scratchWriter: blob.patchwork.scratch[extent.index]?.writer)))
     return true
+  }
+
+  /// The most bytes of disk that an extent takes, with the segments that are left out before it.
+  func reserve(_ range: Range<Int>, of extent: ExtentRecord, _ blob: Blob) -> Int {
+    let reserve = SpillOrder.reserve(range, segmentByteCount: blob.origin.containerSegment)
+    guard blob.isPatchwork else { return reserve }
+    let isNear = blob.isNearInContainer(extent.index)
+    let gap =
+      isNear
+      ? max(0, range.lowerBound - (blob.spooledEnd ?? 0)) / blob.origin.containerSegment : 0
+    let scratch =
+      (try? RingGeometry(dataByteCount: extent.dataByteCount, hasMap: true))?.objectByteCount ?? 0
+    return max(reserve + gap * ExtentPlan.page, scratch + 2 * ExtentPlan.page)
   }
 
   /// Evicts blobs that have bytes on disk, least recently read first, if that makes enough room; those of
@@ -288,19 +323,27 @@ extension Ledger {
     blobs[generation]?.spillingIndex = nil
     switch result {
     case .done(let byteCount):
-      setDisk(generation, byteCount + (blob.persistReserve ?? 0))
+      setDisk(
+        generation,
+        byteCount + blob.patchwork.scratchByteCount + (blob.persistReserve ?? 0))
       spilling.count += 1
       // Only if nothing has come that needs it in memory: then it is copied again, later.
-      if blob.mayLeaveMemory { leaveMemory(index, generation) }
+      if blob.mayLeaveMemory, !blob.patchwork.isHeld(index) { leaveMemory(index, generation) }
+    case .partial(let standing):
+      setDisk(generation, blob.spoolByteCount - blob.spillReserve)
+      scratched(index, generation, standing)
+    case .empty:
+      setDisk(generation, blob.spoolByteCount - blob.spillReserve)
+      foundEmpty(index, generation)
     case .incomplete:
       // Offered again when its publisher has gone on.
-      setDisk(generation, blob.spoolByteCount - reserve(of: index, blob))
+      setDisk(generation, blob.spoolByteCount - blob.spillReserve)
       blobs[generation]?.spillLimit = index
     case .failed(let error, let byteCount):
       setDisk(
         generation,
-        byteCount.map { $0 + (blob.persistReserve ?? 0) }
-          ?? blob.spoolByteCount - reserve(of: index, blob))
+        byteCount.map { $0 + blob.patchwork.scratchByteCount + (blob.persistReserve ?? 0) }
+          ?? blob.spoolByteCount - blob.spillReserve)
       // What is full, or short of something, may be better in a while; a broken file is not.
       if [.noSpaceSpool, .limitReached].contains(error.code) {
         pauseSpilling(error)
@@ -313,18 +356,21 @@ extension Ledger {
     spillMore()
   }
 
-  private func reserve(of index: Int, _ blob: Blob) -> Int {
-    guard let extent = blob.extent(at: index) else { return 0 }
-    let start = blob.origin.plan.range(of: index).lowerBound
-    let end = min(start + extent.dataByteCount, blob.byteCount ?? .max)
-    return SpillOrder.reserve(
-      start..<max(start, end), segmentByteCount: blob.origin.containerSegment)
-  }
-
   /// The extent stands on disk from now on; its ring is taken from whoever has it mapped.
   private mutating func leaveMemory(_ index: Int, _ generation: Generation) {
-    guard let extent = blobs[generation]?.extent(at: index) else { return }
     blobs[generation]?.spooled.insert(index)
+    if blobs[generation]?.patchwork.scratch[index] != nil {
+      forgetScratch(index, generation)
+      blobs[generation]?.extentVersion &+= 1
+      return post(generation)
+    }
+    vacate(index, generation)
+  }
+
+  /// An extent is in memory no more.
+  mutating func vacate(_ index: Int, _ generation: Generation) {
+    guard let extent = blobs[generation]?.extent(at: index) else { return }
+    blobs[generation]?.patchwork.rests[index] = nil
     blobs[generation]?.extents.removeAll { $0.index == index }
     let byteCount = rings[extent.ring]?.byteCount ?? 0
     blobs[generation]?.residentByteCount -= byteCount
@@ -362,12 +408,16 @@ extension Ledger {
   // MARK: Time
 
   var nextSpillMoment: Int64? {
-    [spilling.nextLook, spilling.pause?.until].compactMap(\.self).min()
+    [spilling.nextLook, spilling.pause?.until, spilling.ghostPatience].compactMap(\.self).min()
   }
 
   mutating func lookAfterSpills() {
     if let pause = spilling.pause, pause.until <= now.monotonicNanoseconds {
       spilling.pause = nil
+      spillMore()
+    }
+    if let end = spilling.ghostPatience, end <= now.monotonicNanoseconds {
+      spilling.ghostPatience = nil
       spillMore()
     }
     guard let look = spilling.nextLook, look <= now.monotonicNanoseconds else { return }
@@ -398,8 +448,9 @@ extension Blob {
     else { return false }
     switch state {
     case .sealed: return true
-    case .open: return origin.request.order == .appendOnly && !isJoinable
-    case .suspended, .failed, .gone: return false
+    case .open: return isPatchwork || origin.request.order == .appendOnly && !isJoinable
+    case .suspended: return isPatchwork
+    case .failed, .gone: return false
     }
   }
 
@@ -408,8 +459,10 @@ extension Blob {
     guard mayLeaveMemory, spillingIndex == nil else { return nil }
     if state == .sealed {
       // What was asked for in vain holds nothing.
-      return extents.first { origin.plan.range(of: $0.index).lowerBound < byteCount ?? 0 }
+      let first = extents.first { origin.plan.range(of: $0.index).lowerBound < byteCount ?? 0 }
+      return [first, nextToConvert].compactMap(\.self).min { $0.index < $1.index }
     }
+    if isPatchwork { return nextToRest }
     guard let last = extents.last?.index else { return nil }
     // The first holds the marks, the last two are being written. What stands apart may be far away.
     let next = spooled.count + 1
@@ -419,8 +472,13 @@ extension Blob {
   /// One more than the highest index of an extent that exists.
   var extentEnd: Int {
     if origin.file != nil { return byteCount == 0 ? 0 : 1 }
-    return max(extents.last?.index ?? -1, spooled.max() ?? -1) + 1
+    let inScratch = patchwork.scratch.keys.max() ?? -1
+    return max(extents.last?.index ?? -1, spooled.max() ?? -1, inScratch) + 1
   }
+
+  /// Where the extents in the container end; nil while there is none.
+  var spooledEnd: Int? { spooled.max().map { origin.plan.range(of: $0).upperBound } }
+
 }
 
 extension BlobOrigin {

@@ -30,6 +30,9 @@ extension EventLoop {
     case .reuseRing(let ring, let useNumber, let index):
       reuseRing(ring, RingUse(number: useNumber, index: index))
     case .spill(let order): spill(order)
+    case .restore(let order): restore(order)
+    case .adopt(let order): adopt(order)
+    case .dropScratch(let generation, let index): dropScratch(generation, index)
     case .retractRing(let ring, let holders): retract(ring, heldBy: holders)
     case .persist(let order): persist(order)
     case .withdrawContainer(let generation): withdrawContainer(generation)
@@ -41,8 +44,8 @@ extension EventLoop {
     case .clearEntry(let slot): boards.clear(slot)
     case .ring(let slot): boards.ring(slot)
     case .inspect(
-      let inspection, let extents, let spooled, let plan, let isWindow, let byteCount):
-      inspect(inspection, extents, spooled, plan, isWindow: isWindow, byteCount: byteCount)
+      let inspection, let extents, let onDisk, let plan, let isWindow, let byteCount):
+      inspect(inspection, extents, onDisk, plan, isWindow: isWindow, byteCount: byteCount)
     case .copy(let copy, let pairs): self.copy(copy, pairs)
     case .sample(let blobs): sample(blobs)
     case .explain(let session, let number, let situation, let figures):
@@ -121,6 +124,8 @@ extension EventLoop {
       case .board(let board): descriptors.add(try boards.boardDescriptor(board))
       case .doorbells(let board): descriptors.add(try boards.bellsDescriptor(board))
       case .container(let generation): descriptors.add(try openContainer(generation))
+      case .scratch(let generation, let index):
+        descriptors.add(try openScratch(generation, index))
       case .file(let generation): descriptors.lend(try imports.descriptor(of: generation))
       }
     }
@@ -284,15 +289,19 @@ extension EventLoop {
   }
 
   private func inspect(
-    _ inspection: InspectionID, _ extents: [ExtentRecord], _ spooled: [Int], _ plan: ExtentPlan,
-    isWindow: Bool, byteCount: Int
+    _ inspection: InspectionID, _ extents: [ExtentRecord], _ onDisk: ExtentsOnDisk,
+    _ plan: ExtentPlan, isWindow: Bool, byteCount: Int
   ) {
-    let placed = PlacedBlob(plan: plan, extents: place(extents), spooled: spooled)
+    let placed = PlacedBlob(
+      plan: plan, extents: place(extents), spooled: onDisk.whole,
+      scratch: openScratches(onDisk, upTo: byteCount))
     let look: @Sendable () -> WorkResult = {
       .coverage(
         inspection, RingLook.coverage(placed, isWindow: isWindow, byteCount: byteCount))
     }
-    if extents.reduce(0, { $0 + $1.dataByteCount }) <= Self.inlineRingByteCount {
+    if onDisk.scratch.isEmpty,
+      extents.reduce(0, { $0 + $1.dataByteCount }) <= Self.inlineRingByteCount
+    {
       finish(look())
     } else if !inspector.submit(look) {
       finish(.coverage(inspection, .failure(busy)))
@@ -324,6 +333,8 @@ extension EventLoop {
     case .spilled(let generation, let result): submit(.spilled(generation, result))
     case .extentPersisted(let order, let next): persist(order, from: next)
     case .containerReady(let order, let container): keep(order, container)
+    case .adopted(let copy, let result): submit(.adopted(copy, result))
+    case .restored(let ring, let error): submit(.restored(ring, error))
     case .persisted(let generation, let result): submit(.persisted(generation, result))
     case .samples(let samples): submit(.sampled(samples))
     case .containersRemoved: break

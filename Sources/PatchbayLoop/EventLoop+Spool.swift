@@ -6,6 +6,7 @@ import PatchbayLedger
 import PatchbayRing
 import PatchbaySystem
 import PatchbayTypes
+import PatchbayWire
 
 extension EventLoop {
   func spill(_ order: SpillOrder) {
@@ -15,22 +16,67 @@ extension EventLoop {
     if !isTaken { finish(.spilled(order.generation, .incomplete)) }
   }
 
+  func restore(_ order: RestoreOrder) {
+    guard let spool else { return }
+    let place = rings[order.ring]
+    let isTaken = spooler.submit { .restored(order.ring, spool.restore(order, into: place)) }
+    if !isTaken { finish(.restored(order.ring, busy)) }
+  }
+
+  func adopt(_ order: AdoptOrder) {
+    guard let spool else { return }
+    let places = order.rings.map { rings[$0.extent.ring] }
+    let isTaken = spooler.submit { .adopted(order.copy, spool.adopt(order, places: places)) }
+    if !isTaken { finish(.adopted(order.copy, .failure(busy))) }
+  }
+
+  func dropScratch(_ generation: Generation, _ index: Int) {
+    guard let spool else { return }
+    // With a full queue it goes with its blob.
+    _ = spooler.submit {
+      spool.removeScratch(generation, index)
+      return .containersRemoved
+    }
+  }
+
+  func openScratch(_ generation: Generation, _ index: Int) throws(PatchbayError) -> Descriptor {
+    guard let spool else { throw Spool.gone(generation) }
+    return try spool.openScratch(generation, index)
+  }
+
+  /// Scratch files to look into. What cannot be opened is looked for in vain.
+  func openScratches(_ onDisk: ExtentsOnDisk, upTo byteCount: Int) -> PlacedScratch {
+    var placed = PlacedScratch(records: onDisk.scratch)
+    let last = onDisk.scratch.last?.index
+    for (place, record) in onDisk.scratch.enumerated()
+    where place <= WireLimit.missing || record.index == last {
+      placed.files[record.index] = Result { () throws(PatchbayError) in
+        try ScratchFile(openScratch(onDisk.generation, record.index), record)
+      }
+    }
+    return placed
+  }
+
   func persist(_ order: PersistOrder) {
     spool?.unbar(order.blob.generation)
     persist(order, from: 0)
   }
 
-  /// The next step towards a complete container: one extent, or the end. Others have their turns between
-  /// two of them.
-  func persist(_ order: PersistOrder, from extent: Int) {
+  /// The next step towards a complete container: one extent in memory, one in a scratch file, or the end.
+  /// Others have their turns between two of them.
+  func persist(_ order: PersistOrder, from step: Int) {
     guard let spool else { return }
-    let isEnd = extent == order.extents.count
-    let place = isEnd ? nil : rings[order.extents[extent].ring]
+    let inMemory = order.extents.count
+    let place = step < inMemory ? rings[order.extents[step].ring] : nil
     let isTaken = spooler.submit {
       do throws(PatchbayError) {
-        if isEnd { return .containerReady(order, try spool.ready(order)) }
-        try spool.persist(order, extent: extent, from: place)
-        return .extentPersisted(order, next: extent + 1)
+        switch step {
+        case ..<inMemory: try spool.persist(order, extent: step, from: place)
+        case ..<(inMemory + order.scratch.count):
+          try spool.persist(order, scratch: step - inMemory)
+        default: return .containerReady(order, try spool.ready(order))
+        }
+        return .extentPersisted(order, next: step + 1)
       } catch {
         let generation = order.blob.generation
         if let suspicion = spool.suspicion(of: generation) {

@@ -30,6 +30,8 @@ enum WorkResult: Sendable {
   case spilled(Generation, SpillResult)
   case extentPersisted(PersistOrder, next: Int)
   case containerReady(PersistOrder, ReadyContainer)
+  case restored(RingID, PatchbayError?)
+  case adopted(CopyID, Result<Adoption, PatchbayError>)
   case persisted(Generation, PersistResult)
   case containersRemoved
 }

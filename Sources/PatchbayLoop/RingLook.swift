@@ -4,6 +4,7 @@
 import PatchbayLayout
 import PatchbayLedger
 import PatchbayRing
+import PatchbaySpool
 import PatchbaySystem
 import PatchbayTypes
 import PatchbayWire
@@ -14,18 +15,54 @@ struct PlacedExtent: Sendable {
   let place: RingPlace?
 }
 
+/// A scratch file that was open when it was known to be there.
+final class ScratchFile: Sendable {
+  private let file: Descriptor
+  private let shape: ScratchShape
+
+  init(_ file: consuming Descriptor, _ record: ScratchRecord) {
+    self.file = file
+    shape = ScratchShape(
+      generation: record.writer, index: record.index, dataByteCount: record.dataByteCount)
+  }
+
+  /// What its map says of the first bytes of its extent.
+  func coverage(
+    upTo byteCount: Int
+  ) throws(PatchbayError) -> (coveredByteCount: Int, missing: [Range<Int>]) {
+    try OpenScratch(file.duplicate(), shape).map.coverage(
+      upTo: byteCount, missingLimit: WireLimit.missing)
+  }
+}
+
+/// The scratch files of a blob: what is known of each, and some of them to look into, the first ones
+/// and the last.
+struct PlacedScratch: Sendable {
+  let records: [ScratchRecord]
+  var files: [Int: Result<ScratchFile, PatchbayError>] = [:]
+}
+
 /// Where the extents of a blob are.
 struct PlacedBlob: Sendable {
   let plan: ExtentPlan
   let extents: [PlacedExtent]
-  /// Indices of those that stand on disk, whole.
+  /// Indices of those that stand in the container, whole.
   let spooled: [Int]
+  var scratch = PlacedScratch(records: [])
 
-  /// All of them by their indices, in order; nil: on disk.
-  var inOrder: [(index: Int, ring: PlacedExtent?)] {
-    let both: [(index: Int, ring: PlacedExtent?)] =
-      extents.map { ($0.extent.index, $0) } + spooled.map { ($0, nil) }
-    return both.sorted { $0.index < $1.index }
+  /// Where one is.
+  enum Place {
+    case ring(PlacedExtent)
+    case container
+    case scratch(ScratchRecord)
+  }
+
+  /// All of them by their indices, in order.
+  var inOrder: [(index: Int, place: Place)] {
+    var all: [(index: Int, place: Place)] = extents.map { ($0.extent.index, .ring($0)) }
+    all += spooled.map { ($0, .container) }
+    all += scratch.records.map { ($0.index, .scratch($0)) }
+    return all.sorted { $0.index < $1.index }
   }
 }
 
@@ -62,24 +99,15 @@ enum RingLook {
     var covered = 0
     var gaps = GapList()
     var reached = 0
-    for (index, ring) in blob.inOrder {
+    for (index, place) in blob.inOrder {
       let range = blob.plan.range(of: index)
       guard range.lowerBound < byteCount else { break }
       guard range.lowerBound >= reached else { continue }
       gaps.add(reached..<range.lowerBound)
       let end = min(range.upperBound, byteCount)
       reached = end
-      guard let ring else {
-        covered += end - range.lowerBound
-        continue
-      }
       do throws(PatchbayError) {
-        guard let place = ring.place else {
-          throw PatchbayError(.inputOutput, "The ring of extent \(index) is gone.")
-        }
-        let found = try RingInspector.coverage(
-          place.open(isWritable: false), place.geometry, upTo: end - range.lowerBound,
-          missingLimit: WireLimit.missing)
+        let found = try coverage(place, upTo: end - range.lowerBound, blob)
         covered += found.coveredByteCount
         for gap in found.missing {
           gaps.add(range.lowerBound + gap.lowerBound..<range.lowerBound + gap.upperBound)
@@ -90,6 +118,28 @@ enum RingLook {
     }
     gaps.add(reached..<max(reached, byteCount))
     return .success(Coverage(coveredByteCount: covered, missing: gaps.ranges))
+  }
+
+  /// Of the first bytes of an extent.
+  private static func coverage(
+    _ place: PlacedBlob.Place, upTo byteCount: Int, _ blob: PlacedBlob
+  ) throws(PatchbayError) -> (coveredByteCount: Int, missing: [Range<Int>]) {
+    switch place {
+    case .container: return (byteCount, [])
+    case .ring(let ring):
+      guard let place = ring.place else {
+        throw PatchbayError(.inputOutput, "The ring of extent \(ring.extent.index) is gone.")
+      }
+      return try RingInspector.coverage(
+        place.open(isWritable: false), place.geometry, upTo: byteCount,
+        missingLimit: WireLimit.missing)
+    case .scratch(let record):
+      guard let file = blob.scratch.files[record.index] else {
+        // The files before it have more gaps than are asked for.
+        return (record.standing.coveredByteCount, [])
+      }
+      return try file.get().coverage(upTo: byteCount)
+    }
   }
 
   /// Of a window: what it ever held counts, though most of it has gone.
@@ -116,17 +166,18 @@ enum RingLook {
   /// had.
   static func fill(_ report: BlobReport, _ extents: [PlacedExtent]) -> BlobInfo {
     var info = report.info
-    guard !extents.isEmpty || !report.spooled.isEmpty else { return info }
+    guard !extents.isEmpty || !report.spooled.isEmpty || !report.scratch.isEmpty else {
+      return info
+    }
     info.frontier = 0
     info.coveredByteCount = 0
     var nextIndex = 0
-    let blob = PlacedBlob(plan: report.plan, extents: extents, spooled: report.spooled)
-    for (index, ring) in blob.inOrder {
+    let blob = PlacedBlob(
+      plan: report.plan, extents: extents, spooled: report.spooled,
+      scratch: PlacedScratch(records: report.scratch))
+    for (index, place) in blob.inOrder {
       let range = report.plan.range(of: index)
-      let whole = (frontier: range.count, coveredByteCount: range.count)
-      guard let hints = ring.map({ hints($0, isWindow: report.isWindow) }) ?? whole else {
-        continue
-      }
+      guard let hints = hints(place, range.count, isWindow: report.isWindow) else { continue }
       info.coveredByteCount += hints.coveredByteCount
       guard index == nextIndex else { continue }
       info.frontier = range.lowerBound + hints.frontier
@@ -137,6 +188,16 @@ enum RingLook {
     // The count of covered bytes is added up after the frontier has moved.
     info.coveredByteCount = min(max(info.coveredByteCount, info.frontier), limit)
     return info
+  }
+
+  private static func hints(
+    _ place: PlacedBlob.Place, _ byteCount: Int, isWindow: Bool
+  ) -> (frontier: Int, coveredByteCount: Int)? {
+    switch place {
+    case .ring(let ring): hints(ring, isWindow: isWindow)
+    case .container: (byteCount, byteCount)
+    case .scratch(let record): (record.standing.frontier, record.standing.coveredByteCount)
+    }
   }
 
   private static func hints(

@@ -34,7 +34,7 @@ import Synchronization
   }
 
   private let path: String
-  private let instance: UInt64
+  let instance: UInt64
   /// Bytes of the disk that are left to others.
   private let floorByteCount: Int
   let directory: Descriptor
@@ -48,6 +48,8 @@ import Synchronization
   private var known: Set<Generation> = []
   /// Of the worker thread: what the device may have lost unnoticed.
   private var suspects: [Generation: PatchbayError] = [:]
+  /// Of the worker thread, too: scratch files that are there, by the indices of their extents.
+  var scratches: [Generation: Set<Int>] = [:]
   /// Of all threads: containers whose blobs are gone, or that are lost.
   private let leaving = Mutex<[Generation]>([])
   /// One segment on its way.
@@ -123,6 +125,7 @@ import Synchronization
   func spill(_ order: SpillOrder, from place: RingPlace?) -> SpillResult {
     _ = removeLeaving()
     do throws(PatchbayError) {
+      if let writer = order.scratchWriter { return try convert(order, writtenAs: writer) }
       guard let place else {
         throw PatchbayError(.inputOutput, "The ring of extent \(order.extent.index) is gone.")
       }
@@ -130,15 +133,11 @@ import Synchronization
       let found = try RingInspector.coverage(
         ring, place.geometry, upTo: order.range.count, missingLimit: 1)
       guard found.coveredByteCount == order.range.count, found.missing.isEmpty else {
-        return .incomplete
+        return order.mayLeavePartly ? try spillPartly(order, ring, place) : .incomplete
       }
+      if order.goesToScratch { return try spillPartly(order, ring, place) }
       try checkFloor(order.range.count)
-      let writer = try writer(
-        for: ContainerHeader(
-          key: order.key, generation: order.generation,
-          shape: try ContainerShape(segmentByteCount: order.segmentByteCount),
-          compression: order.compression, byteCount: order.byteCount),
-        isDurable: order.isDurable)
+      let writer = try writer(for: order.header, isDurable: order.isDurable)
       try copy(order.range, ring, place, to: writer)
       return .done(containerByteCount: try writer.allocatedByteCount())
     } catch {
@@ -233,17 +232,43 @@ import Synchronization
     return writer
   }
 
-  /// What the device refuses while nobody has a file open may never be told: so it is asked before.
+  /// Gives a container a second name, that of another generation, whose header it has from then on.
+  func adoptContainer(_ order: AdoptOrder) throws(PatchbayError) {
+    close(order.source)
+    if let error = suspects[order.source] { throw error }
+    try forgetOldName(order.source)
+    known.insert(order.target)
+    try DiskFile.link(in: directory, name: partName(order.source), as: partName(order.target))
+    let writer = try ContainerWriter.open(in: directory, name: partName(order.target))
+    let old = writer.header
+    let header = ContainerHeader(
+      key: order.key, generation: order.target, shape: old.shape, compression: old.compression,
+      byteCount: old.byteCount, isSealed: false, digest: old.digest, note: old.note)
+    // Both copies.
+    try writer.write(header: header)
+    try writer.write(header: header)
+    useCount += 1
+    // Whether it is, is not known here.
+    open[order.target] = OpenContainer(writer: writer, isDurable: true, lastUse: useCount)
+  }
+
+  /// Bytes of disk that a container takes; 0 when there is none.
+  func containerByteCount(_ generation: Generation) throws(PatchbayError) -> Int {
+    try open[generation]?.writer.allocatedByteCount() ?? 0
+  }
+
   private func closeOldest() {
-    guard let (generation, oldest) = open.min(by: { $0.value.lastUse < $1.value.lastUse }) else {
-      return
+    if let oldest = open.min(by: { $0.value.lastUse < $1.value.lastUse }) { close(oldest.key) }
+  }
+
+  /// What the device refuses while nobody has a file open may never be told: so it is asked before.
+  private func close(_ generation: Generation) {
+    guard let container = open.removeValue(forKey: generation), container.isDurable else { return }
+    do throws(PatchbayError) {
+      try container.writer.synchronize()
+    } catch {
+      suspects[generation] = error
     }
-    if oldest.isDurable {
-      do throws(PatchbayError) { try oldest.writer.synchronize() } catch {
-        suspects[generation] = error
-      }
-    }
-    open[generation] = nil
   }
 
   /// Why nothing that a container holds may be promised; nil: nothing is known against it.
@@ -268,7 +293,10 @@ import Synchronization
       defer { leaving = [] }
       return leaving
     }
-    for generation in gone { forget(generation) }
+    for generation in gone {
+      forget(generation)
+      removeScratches(of: generation)
+    }
     return .containersRemoved
   }
 
@@ -280,6 +308,7 @@ import Synchronization
   /// At the end, when the worker has stopped.
   func leave() {
     open = [:]
+    for generation in scratches.keys { removeScratches(of: generation) }
     let complete = names.withLock { Set($0.complete.keys) }
     for generation in known.subtracting(complete) {
       try? DiskFile.remove(in: directory, name: partName(generation))

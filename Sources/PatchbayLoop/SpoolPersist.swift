@@ -39,6 +39,20 @@ extension Spool {
     try copy(range, try place.open(isWritable: false), place, to: try writer(for: order))
   }
 
+  /// Copies what stands in one of the scratch files: it is complete, for the blob is.
+  func persist(_ order: PersistOrder, scratch: Int) throws(PatchbayError) {
+    _ = removeLeaving()
+    let record = order.scratch[scratch]
+    let shape = ScratchShape(
+      generation: record.writer, index: record.index, dataByteCount: record.dataByteCount)
+    let range = order.range(of: record.index, record.dataByteCount)
+    let writer = try writer(for: order)
+    guard try copyScratch(shape, of: order.blob.generation, range, to: writer) else {
+      throw PatchbayError(
+        .corrupt, "The scratch file of extent \(record.index) lacks bytes that it was to hold.")
+    }
+  }
+
   private func writer(for order: PersistOrder) throws(PatchbayError) -> ContainerWriter {
     try writer(
       for: ContainerHeader(

@@ -64,8 +64,7 @@ struct SpoolStart: ~Copyable {
     note(name)
     if name == Spool.lockName || name.contains(Self.asideSuffix) { return }
     guard entry.isRegular, let number = Self.generation(of: name, Self.completeSuffix) else {
-      let isUnfinished = Self.generation(of: name, Self.partSuffix) != nil
-      if entry.isRegular, isUnfinished, let previous,
+      if entry.isRegular, Self.isUnfinished(name), let previous,
         name.hasPrefix(ObjectName.prefix(instance: previous))
       {
         return sweep(name)
@@ -93,6 +92,18 @@ struct SpoolStart: ~Copyable {
     } catch {
       findings.warnings.append("The spool file \(path)/\(name) stays: \(error.message)")
     }
+  }
+
+  /// A container without the name of a complete one, or the scratch file of one of its extents:
+  /// `-`, an index, `.scratch`.
+  static func isUnfinished(_ name: String) -> Bool {
+    if generation(of: name, partSuffix) != nil { return true }
+    guard let dash = name.lastIndex(of: "-") else { return false }
+    let index = name[name.index(after: dash)...].dropLast(Spool.scratchSuffix.count)
+    guard let number = UInt32(index), name[dash...] == "-\(number)\(Spool.scratchSuffix)" else {
+      return false
+    }
+    return generation(of: name[..<dash] + partSuffix, partSuffix) != nil
   }
 
   /// Whatever becomes of a file, its number is taken.

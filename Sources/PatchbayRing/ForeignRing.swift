@@ -52,6 +52,8 @@ struct Growing: Sendable, Hashable {
 /// A ring of a blob that belongs to another user.
 package final class ForeignRing: Sendable {
   package let index: Int
+  package let ringID: UInt64
+  package let useNumber: UInt32
   /// Nil for the policy `keep`.
   package let window: WindowShape?
   private let start: Int
@@ -68,9 +70,11 @@ package final class ForeignRing: Sendable {
 
   /// Takes the descriptor over.
   package init(
-    _ descriptor: consuming Descriptor, index: Int, start: Int, useNumber: UInt32,
-    geometry: RingGeometry, window: WindowShape?
+    _ descriptor: consuming Descriptor, index: Int, start: Int, ringID: UInt64 = 0,
+    useNumber: UInt32, geometry: RingGeometry, window: WindowShape?
   ) {
+    self.ringID = ringID
+    self.useNumber = useNumber
     self.descriptor = descriptor
     self.index = index
     self.start = start

@@ -50,6 +50,49 @@ struct MapCopy: WrittenMapWords {
     }
   }
 
+  /// A copy about all of a ring, from the words of another.
+  /// - Parameter words: as `allWords` gives them.
+  /// - Throws: `corrupt` when they are no words of such a map.
+  init(_ geometry: RingGeometry, allWords words: [UInt64]) throws(PatchbayError) {
+    self.geometry = geometry
+    var rest = words[...]
+    var levels: [[UInt64]] = [[]]
+    for level in geometry.levelOffsets.indices.dropFirst() {
+      levels.append(try Self.take(geometry.wordCount(level: level), from: &rest))
+    }
+    self.levels = levels
+    firstWords = geometry.levelOffsets.map { _ in 0 }
+    let pageCount = geometry.dataByteCount / RingGeometry.page
+    touched = try Self.take((pageCount + 63) / 64, from: &rest)
+    firstTouched = 0
+    while let page = rest.popFirst() {
+      guard page < UInt64(pageCount), pages[Int(page)] == nil else { throw Self.noMap }
+      pages[Int(page)] = try Self.take(RingGeometry.page / RingGeometry.bitsPerWord, from: &rest)
+    }
+  }
+
+  private static func take(
+    _ count: Int, from rest: inout ArraySlice<UInt64>
+  ) throws(PatchbayError) -> [UInt64] {
+    guard rest.count >= count else { throw noMap }
+    defer { rest.removeFirst(count) }
+    return Array(rest.prefix(count))
+  }
+
+  private static let noMap = PatchbayError(
+    .corrupt, "The words that were kept of a written map are none of a ring of its size.")
+
+  /// All words of a copy about all of a ring: the upper levels from the lowest on, the touched plane,
+  /// then of level 0 each page that was copied, behind its number.
+  var allWords: [UInt64] {
+    var words = levels.dropFirst().flatMap(\.self) + touched
+    for (page, bits) in pages.sorted(by: { $0.key < $1.key }) {
+      words.append(UInt64(page))
+      words += bits
+    }
+    return words
+  }
+
   private static func words(
     _ descriptor: borrowing Descriptor, at offset: Int, count: Int
   ) throws(PatchbayError) -> [UInt64] {

@@ -51,7 +51,7 @@ package enum RingCopy {
   }
 
   /// Every bit of the copy: the bytes of all of them have been copied.
-  private static func put(
+  static func put(
     _ map: MapCopy, _ target: borrowing Descriptor
   ) throws(PatchbayError) {
     let geometry = map.geometry
@@ -94,7 +94,7 @@ package enum RingCopy {
     try SharedObject.write(target, at: offset, bytes)
   }
 
-  private static func put(
+  static func put(
     _ word: UInt64, _ target: borrowing Descriptor, at offset: Int
   ) throws(PatchbayError) {
     try put([word], target, at: offset)

@@ -53,6 +53,17 @@ package enum DiskFile {
     }
   }
 
+  /// Gives a file a second name in its directory.
+  /// - Throws: `inputOutput` when there is none or the second name is taken, or where files have one
+  ///   name only.
+  package static func link(
+    in directory: borrowing Descriptor, name: String, as second: String
+  ) throws(PatchbayError) {
+    guard
+      unsafe linkat(directory.rawValue, name, directory.rawValue, second, 0) == 0
+    else { throw .disk("Giving the file \(name) the name \(second)", errno: errno) }
+  }
+
   /// Gives a file another name in its directory; a file of that name is replaced. At any moment it has
   /// one of both.
   package static func rename(

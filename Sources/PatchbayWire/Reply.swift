@@ -31,6 +31,8 @@ package enum Reply: Sendable, Hashable {
   case why(BlobSituation)
   /// One descriptor: the blob's container in the spool, read-only.
   case spooled(SpoolGrant)
+  /// One descriptor: the extent's scratch file, read-only.
+  case scratch(ScratchGrant)
   /// One descriptor: the file that was imported, for reading only.
   case imported(ImportGrant)
 
@@ -41,6 +43,7 @@ package enum Reply: Sendable, Hashable {
     case joined, claimed
     case events = 288
     case why, spooled, imported
+    case scratch = 296
   }
 }
 
@@ -84,12 +87,15 @@ package struct BlobGrant: Sendable, Hashable {
   package var extent: ExtentGrant?
   /// Whether its rings belong to another user: they are read through their descriptors, never mapped.
   package var isForeign: Bool
+  /// The most extents that a publisher may have for writing at once; 0: any number, and in `opened`.
+  package var heldExtentLimit: Int
 
   package init(
     blob: BlobReference, state: BlobState, byteCount: Int?, order: WriteOrder,
     policy: FlowPolicy = .keep, plan: ExtentPlan, segment: Int = 0, wakeClasses: WakeClasses,
     board: UInt32, entry: UInt32, inlineBytes: [UInt8]? = nil,
-    extentEnd: Int = 0, extent: ExtentGrant? = nil, isForeign: Bool = false
+    extentEnd: Int = 0, extent: ExtentGrant? = nil, isForeign: Bool = false,
+    heldExtentLimit: Int = 0
   ) {
     self.blob = blob
     self.state = state
@@ -105,6 +111,7 @@ package struct BlobGrant: Sendable, Hashable {
     self.extentEnd = extentEnd
     self.extent = extent
     self.isForeign = isForeign
+    self.heldExtentLimit = heldExtentLimit
   }
 }
 
@@ -132,6 +139,20 @@ package struct SpoolGrant: Sendable, Hashable {
   package init(index: Int, segmentByteCount: Int) {
     self.index = index
     self.segmentByteCount = segmentByteCount
+  }
+}
+
+/// An extent that has left memory before all of it was covered: what is stands in its scratch file.
+package struct ScratchGrant: Sendable, Hashable {
+  package var index: Int
+  /// As whose the file was written: a blob that was taken over has the files of the one before.
+  package var writer: Generation
+  /// Data bytes of the ring that it was in.
+  package var dataByteCount: Int
+  package init(index: Int, writer: Generation, dataByteCount: Int) {
+    self.index = index
+    self.writer = writer
+    self.dataByteCount = dataByteCount
   }
 }
 

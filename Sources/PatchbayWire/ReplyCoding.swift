@@ -23,6 +23,7 @@ extension Reply {
     case .events: .events
     case .why: .why
     case .spooled: .spooled
+    case .scratch: .scratch
     case .imported: .imported
     }
   }
@@ -56,6 +57,10 @@ extension Reply {
     case .spooled(let grant):
       writer.put(index: grant.index)
       writer.put(Int64(grant.segmentByteCount))
+    case .scratch(let grant):
+      writer.put(index: grant.index)
+      writer.put(grant.writer.rawValue)
+      writer.put(Int64(grant.dataByteCount))
     case .imported(let grant): grant.encode(&writer)
     case .subscriptions(let list):
       writer.put(list.version)
@@ -109,6 +114,11 @@ extension Reply {
     case .events: self = .events(try EventPage(from: &reader))
     case .why: self = .why(try BlobSituation(from: &reader))
     case .spooled: self = .spooled(try reader.takeSpoolGrant())
+    case .scratch:
+      self = .scratch(
+        ScratchGrant(
+          index: try reader.takeIndex(), writer: Generation(rawValue: try reader.take()),
+          dataByteCount: try reader.takePosition("an extent's size")))
     case .imported: self = .imported(try ImportGrant(from: &reader))
     }
   }
@@ -143,6 +153,7 @@ extension WireWriter {
     put(grant.extent != nil)
     if let extent = grant.extent { put(extent) }
     put(grant.isForeign)
+    put(UInt32(clamping: grant.heldExtentLimit))
   }
 
   mutating func put(_ extent: ExtentGrant) {
@@ -238,7 +249,7 @@ extension WireReader {
       inlineBytes: try takeFlag()
         ? takeBlock(atMost: Frame.inlineByteLimit, "an inline blob") : nil,
       extentEnd: try takeIndex(), extent: try takeFlag() ? takeExtent() : nil,
-      isForeign: try takeFlag())
+      isForeign: try takeFlag(), heldExtentLimit: Int(try take(UInt32.self)))
   }
 
   mutating func takeExtent() throws(PatchbayError) -> ExtentGrant {

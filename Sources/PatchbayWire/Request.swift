@@ -44,6 +44,8 @@ package enum Request: Sendable, Hashable {
   /// Answered by `events` again and again, until it is cancelled.
   case watch(WatchRequest)
   case why(WhyRequest)
+  /// A publisher has no write in flight in an extent and will begin none before it is granted again.
+  case giveBack(GiveBackRequest)
   /// Keeps a blob from eviction, or no more.
   case pin(PinRequest)
   /// Publishes the file whose descriptor comes along: the one request that has one.
@@ -57,6 +59,7 @@ package enum Request: Sendable, Hashable {
     case createWith, join, claim, release, leave, quiesced
     case watch = 32
     case why, pin, `import`
+    case giveBack = 36
   }
 }
 
@@ -180,6 +183,19 @@ package struct GrowRequest: Sendable, Hashable {
   package init(blob: BlobReference, index: Int) {
     self.blob = blob
     self.index = index
+  }
+}
+
+/// Gives back an extent that was granted for writing.
+package struct GiveBackRequest: Sendable, Hashable {
+  package var blob: BlobReference
+  package var index: Int
+  /// Whether all of it is covered, as far as the publisher knows: a hint.
+  package var isFull: Bool
+  package init(blob: BlobReference, index: Int, isFull: Bool) {
+    self.blob = blob
+    self.index = index
+    self.isFull = isFull
   }
 }
 

@@ -35,6 +35,7 @@ extension Request {
     case .quiesced: .quiesced
     case .watch: .watch
     case .why: .why
+    case .giveBack: .giveBack
     case .pin: .pin
     case .import: .import
     }
@@ -52,6 +53,10 @@ extension Request {
     case .grow(let grow):
       writer.put(grow.blob)
       writer.put(index: grow.index)
+    case .giveBack(let request):
+      writer.put(request.blob)
+      writer.put(index: request.index)
+      writer.put(request.isFull)
     case .seal(let seal):
       writer.put(seal.blob)
       writer.put(Int64(seal.byteCount))
@@ -121,6 +126,11 @@ extension Request {
     case .create: self = .create(try CreateRequest(from: &reader))
     case .grow:
       self = .grow(GrowRequest(blob: try reader.takeReference(), index: try reader.takeIndex()))
+    case .giveBack:
+      self = .giveBack(
+        GiveBackRequest(
+          blob: try reader.takeReference(), index: try reader.takeIndex(),
+          isFull: try reader.takeFlag()))
     case .seal:
       self = .seal(
         SealRequest(

@@ -124,6 +124,7 @@ extension Ledger {
     if blob.spoolByteCount < blob.persistReserve ?? 0 {
       return "\(blob.spoolByteCount) bytes on disk of \(blob.persistReserve ?? 0) set aside"
     }
+    if let wrong = patchworkInconsistency(of: blob) { return wrong }
     if blob.readerCount != handles.reduce(0, { $0 + $1.readers.count }) { return "readers" }
     if blob.observerCount != handles.reduce(0, { $0 + $1.observers.count }) { return "observers" }
     for session in blob.writers.keys where sessions[session]?.writes.contains(generation) != true {
@@ -154,6 +155,22 @@ extension Ledger {
     if blob.isIdle, blob.isPinned || blob.holdsFile { return "idle, and must stay" }
     let isQueued = blob.isQueued || blob.isQueuedOnDisk
     return blob.isIdle && !isQueued ? "idle but not queued" : nil
+  }
+
+  private func patchworkInconsistency(of blob: Blob) -> String? {
+    let patchwork = blob.patchwork
+    let inMemory = Set(blob.extents.map(\.index))
+    let inScratch = Set(patchwork.scratch.keys)
+    if !inScratch.isDisjoint(with: inMemory) || !inScratch.isDisjoint(with: blob.spooled) {
+      return "an extent in a scratch file and elsewhere"
+    }
+    if !inMemory.isSuperset(of: patchwork.rests.keys) { return "rests that are not in memory" }
+    if !inMemory.isSuperset(of: patchwork.holders.keys) { return "holders of what is not there" }
+    let holders = Set(patchwork.holders.values.flatMap(\.keys))
+    if !holders.isSubset(of: blob.writers.keys) { return "holders that may not write it" }
+    if !blob.isPatchwork, !holders.isEmpty || !inScratch.isEmpty { return "patchwork of none" }
+    let byteCount = patchwork.scratch.values.reduce(0) { $0 + $1.standing.fileByteCount }
+    return byteCount == patchwork.scratchByteCount ? nil : "scratch bytes"
   }
 
   /// Whether nothing is left of any blob or client but the last.

@@ -25,6 +25,7 @@ struct SeededGenerator: RandomNumberGenerator, Sendable {
 struct Rig {
   static let user: UInt32 = 1000
   static let page = ExtentPlan.page
+  static let scratchByteCount = 12288
 
   var ledger: Ledger
   var now = Moment(monotonicNanoseconds: 1_000_000_000, wall: WallTime(rawValue: 5_000_000_000))
@@ -35,6 +36,14 @@ struct Rig {
   var holdsInspections = false
   var holdsCopies = false
   var holdsSpills = false
+  var holdsRestores = false
+  /// Why a scratch file cannot be read back.
+  var restoreError: PatchbayError?
+  /// Extents that are covered partly, and not at all.
+  var partial: Set<Int> = []
+  var untouched: Set<Int> = []
+  /// Scratch files, by generation and extent.
+  private(set) var scratches: [Generation: Set<Int>] = [:]
   var holdsPersists = false
   /// What disks do: takes an extent, or says why not.
   var spillResult: SpillResult?
@@ -72,8 +81,30 @@ struct Rig {
 
   private mutating func spill(_ order: SpillOrder) -> SpillResult {
     if let spillResult { return spillResult }
+    if order.mayLeavePartly, untouched.contains(order.extent.index) { return .empty }
+    if order.mayLeavePartly, order.goesToScratch || partial.contains(order.extent.index) {
+      scratches[order.generation, default: []].insert(order.extent.index)
+      return .partial(
+        ScratchStanding(fileByteCount: Rig.scratchByteCount, coveredByteCount: 100, frontier: 0))
+    }
     containers[order.generation, default: 0] += order.range.count
     return .done(containerByteCount: containers[order.generation] ?? 0)
+  }
+
+  private mutating func adopt(_ order: AdoptOrder) -> Result<Adoption, PatchbayError> {
+    containers[order.target] = containers[order.source] ?? 0
+    scratches[order.target] = scratches[order.source] ?? []
+    var adoption = Adoption(containerByteCount: 0, whole: [], scratch: [:])
+    for ring in order.rings {
+      switch spill(ring) {
+      case .done: adoption.whole.append(ring.extent.index)
+      case .partial(let standing): adoption.scratch[ring.extent.index] = standing
+      case .failed(let error, _): return .failure(error)
+      case .empty, .incomplete: break
+      }
+    }
+    adoption.containerByteCount = containers[order.target] ?? 0
+    return .success(adoption)
   }
 
   private mutating func persist(_ order: PersistOrder) -> PersistResult {
@@ -87,6 +118,12 @@ struct Rig {
 
   private mutating func forget(_ generation: Generation) -> LedgerEvent? {
     containers[generation] = nil
+    scratches[generation] = nil
+    return nil
+  }
+
+  private mutating func dropScratch(_ generation: Generation, _ index: Int) -> LedgerEvent? {
+    scratches[generation]?.remove(index)
     return nil
   }
 
@@ -106,6 +143,9 @@ struct Rig {
     case .persist(let order) where !holdsPersists:
       .persisted(order.blob.generation, persist(order))
     case .retractRing(let ring, _): .retracted(ring, isViewed: viewed.contains(ring))
+    case .restore(let order) where !holdsRestores: .restored(order.ring, restoreError)
+    case .adopt(let order) where !holdsCopies: .adopted(order.copy, adopt(order))
+    case .dropScratch(let generation, let index): dropScratch(generation, index)
     case .removeContainer(let generation): forget(generation)
     default: nil
     }

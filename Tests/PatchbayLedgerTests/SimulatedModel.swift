@@ -15,12 +15,12 @@ struct SimulatedModel {
 
   /// Requests without an answer; those of sessions that ended are dropped.
   private(set) var owed: [RequestID: Request] = [:]
-  private var live: Set<SessionID> = []
+  private(set) var live: Set<SessionID> = []
   private var peers: [SessionID: Peer] = [:]
   private(set) var rings: [RingID: SimulatedRing] = [:]
   private(set) var pendingBoards: Set<UInt32> = []
   private(set) var records: [Generation: BlobRecord] = [:]
-  private var extentOwners: [RingID: Generation] = [:]
+  private(set) var extentOwners: [RingID: Generation] = [:]
   private(set) var owners: [BlobKey: Generation] = [:]
   private(set) var entries: [BoardSlot: Generation] = [:]
   private var posted: [Generation: BlobState] = [:]
@@ -43,6 +43,10 @@ struct SimulatedModel {
   private var spilling: [Generation: Int] = [:]
   private var spooled: [Generation: Set<Int>] = [:]
   private var containers: Set<Generation> = []
+  private var scratches: [Generation: Set<Int>] = [:]
+  /// Rings that are being filled, and from which scratch file.
+  private var restoring: [RingID: RestoreOrder] = [:]
+  private var adopting: [CopyID: AdoptOrder] = [:]
   private(set) var imports: SimulatedImports
   private(set) var violation: String?
 
@@ -79,6 +83,7 @@ struct SimulatedModel {
       case .close(let blob): writing.departed(session, blob)
       case .release(let claim): writing.released(session, claim)
       case .leave(let blob), .quiesced(let blob): quiesced(session, blob.generation)
+      case .giveBack(let request): gaveBack(session, request)
       default: break
       }
     case .offered(let session, let number, let request, let offer, _):
@@ -101,6 +106,8 @@ struct SimulatedModel {
     case .congested(let session): watches.congested.insert(session)
     case .relieved(let session): watches.congested.remove(session)
     case .spilled(let generation, let result): spilled(generation, result)
+    case .restored(let ring, let error): restored(ring, error)
+    case .adopted(let copy, let result): adopted(copy, result)
     case .persisted(let generation, let result):
       spooled[generation, default: []].formUnion(storage.persisted(generation, result))
     case .retracted(let ring, isViewed: false):
@@ -133,8 +140,35 @@ struct SimulatedModel {
   }
 
   private mutating func spilled(_ generation: Generation, _ result: SpillResult) {
-    guard let index = spilling.removeValue(forKey: generation), case .done = result else { return }
-    spooled[generation, default: []].insert(index)
+    guard let index = spilling.removeValue(forKey: generation) else { return }
+    switch result {
+    case .done: spooled[generation, default: []].insert(index)
+    case .partial: scratches[generation, default: []].insert(index)
+    case .empty, .incomplete, .failed: break
+    }
+  }
+
+  private mutating func adopted(_ copy: CopyID, _ result: Result<Adoption, PatchbayError>) {
+    guard let order = adopting.removeValue(forKey: copy), case .success(let adoption) = result
+    else {
+      return
+    }
+    spooled[order.target] = (spooled[order.source] ?? []).union(adoption.whole)
+    scratches[order.target] = Set(order.scratch).union(adoption.scratch.keys)
+  }
+
+  /// What came back is the extent's ring from now on.
+  private mutating func restored(_ ring: RingID, _ error: PatchbayError?) {
+    demand(restoring.removeValue(forKey: ring) != nil, "\(ring) came back unasked")
+  }
+
+  private mutating func gaveBack(_ session: SessionID, _ request: GiveBackRequest) {
+    for (ring, known) in rings where known.holders[session] == .writer {
+      guard extentOwners[ring] == request.blob.generation, known.index == request.index else {
+        continue
+      }
+      rings[ring]?.holders[session] = .reader
+    }
   }
 
   private mutating func quiesced(_ session: SessionID, _ generation: Generation) {
@@ -198,14 +232,16 @@ struct SimulatedModel {
     case .reportStatistics(let session, let number, _), .explain(let session, let number, _, _):
       _ = settleDebt(session, number)
     case .disconnect(let session): end(session)
-    case .createRing(let ring, _, let dataByteCount, let hasMap, let access):
+    case .createRing(let ring, let index, let dataByteCount, let hasMap, let access):
       let geometry = try? RingGeometry(dataByteCount: dataByteCount, hasMap: hasMap)
       demand(geometry != nil && rings[ring] == nil, "ring \(ring) is impossible or repeated")
-      rings[ring] = SimulatedRing(byteCount: geometry?.objectByteCount ?? 0, access: access)
-    case .reuseRing(let ring, let useNumber, _):
+      rings[ring] = SimulatedRing(
+        byteCount: geometry?.objectByteCount ?? 0, access: access, index: index)
+    case .reuseRing(let ring, let useNumber, let index):
       demandUnused(ring, "used again")
       demand(rings[ring]?.useNumber == useNumber - 1, "ring \(ring) skips to use \(useNumber)")
       rings[ring]?.useNumber = useNumber
+      rings[ring]?.index = index
       rings[ring]?.holders = [:]
     case .unlinkRing(let ring): unlinked(ring)
     case .discardRing(let ring):
@@ -231,13 +267,21 @@ struct SimulatedModel {
       demand(!reports.isEmpty, "nothing is to be sampled")
       demand(reports.allSatisfy { $0.info.state == .open }, "a blob that has ended is sampled")
     case .spill(let order):
-      demand(rings[order.extent.ring]?.isUnlinked == false, "spills a gone ring")
+      demand(
+        order.scratchWriter != nil || rings[order.extent.ring]?.isUnlinked == false,
+        "spills a gone ring")
+      demand(
+        order.scratchWriter == nil
+          || scratches[order.generation]?.contains(order.extent.index) == true,
+        "takes \(order.extent.index) of \(order.generation) from no scratch file")
       demand(spilling[order.generation] == nil, "\(order.generation) spills twice at once")
       let state = posted[order.generation]
       demand(
-        state == .sealed || state == .open, "spills of a blob that is \(String(describing: state))")
+        state == .sealed || state == .open || state == .suspended && order.mayLeavePartly,
+        "spills of a blob that is \(String(describing: state))")
       demand(
-        state == .sealed || order.extent.index > 0, "the marks of \(order.generation) leave memory")
+        state == .sealed || order.extent.index > 0 || order.mayLeavePartly,
+        "the marks of \(order.generation) leave memory")
       spilling[order.generation] = order.extent.index
       containers.insert(order.generation)
     case .persist(let order):
@@ -250,6 +294,10 @@ struct SimulatedModel {
     case .withdrawContainer(let generation): storage.withdrawn(generation)
     case .retractRing(let ring, _):
       demand(rings[ring]?.isUnlinked == false, "takes back a gone ring")
+      if let generation = extentOwners[ring], isPatchwork(generation) {
+        let writers = rings[ring]?.holders.filter { $0.value == .writer }.keys.sorted() ?? []
+        demand(writers.isEmpty, "\(ring) of \(generation) leaves memory, and \(writers) write it")
+      }
       extentOwners[ring] = nil
     case .removeContainer(let generation):
       demand(containers.remove(generation) != nil, "no container of \(generation) is there")
@@ -258,6 +306,32 @@ struct SimulatedModel {
       demand(wrong == nil, wrong ?? "")
       demand(!isHeld(generation), "a container goes while \(generation) is open")
       spooled[generation] = nil
+      scratches[generation] = nil
+    case .restore(let order):
+      demand(rings[order.ring]?.isUnlinked == false, "fills a gone ring")
+      demand(
+        scratches[order.generation]?.contains(order.index) == true,
+        "\(order) has no scratch file")
+      restoring[order.ring] = order
+    case .adopt(let order):
+      demand(
+        order.rings.allSatisfy { rings[$0.extent.ring]?.isUnlinked == false },
+        "takes over a gone ring")
+      demand(
+        Set(order.scratch).isSubset(of: scratches[order.source] ?? []),
+        "takes over scratch files that are not there")
+      demand(
+        !order.hasContainer || containers.contains(order.source),
+        "takes over a container that is not there")
+      adopting[order.copy] = order
+      containers.insert(order.target)
+    case .dropScratch(let generation, let index):
+      demand(
+        scratches[generation]?.remove(index) != nil,
+        "no scratch file of \(index) of \(generation) is there")
+      demand(
+        !restoring.values.contains { $0.generation == generation && $0.index == index },
+        "a scratch file goes while it is read back")
     case .keepFile(let generation, let offer):
       let wrong = imports.kept(generation, offer)
       demand(wrong == nil, wrong ?? "")
@@ -278,6 +352,12 @@ struct SimulatedModel {
         "looks at a file for nobody")
     case .recordClient, .eraseClient: break
     }
+  }
+
+  /// Whether a blob is written in any order, and its extents may leave meanwhile.
+  private func isPatchwork(_ generation: Generation) -> Bool {
+    let state = posted[generation]
+    return records[generation]?.info.order == .any && (state == .open || state == .suspended)
   }
 
   /// Whether a session may read what has this record, as of a file.
@@ -342,6 +422,11 @@ struct SimulatedModel {
         spooled[extent.generation]?.contains(grant.index) == true && grant.index == extent.index
           && descriptors == [.container(extent.generation)],
         "extent \(extent.index) of \(extent.generation) does not stand on disk")
+    case (.scratch(let grant), .attachExtent(let extent)):
+      demand(
+        scratches[extent.generation]?.contains(grant.index) == true && grant.index == extent.index
+          && descriptors == [.scratch(extent.generation, index: extent.index)],
+        "extent \(extent.index) of \(extent.generation) does not stand in a scratch file")
     case (.created(let grant), .import):
       let generation = grant.blob.generation
       demand(
@@ -488,7 +573,7 @@ struct SimulatedModel {
     }
   }
 
-  private func isHeld(_ generation: Generation) -> Bool {
+  func isHeld(_ generation: Generation) -> Bool {
     writing.isPublished(generation) || readers[generation]?.contains { !$0.value.isEmpty } == true
   }
 
@@ -567,10 +652,10 @@ struct SimulatedModel {
       // What the request itself makes room for belongs to anybody.
       let isOwn = mayTake(session, record.info.access)
       demand(isOwn || !isHeld(generation), "\(session) took \(key) of another user")
+    case .copied, .adopted: demand(record.info.state == .failed, "\(generation) was taken over")
     case .offered(let session, _, let request, _, _) where request.key == key:
       let isOwn = mayTake(session, record.info.access)
       demand(isOwn || !isHeld(generation), "\(session) took \(key) of another user")
-    case .copied: demand(record.info.state == .failed, "\(generation) was taken over")
     default:
       // A creation that had to wait for memory takes the key when there is some.
       guard !isBeingReplaced(record) else { return }
@@ -590,7 +675,8 @@ struct SimulatedModel {
     owed.contains { asker, request in
       switch request {
       case .create(let create), .createWith(let create, _):
-        return create.replaces && create.key == record.info.key
+        let takes = create.replaces || record.info.state == .failed
+        return takes && create.key == record.info.key
           && mayTake(asker.session, record.info.access)
       default: return false
       }
@@ -613,45 +699,4 @@ struct SimulatedModel {
         ($0.info.key, SimulatedWatches.Known(generation: $0.info.generation, state: $0.info.state))
       })
   }
-
-  // MARK: Sums
-
-  /// What is charged, between any two events.
-  func chargedByteCount(boardByteCount: Int) -> Int {
-    let ringBytes = rings.values.reduce(0) { $0 + ($1.isUnlinked ? 0 : $1.byteCount) }
-    let inlineBytes = records.values.reduce(0) { $0 + ($1.inlineBytes?.count ?? 0) }
-    return overhead + ringBytes + inlineBytes + pendingBoards.count * boardByteCount
-  }
-
-  /// What a user has in use at the least: inline blobs, and rings of blobs that are there or open, or
-  /// that a process may still write into or be reading.
-  func usedByteCount(by uid: UInt32) -> Int {
-    let ringBytes = rings.reduce(0) { sum, known in
-      let isUsed = !known.value.isUnlinked && known.value.access.uid == uid && isUsed(known.key)
-      return sum + (isUsed ? known.value.byteCount : 0)
-    }
-    return records.values.reduce(ringBytes) {
-      $0 + ($1.info.access.uid == uid ? $1.inlineBytes?.count ?? 0 : 0)
-    }
-  }
-
-  private func isUsed(_ ring: RingID) -> Bool {
-    let isServing = extentOwners[ring].map { records[$0] != nil || isHeld($0) } ?? false
-    let holders = rings[ring]?.holders ?? [:]
-    return isServing || holders.contains { $0.value == .writer || !live.contains($0.key) }
-  }
-}
-
-/// A ring as the model knows it.
-struct SimulatedRing {
-  let byteCount: Int
-  let access: Access
-  var isUnlinked = false
-  var useNumber: UInt32 = 1
-  /// Sessions that were given it and may still use it, those that hung up and live included.
-  var holders: [SessionID: Hold] = [:]
-  /// The reply that gave it to a session first: if it did not arrive, nothing was given.
-  var firstGrants: [SessionID: SimulatedModel.RequestID] = [:]
-
-  enum Hold { case reader, writer }
 }

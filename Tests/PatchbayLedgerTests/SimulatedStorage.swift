@@ -16,7 +16,7 @@ struct SimulatedStorage: Sendable {
   mutating func persists(_ order: PersistOrder) -> String? {
     let generation = order.blob.generation
     guard underWay[generation] == nil else { return "\(generation) is persisted twice at once" }
-    underWay[generation] = Set(order.extents.map(\.index))
+    underWay[generation] = Set(order.extents.map(\.index) + order.scratch.map(\.index))
     barred.remove(generation)
     var end = order.extents.isEmpty ? order.blob.byteCount : 0
     for extent in order.extents {

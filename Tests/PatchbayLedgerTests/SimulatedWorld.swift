@@ -49,6 +49,7 @@ struct SimulatedWorld {
   private var told: [LedgerEvent] = []
   /// Bytes of disk by blob.
   private var containers: [Generation: Int] = [:]
+  private var scratches: [Generation: Set<Int>] = [:]
   private static let spool = 512 << 10
   private let spools: Bool
   /// Whether clients pin blobs and import files.
@@ -153,9 +154,12 @@ struct SimulatedWorld {
     for action in actions {
       switch action {
       case .createRing, .reuseRing, .createBoard, .inspect, .copy, .sample, .spill, .retractRing,
-        .persist, .lookAtFile:
+        .restore, .adopt, .persist, .lookAtFile:
         answers.append(action)
-      case .removeContainer(let generation): containers[generation] = nil
+      case .dropScratch(let generation, let index): scratches[generation]?.remove(index)
+      case .removeContainer(let generation):
+        containers[generation] = nil
+        scratches[generation] = nil
       case .disconnect(let session):
         if let place = place(of: session) { clients[place].isConnected = false }
       case .reply(let session, _, .created(let grant), _),
@@ -319,6 +323,8 @@ struct SimulatedWorld {
     case .copy(let copy, _):
       feed(.copied(copy, isRefused ? PatchbayError(.inputOutput, "The ring is gone.") : nil))
     case .spill(let order): spill(order, mayFail: isRefused)
+    case .restore(let order): restore(order, fails: isRefused)
+    case .adopt(let order): adopt(order, fails: isRefused)
     case .persist(let order): persist(order, mayFail: isRefused)
     case .retractRing(let ring, _):
       feed(.retracted(ring, isViewed: mayRefuse && chance(1, in: 4)))
@@ -379,9 +385,41 @@ struct SimulatedWorld {
     if mayFail, let failure = failures.randomElement(using: &generator) {
       return tell(.spilled(order.generation, failure))
     }
+    if order.mayLeavePartly, chance(1, in: 8) { return feed(.spilled(order.generation, .empty)) }
+    if order.mayLeavePartly, order.goesToScratch || chance(1, in: 2) {
+      scratches[order.generation, default: []].insert(order.extent.index)
+      let standing = ScratchStanding(fileByteCount: 12288, coveredByteCount: 100, frontier: 50)
+      return feed(.spilled(order.generation, .partial(standing)))
+    }
     let byteCount = (containers[order.generation] ?? 0) + order.range.count / 4096 * 4096 + 4096
     containers[order.generation] = byteCount
     tell(.spilled(order.generation, .done(containerByteCount: byteCount)))
+  }
+
+  private mutating func adopt(_ order: AdoptOrder, fails: Bool) {
+    containers[order.target] = containers[order.source] ?? 4096
+    scratches[order.target] = Set(order.scratch)
+    guard !fails else {
+      return feed(.adopted(order.copy, .failure(PatchbayError(.inputOutput, "No second name."))))
+    }
+    var adoption = Adoption(
+      containerByteCount: containers[order.target] ?? 0, whole: [], scratch: [:])
+    for ring in order.rings {
+      switch Int.random(in: 0..<3, using: &generator) {
+      case 0: adoption.whole.append(ring.extent.index)
+      case 1:
+        scratches[order.target]?.insert(ring.extent.index)
+        adoption.scratch[ring.extent.index] = ScratchStanding(
+          fileByteCount: 8192, coveredByteCount: 7, frontier: 0)
+      default: break
+      }
+    }
+    feed(.adopted(order.copy, .success(adoption)))
+  }
+
+  private mutating func restore(_ order: RestoreOrder, fails: Bool) {
+    let code: PatchbayError.Code = chance(1, in: 2) ? .corrupt : .inputOutput
+    feed(.restored(order.ring, fails ? PatchbayError(code, "The file cannot be read.") : nil))
   }
 
   // MARK: Requests
@@ -433,6 +471,11 @@ struct SimulatedWorld {
     }
     if spools, chance(1, in: 6) {
       return .grow(GrowRequest(blob: randomReference(client), index: smallIndex()))
+    }
+    if spools, chance(1, in: 10) {
+      return .giveBack(
+        GiveBackRequest(
+          blob: randomReference(client), index: smallIndex(), isFull: chance(1, in: 3)))
     }
     if chance(1, in: 8) { return randomSubscription(client) }
     return switch Int.random(in: 0..<160, using: &generator) {
@@ -632,6 +675,7 @@ struct SimulatedWorld {
     if ledger.usedByteCount != model.overhead {
       return "\(ledger.usedByteCount - model.overhead) bytes remain charged"
     }
+    if scratches.contains(where: { !$0.value.isEmpty }) { return "scratch files remain" }
     if !model.imports.files.isEmpty { return "files are held: \(model.imports.files)" }
     if !containers.isEmpty { return "containers remain: \(containers.keys)" }
     if !ledger.isBare { return "the ledger remembers what is gone" }

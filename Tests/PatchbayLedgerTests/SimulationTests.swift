@@ -96,7 +96,12 @@ import Testing
       world.run(steps: Self.steps)
       for action in world.trace {
         switch action {
-        case .spill(let order): seen.insert(order.extent.index == 0 ? "sealed" : "open or sealed")
+        case .spill(let order):
+          seen.insert(order.extent.index == 0 ? "sealed" : "open or sealed")
+          if order.scratchWriter != nil { seen.insert("converted") }
+        case .restore: seen.insert("restore")
+        case .dropScratch: seen.insert("dropScratch")
+        case .reply(_, _, .scratch, _): seen.insert("scratch")
         case .retractRing: seen.insert("retract")
         case .removeContainer: seen.insert("remove")
         case .persist: seen.insert("persist")
@@ -110,6 +115,7 @@ import Testing
     for kind in [
       "sealed", "open or sealed", "retract", "remove", "spooled", "noSpaceSpool", "persist",
       "withdraw", "inputOutput",
+      "converted", "restore", "dropScratch", "scratch", "corrupt",
     ] {
       #expect(seen.contains(kind), "\(kind) never happened")
     }

@@ -161,6 +161,19 @@ import Testing
     ] { #expect(SpoolStart.generation(of: name, ".blob") == nil, "\(name)") }
   }
 
+  @Test func `only what a broker leaves unfinished is taken for that`() {
+    let stem = "patchbay-00000000000000aa-0000000000000001"
+    for name in ["\(stem).part", "\(stem)-0.scratch", "\(stem)-17.scratch"] {
+      #expect(SpoolStart.isUnfinished(name), "\(name)")
+    }
+    for name in [
+      "\(stem).blob", "\(stem).blob.bak", "\(stem).part.bak", "\(stem)-.scratch",
+      "\(stem)-01.scratch",
+      "\(stem)-x.scratch", "\(stem)-1.scratch.old", "\(stem)x-1.scratch", "-1.scratch", "scratch",
+      "",
+    ] { #expect(!SpoolStart.isUnfinished(name), "\(name)") }
+  }
+
   /// In the full tier the time and the memory are the figures of the documentation.
   @Test func `any number of blobs is found, each by a few reads`() throws {
     let count = isFullTier ? 100_000 : 300

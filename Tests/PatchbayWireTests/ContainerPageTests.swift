@@ -12,6 +12,7 @@ import Testing
     ("Container header", HeaderField.all, HeaderField.byteCountOfAll),
     ("Segment lead", LeadField.all, LeadField.byteCountOfAll),
     ("Segment tail", TailField.all, TailField.byteCountOfAll),
+    ("Scratch head", ScratchField.all, ScratchField.byteCountOfAll),
   ]
 
   @Test func `the fields of a container on the layout page are the code's, without a gap`() {
@@ -57,6 +58,21 @@ import Testing
       as: UTF8.self)
     let magic = try #require(page.rows(under: "Container header").first)
     #expect(magic[3] == "the bytes \(name)")
+  }
+
+  @Test func `the numbers of scratch files on the layout page are the code's`() throws {
+    let name = String(
+      decoding: (0..<8).map { UInt8(truncatingIfNeeded: ScratchLayout.magic >> (8 * $0)) },
+      as: UTF8.self)
+    let rows = page.rows(under: "Scratch head")
+    #expect(rows.first?[3] == "the bytes \(name)")
+    #expect(rows.dropFirst().first?[3] == "\(ScratchLayout.formatVersion)")
+    let text = page.sections.first { $0.title == "Scratch head" }?.lines.joined(separator: " ")
+    #expect(text?.contains("each block of \(ScratchLayout.blockByteCount) data bytes") == true)
+    let bit = ScratchLayout.presentBit.trailingZeroBitCount
+    #expect(text?.contains("bit \(bit) says") == true)
+    #expect(text?.contains("a word of \(ScratchLayout.tableWordByteCount) bytes") == true)
+    #expect(text?.contains("multiple of \(ScratchLayout.page)") == true)
   }
 
   @Test func `the limits of containers on the layout page are the code's`() throws {

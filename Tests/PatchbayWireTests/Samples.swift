@@ -104,6 +104,8 @@ enum Golden {
       "watch, going on", 21,
       .watch(WatchRequest(prefix: [], after: place(42), wantsProgress: false))),
     Sample("why", 22, .why(WhyRequest(key: key))),
+    Sample(
+      "giveBack", 23, .giveBack(GiveBackRequest(blob: reference, index: 7, isFull: true))),
     Sample("pin", 34, .pin(PinRequest(key: key, isPinned: true))),
     Sample("unpin", 35, .pin(PinRequest(key: key, isPinned: false))),
     Sample("import", 36, .import(ImportRequest(key: key))),
@@ -155,6 +157,11 @@ enum Golden {
     Sample("why, nobody", 23, .why(BlobSituation())),
     Sample(
       "spooled", 31, .spooled(SpoolGrant(index: 4, segmentByteCount: 256 * 1024))),
+    Sample(
+      "scratch", 32,
+      .scratch(
+        ScratchGrant(
+          index: 5, writer: Generation(rawValue: 6), dataByteCount: 2 * 1024 * 1024))),
     Sample("imported", 38, .imported(ImportGrant(stamp: stamp))),
   ]
 
@@ -264,7 +271,8 @@ enum Golden {
   private static var joinedGrant: BlobGrant {
     BlobGrant(
       blob: reference, state: .open, byteCount: 1_000_000, order: .any,
-      plan: plan(65536, 1 << 26), wakeClasses: shift(12), board: 5, entry: 17, extentEnd: 3)
+      plan: plan(65536, 1 << 26), wakeClasses: shift(12), board: 5, entry: 17, extentEnd: 3,
+      heldExtentLimit: 3)
   }
 
   private static var openedGrant: BlobGrant {
@@ -404,6 +412,9 @@ enum Extreme {
           prefix: longKey.bytes, after: EventPosition(instance: .max, number: .max),
           wantsProgress: true))),
     Sample("why", .max, .why(WhyRequest(key: longKey))),
+    Sample(
+      "giveBack", .max,
+      .giveBack(GiveBackRequest(blob: highest, index: lastIndex, isFull: true))),
     Sample("pin", .max, .pin(PinRequest(key: longKey, isPinned: true))),
     Sample("import", .max, .import(longImport)),
   ]
@@ -479,6 +490,10 @@ enum Extreme {
       "spooled", .max,
       .spooled(SpoolGrant(index: Int(UInt32.max) - 1, segmentByteCount: top))),
     Sample(
+      "scratch", .max,
+      .scratch(
+        ScratchGrant(index: lastIndex, writer: highest.generation, dataByteCount: top))),
+    Sample(
       "imported", .max,
       .imported(
         ImportGrant(
@@ -531,7 +546,7 @@ enum Extreme {
       plan: Golden.plan(page, top), segment: top, wakeClasses: Golden.shift(30), board: .max,
       entry: .max,
       inlineBytes: [UInt8](repeating: 0xee, count: Frame.inlineByteLimit), extentEnd: lastIndex,
-      extent: extent)
+      extent: extent, isForeign: true, heldExtentLimit: Int(UInt32.max))
   }
 
   private static var extent: ExtentGrant {
