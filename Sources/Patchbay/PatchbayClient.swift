@@ -94,7 +94,7 @@ public final class PatchbayClient: Sendable {
     let publisher = try publisher(key, options, deadline: deadline)
     do {
       let result = try body(publisher)
-      if !publisher.isEnded { try publisher.seal() }
+      if !publisher.isEnded { try publisher.seal(deadline: options.sealDeadline) }
       return result
     } catch {
       if !publisher.isEnded { try? publisher.fail("\(error)") }
@@ -125,7 +125,8 @@ public final class PatchbayClient: Sendable {
     var request = request(key, options)
     request.byteCount = bytes.count
     request.inlineBytes = bytes
-    return .create(request)
+    let terms = CreateTerms.plain(digest: options.digestWish)
+    return terms == .plain ? .create(request) : .createWith(request, terms)
   }
 
   /// Publishes a file and announces its length. Sealed afterwards. Blocks as the file does; the
@@ -161,7 +162,7 @@ public final class PatchbayClient: Sendable {
     do throws(PatchbayError) {
       try write(publisher)
       // The source may have taken its time: the deadline is the creation's, the seal has its own.
-      try publisher.seal()
+      try publisher.seal(deadline: options.sealDeadline)
       return publisher.generation
     } catch {
       try? publisher.fail("\(error)")

@@ -41,7 +41,7 @@ extension PatchbayClient {
     let publisher = try await publisher(key, options, deadline: deadline)
     do {
       let result = try await body(publisher)
-      if !publisher.isEnded { try await publisher.seal() }
+      if !publisher.isEnded { try await publisher.seal(deadline: options.sealDeadline) }
       return result
     } catch {
       if !publisher.isEnded { try? await publisher.fail("\(error)") }
@@ -102,7 +102,7 @@ extension PatchbayClient {
     do throws(PatchbayError) {
       try await write(publisher)
       // The source may have taken its time: the deadline is the creation's, the seal has its own.
-      try await publisher.seal()
+      try await publisher.seal(deadline: options.sealDeadline)
       return publisher.generation
     } catch {
       try? await publisher.fail("\(error)")

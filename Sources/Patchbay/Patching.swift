@@ -33,7 +33,8 @@ extension PatchbayClient {
     .createWith(
       request(key, options),
       CreateTerms(
-        ownership: .ownerless, idleLimit: options.idleLimit, resumes: options.resumes))
+        ownership: .ownerless, idleLimit: options.idleLimit, resumes: options.resumes,
+        digest: options.digestWish))
   }
 
   /// Becomes one more publisher of a joinable blob. Blocks for the broker's answer. A client
@@ -142,7 +143,7 @@ extension PatchbayClient {
   func createRequest(_ key: BlobKey, _ options: BlobOptions) -> Request {
     let terms = CreateTerms(
       ownership: options.isJoinable ? .joinable : .exclusive, idleLimit: options.idleLimit,
-      resumes: options.resumes)
+      resumes: options.resumes, digest: options.digestWish)
     let create = request(key, options)
     return terms == .plain ? .create(create) : .createWith(create, terms)
   }

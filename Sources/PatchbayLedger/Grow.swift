@@ -135,6 +135,7 @@ extension Ledger {
     post(generation)
     for waiter in waiters { grantExtent(waiter, extent, of: generation) }
     ring(generation)
+    digestMore(generation)
     blobs[generation]?.spillLimit = .max
     offerToSpill(generation)
     spillMore()

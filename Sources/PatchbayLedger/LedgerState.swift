@@ -158,6 +158,10 @@ struct Blob: Sendable {
   var isQueuedOnDisk = false
   var causeCode: PatchbayError.Code?
   var cause: String?
+  /// How far its digest is.
+  var digesting = DigestProgress()
+  /// The digest that was asked for, once it is sealed.
+  var digest: ContentDigest?
 
   init(origin: BlobOrigin) {
     self.origin = origin
@@ -218,6 +222,8 @@ struct PendingSeal: Sendable {
   var waiters: [RequestID]
   /// Whether a claim was granted meanwhile.
   var isDisturbed = false
+  /// Whether all bytes were found, and their digest is awaited.
+  var isCovered = false
 }
 
 /// An open that cannot be answered yet.

@@ -1,5 +1,5 @@
 // The end that a publisher wants. A seal verifies the length, then the coverage from a private copy
-// of the maps, then flips the state, records it, wakes everybody, and answers: in that order. Whoever
+// of the maps, then the digest where one was asked for (Digest.swift), then flips the state, records it, wakes everybody, and answers: in that order. Whoever
 // loses its publisher before the flip has failed, a seal under way or not. A confirmed seal ends the
 // publisher's handle.
 
@@ -24,7 +24,7 @@ extension Ledger {
     if let pending = blob.pendingSeal {
       try join(pending, blob, asker, request)
     } else if end == 0 {
-      finishSeal(request.blob.generation, 0, answering: [asker])
+      sealEmpty(blob, asker)
     } else {
       inspect(blob, asker, request, upTo: end)
     }
@@ -40,9 +40,11 @@ extension Ledger {
   private func isRepeatedSeal(
     _ session: SessionID, _ request: SealRequest
   ) throws(PatchbayError) -> Bool {
-    guard let blob = blobs[request.blob.generation], blob.isBorn, blob.state == .sealed,
+    guard let blob = blobs[request.blob.generation], blob.isBorn,
       request.blob.epoch == blob.epoch
     else { return false }
+    if blob.causeCode == .digestMismatch, isOwner(session, of: blob) { throw blob.failure }
+    guard blob.state == .sealed else { return false }
     guard blob.sealer == session || blob.isJoinable else {
       throw .ended(blob, step: .seal, code: .closed)
     }
@@ -51,6 +53,10 @@ extension Ledger {
         blob.key, announced: blob.byteCount ?? 0, found: request.byteCount)
     }
     return true
+  }
+
+  private func isOwner(_ session: SessionID, of blob: Blob) -> Bool {
+    sessions[session]?.peer.uid == blob.origin.access.uid
   }
 
   private func checkLength(_ blob: Blob, _ byteCount: Int) throws(PatchbayError) {
@@ -97,18 +103,18 @@ extension Ledger {
       let blob = blobs[generation], let pending = blob.pendingSeal,
       pending.inspection == inspection
     else { return }
-    blobs[generation]?.pendingSeal = nil
-    switch result {
-    case .success(let coverage):
-      do throws(PatchbayError) {
-        try checkCoverage(coverage, pending, blob)
-        try checkUndisturbed(pending, blob)
-        finishSeal(generation, pending.byteCount, answering: pending.waiters)
-      } catch {
-        refuseSeal(pending, error)
-      }
-    case .failure(let error):
-      refuseSeal(pending, error)
+    do throws(PatchbayError) {
+      try checkCoverage(result.get(), pending, blob)
+      try checkUndisturbed(pending, blob)
+    } catch {
+      return refuseSeal(generation, pending, error)
+    }
+    if blob.origin.terms.digest == nil {
+      blobs[generation]?.pendingSeal = nil
+      finishSeal(generation, pending.byteCount, answering: pending.waiters)
+    } else {
+      blobs[generation]?.pendingSeal?.isCovered = true
+      digestMore(generation)
     }
   }
 
@@ -129,7 +135,7 @@ extension Ledger {
 
   /// Nobody has begun to write meanwhile. Where a length was announced and all of it is covered, a
   /// claim that has come and gone wrote nothing.
-  private func checkUndisturbed(
+  func checkUndisturbed(
     _ pending: PendingSeal, _ blob: Blob
   ) throws(PatchbayError) {
     let askers = Set(pending.waiters.map(\.session))
@@ -141,17 +147,23 @@ extension Ledger {
   }
 
   /// The blob stays open: its publishers may fill the holes and try again.
-  private mutating func refuseSeal(_ pending: PendingSeal, _ error: PatchbayError) {
+  mutating func refuseSeal(
+    _ generation: Generation, _ pending: PendingSeal, _ error: PatchbayError
+  ) {
+    blobs[generation]?.pendingSeal = nil
     for waiter in pending.waiters { refuse(waiter.session, waiter.number, error) }
   }
 
-  private mutating func finishSeal(
-    _ generation: Generation, _ byteCount: Int, answering waiters: [RequestID]
+  mutating func finishSeal(
+    _ generation: Generation, _ byteCount: Int, digest: ContentDigest? = nil,
+    answering waiters: [RequestID]
   ) {
     let orphans = orphanPendingRings(of: generation)
     endWriting(generation)
+    dropDigest(generation)
     forgetWriters(of: generation)
     blobs[generation]?.state = .sealed
+    blobs[generation]?.digest = digest
     blobs[generation]?.byteCount = byteCount
     blobs[generation]?.sealer = waiters.first?.session
     blobs[generation]?.modified = now.wall
@@ -178,7 +190,8 @@ extension Ledger {
           info: blob.info, epoch: blob.epoch, plan: blob.origin.plan,
           segment: blob.origin.window?.segmentByteCount ?? 0, extents: blob.extents,
           inlineBytes: blob.inlineBytes, ownership: blob.origin.terms.ownership,
-          idleLimit: blob.origin.terms.idleLimit, token: blob.origin.token,
+          idleLimit: blob.origin.terms.idleLimit, digest: blob.origin.terms.digest,
+          token: blob.origin.token,
           request: blob.origin.creator.number)))
   }
 }

@@ -42,6 +42,8 @@ extension EventLoop {
       let inspection, let extents, let spooled, let plan, let isWindow, let byteCount):
       inspect(inspection, extents, spooled, plan, isWindow: isWindow, byteCount: byteCount)
     case .copy(let copy, let pairs): self.copy(copy, pairs)
+    case .digest(let order): digest(order)
+    case .dropDigest(let generation): digests[generation] = nil
     case .sample(let blobs): sample(blobs)
     case .explain(let session, let number, let situation, let figures):
       explain(session, number: number, situation, figures)
@@ -151,7 +153,7 @@ extension EventLoop {
     }
   }
 
-  private func place(_ extents: [ExtentRecord]) -> [PlacedExtent] {
+  func place(_ extents: [ExtentRecord]) -> [PlacedExtent] {
     extents.map { PlacedExtent(extent: $0, place: rings[$0.ring]) }
   }
 
@@ -241,7 +243,7 @@ extension EventLoop {
     return error.systemErrno == ENOSPC
   }
 
-  private var busy: PatchbayError {
+  var busy: PatchbayError {
     PatchbayError(
       .limitReached,
       "The broker has \(jobLimit) jobs on large rings waiting, the most it takes. Wait for some of "
@@ -316,6 +318,7 @@ extension EventLoop {
     case .spilled(let generation, let result): submit(.spilled(generation, result))
     case .samples(let samples): submit(.sampled(samples))
     case .containersRemoved: break
+    case .digested(let generation, let state, let result): digested(generation, state, result)
     case .situation(let session, let number, let situation):
       deliver(.why(situation), [], to: session, number: number)
     case .coverage(let inspection, let coverage): submit(.inspected(inspection, coverage))

@@ -12,6 +12,7 @@
 import CPatchbaySystem
 import Glibc
 import Logging
+import PatchbayDigest
 import PatchbayLedger
 import PatchbayRing
 import PatchbaySystem
@@ -29,6 +30,7 @@ enum WorkResult: Sendable {
   case situation(SessionID, number: UInt64, BlobSituation)
   case spilled(Generation, SpillResult)
   case containersRemoved
+  case digested(Generation, DigestState, DigestResult)
 }
 
 final class EventLoop {
@@ -57,6 +59,7 @@ final class EventLoop {
   /// Nil: nothing leaves memory for the disk.
   let spool: Spool?
   let spooler: Worker<WorkResult>
+  let hasher: Worker<WorkResult>
   let journalStorage: SharedJournalStorage
   let journal: Journal
 
@@ -67,6 +70,8 @@ final class EventLoop {
   var processes = ProcessWatches()
   var rings: RingStore
   var boards: BoardStore
+  /// Digests under way, of blobs that are being written.
+  var digests: [Generation: DigestState] = [:]
   var clientTableCount = 0
   let sharedQueueRoom = SharedQueueRoom()
   var refusals: RateLimitedLog
@@ -116,12 +121,14 @@ final class EventLoop {
     maker = try Worker("the maker of rings", jobLimit: jobLimit)
     inspector = try Worker("the inspector of rings", jobLimit: jobLimit)
     spooler = try Worker("the writer of the spool", jobLimit: jobLimit)
+    hasher = try Worker("the maker of digests", jobLimit: jobLimit)
     rings = RingStore(instance: instance)
     boards = BoardStore(instance: instance)
     refusals = RateLimitedLog(logger)
     ledger = Ledger(
       limits: limits, instance: instance, brokerProcess: getpid(), brokerUser: geteuid(),
-      at: Self.now, tokenSource: SystemRandomNumberGenerator())
+      at: Self.now, tokenSource: SystemRandomNumberGenerator(),
+      digest: { DigestState.digest(of: $1, $0) })
     journalStorage = SharedJournalStorage(instance: instance)
     do throws(PatchbayError) {
       journal = try Journal(instance: instance, storage: journalStorage)
@@ -130,6 +137,7 @@ final class EventLoop {
       try poller.add(maker.finished.rawValue, .maker)
       try poller.add(inspector.finished.rawValue, .inspector)
       try poller.add(spooler.finished.rawValue, .spooler)
+      try poller.add(hasher.finished.rawValue, .hasher)
     } catch {
       journalStorage.unlinkAll()
       throw error
@@ -146,6 +154,7 @@ final class EventLoop {
       try maker.start()
       try inspector.start()
       try spooler.start()
+      try hasher.start()
       if ground.sweptCount > 0 {
         logger.info("Removed \(ground.sweptCount) objects of a broker that was killed.")
       }
@@ -219,6 +228,7 @@ final class EventLoop {
     case .maker: for result in maker.takeResults() { finish(result) }
     case .inspector: for result in inspector.takeResults() { finish(result) }
     case .spooler: for result in spooler.takeResults() { finish(result) }
+    case .hasher: for result in hasher.takeResults() { finish(result) }
     case .connection(let number):
       let session = SessionID(rawValue: number)
       if ready.isWritable { flush(session) }
@@ -290,6 +300,7 @@ final class EventLoop {
     connections = [:]
     inspector.stop()
     spooler.stop()
+    hasher.stop()
     maker.stop()
     for case .ring(let ring, let result) in maker.takeResults() { rings.settle(ring, result) }
     rings.unlinkAll()

@@ -12,6 +12,7 @@ enum PollSource: Hashable {
   case maker
   case inspector
   case spooler
+  case hasher
   case connection(SessionNumber)
   case process(UInt64)
 
@@ -26,6 +27,7 @@ enum PollSource: Hashable {
     case .maker: 2
     case .inspector: 5
     case .spooler: 6
+    case .hasher: 7
     case .connection(let number): number << Self.kindBits | 3
     case .process(let number): number << Self.kindBits | 4
     }
@@ -38,6 +40,7 @@ enum PollSource: Hashable {
     case 2: self = .maker
     case 5: self = .inspector
     case 6: self = .spooler
+    case 7: self = .hasher
     case 3: self = .connection(tag >> Self.kindBits)
     case 4: self = .process(tag >> Self.kindBits)
     default: return nil

@@ -184,6 +184,7 @@ extension CreateTerms {
     writer.put(ownership.rawValue)
     writer.put(idleLimit?.wholeNanoseconds ?? 0)
     writer.put(resumes)
+    writer.put(digest)
   }
 
   init(from reader: inout WireReader) throws(PatchbayError) {
@@ -195,7 +196,7 @@ extension CreateTerms {
     }
     self.init(
       ownership: ownership, idleLimit: nanoseconds == 0 ? nil : .nanoseconds(nanoseconds),
-      resumes: try reader.takeFlag())
+      resumes: try reader.takeFlag(), digest: try reader.takeDigestWish())
   }
 }
 

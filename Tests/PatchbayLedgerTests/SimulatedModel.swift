@@ -38,6 +38,7 @@ struct SimulatedModel {
   private var lastGenerations: [BlobKey: Generation] = [:]
   private(set) var overhead = 0
   private(set) var watches = SimulatedWatches()
+  private(set) var digests = SimulatedDigests()
   /// Extents on their way to disk, those that have arrived, and whose containers are there.
   private var spilling: [Generation: Int] = [:]
   private var spooled: [Generation: Set<Int>] = [:]
@@ -88,6 +89,7 @@ struct SimulatedModel {
     case .congested(let session): watches.congested.insert(session)
     case .relieved(let session): watches.congested.remove(session)
     case .spilled(let generation, let result): spilled(generation, result)
+    case .digested(let generation, let result): digests.finished(generation, result)
     case .retracted(let ring, isViewed: false):
       // Its tag is gone, and nobody looks any more; but those whose tables are gone, too, may.
       for session in rings[ring]?.holders.keys ?? [:].keys where live.contains(session) {
@@ -207,7 +209,21 @@ struct SimulatedModel {
         let sizes = [pair.source, pair.target].map { rings[$0.ring].map(\.byteCount) }
         demand(sizes[0] != nil && sizes[0] == sizes[1], "\(pair) differs in size")
       }
-    case .recordBlob(let record): recorded(record)
+    case .digest(let order):
+      let wrong = digests.ordered(order, posted: posted[order.generation])
+      demand(wrong == nil, wrong ?? "")
+      for extent in order.extents {
+        demand(
+          rings[extent.ring]?.isUnlinked == false && extentOwners[extent.ring] == order.generation,
+          "the digest of \(order.generation) takes ring \(extent.ring), which is another's")
+      }
+    case .dropDigest(let generation):
+      let wrong = digests.dropped(generation)
+      demand(wrong == nil, wrong ?? "")
+    case .recordBlob(let record):
+      let wrong = digests.recorded(record)
+      demand(wrong == nil, wrong ?? "")
+      recorded(record)
     case .eraseBlob(let generation): erased(generation, after: event)
     case .sample(let reports):
       demand(!reports.isEmpty, "nothing is to be sampled")

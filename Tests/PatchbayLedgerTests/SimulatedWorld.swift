@@ -48,10 +48,15 @@ struct SimulatedWorld {
   private var containers: [Generation: Int] = [:]
   private static let spool = 256 << 10
   private let spools: Bool
+  /// Whether some blobs are to have a digest, and what it is to be: that of one byte.
+  private let digests: Bool
+  private static let right: [UInt8] = [1]
+  private static let wrong: [UInt8] = [2]
 
-  init(seed: UInt64, isShared: Bool = false, spools: Bool = false) {
+  init(seed: UInt64, isShared: Bool = false, spools: Bool = false, digests: Bool = false) {
     self.isShared = isShared
     self.spools = spools
+    self.digests = digests
     generator = SeededGenerator(seed: seed)
     var limits = LedgerLimits(memoryByteCount: Self.memory)
     limits.entriesPerBoard = Self.entriesPerBoard
@@ -83,7 +88,7 @@ struct SimulatedWorld {
     }
     ledger = Ledger(
       limits: limits, instance: 1, brokerProcess: 1, brokerUser: 1000, at: now,
-      tokenSource: SeededGenerator(seed: seed ^ 0xabcd))
+      tokenSource: SeededGenerator(seed: seed ^ 0xabcd), digest: simulatedDigest)
     feed(.overheadChanged(byteCount: 50_000))
   }
 
@@ -143,7 +148,8 @@ struct SimulatedWorld {
   private mutating func follow(_ actions: [LedgerAction]) {
     for action in actions {
       switch action {
-      case .createRing, .reuseRing, .createBoard, .inspect, .copy, .sample, .spill, .retractRing:
+      case .createRing, .reuseRing, .createBoard, .inspect, .copy, .sample, .spill, .retractRing,
+        .digest:
         answers.append(action)
       case .removeContainer(let generation): containers[generation] = nil
       case .disconnect(let session):
@@ -271,6 +277,7 @@ struct SimulatedWorld {
     case .copy(let copy, _):
       feed(.copied(copy, isRefused ? PatchbayError(.inputOutput, "The ring is gone.") : nil))
     case .spill(let order): spill(order, mayFail: isRefused)
+    case .digest(let order): digest(order, mayFail: isRefused)
     case .retractRing(let ring, _):
       feed(.retracted(ring, isViewed: mayRefuse && chance(1, in: 4)))
     case .sample(let reports):
@@ -283,6 +290,36 @@ struct SimulatedWorld {
           }))
     default: break
     }
+  }
+
+  private mutating func digest(_ order: DigestOrder, mayFail: Bool) {
+    if mayFail {
+      let error = PatchbayError(.corrupt, "The ring cannot be read.")
+      return feed(.digested(order.generation, .failed(error)))
+    }
+    guard let end = order.end, chance(3, in: 4) else {
+      let last = (order.extents.map(\.index) + order.spooled).max() ?? 0
+      let reached = min(order.plan.range(of: last).upperBound, order.end ?? .max)
+      return feed(
+        .digested(order.generation, .reached(reached, hasMore: chance(1, in: 4))))
+    }
+    let bytes = chance(2, in: 3) ? Self.right : Self.wrong
+    feed(
+      .digested(
+        order.generation, .found(simulatedDigest(order.algorithm, bytes), byteCount: end)))
+  }
+
+  private mutating func randomWish() -> DigestWish? {
+    guard digests, chance(2, in: 3) else { return nil }
+    let algorithm = ContentDigest.Algorithm.allCases.randomElement(using: &generator) ?? .sha256
+    return chance(1, in: 3)
+      ? DigestWish(algorithm) : DigestWish(expecting: simulatedDigest(algorithm, Self.right))
+  }
+
+  /// As it is, or with a digest.
+  private mutating func create(_ request: CreateRequest) -> Request {
+    guard let wish = randomWish() else { return .create(request) }
+    return .createWith(request, .plain(digest: wish))
   }
 
   private mutating func spill(_ order: SpillOrder, mayFail: Bool) {
@@ -352,7 +389,7 @@ struct SimulatedWorld {
     }
     if chance(1, in: 8) { return randomSubscription(client) }
     return switch Int.random(in: 0..<160, using: &generator) {
-    case 0..<18: .create(randomCreate())
+    case 0..<18: create(randomCreate())
     case 18..<28:
       .grow(GrowRequest(blob: randomReference(client), index: smallIndex()))
     case 28..<40:
@@ -443,7 +480,7 @@ struct SimulatedWorld {
     return CreateTerms(
       ownership: ownership,
       idleLimit: ownership == .exclusive ? nil : limits.randomElement(using: &generator) ?? nil,
-      resumes: chance(1, in: 2))
+      resumes: chance(1, in: 2), digest: randomWish())
   }
 
   private mutating func randomRange() -> Range<Int> {
@@ -536,6 +573,7 @@ struct SimulatedWorld {
     if ledger.usedByteCount != model.overhead {
       return "\(ledger.usedByteCount - model.overhead) bytes remain charged"
     }
+    if !model.digests.begun.isEmpty { return "digests go on: \(model.digests.begun)" }
     if !containers.isEmpty { return "containers remain: \(containers.keys)" }
     if !ledger.isBare { return "the ledger remembers what is gone" }
     return ledger.isDrained ? nil : "the ledger does not drain"

@@ -13,9 +13,11 @@ struct GetVerb: Verb {
       removed when that fails. With --json it prints what it did, also how far the blob was when \
       reading began (attachedState, frontierAtAttach, coveredAtAttach).
 
+      With --expect the file is read back before it gets its name; one with another digest is removed.
+
       Example: patchbay get models/v7 weights.bin --wait-for 1m
 
-      Exits with 0 complete; 64 usage; 66 no such key; 69 no broker; 74 the file cannot be \
+      Exits with 0 complete; 64 usage; 65 not the expected digest; 66 no such key; 69 no broker; 74 the file cannot be \
       written; 75 time-out; 79 the blob failed, or was abandoned or removed; 130 interrupted; 143 \
       terminated.
       """)
@@ -39,11 +41,25 @@ struct GetVerb: Verb {
     transform: Typed.size)
   var count: Int?
 
+  @Option(
+    help: ArgumentHelp(
+      "Makes the file only if what it holds has this digest: sha256:HEX, sha384:HEX or sha512:HEX.",
+      valueName: "digest"),
+    transform: Typed.digest)
+  var expect: ContentDigest?
+
   @OptionGroup var reading: ReadingOptions
+
+  func validate() throws {
+    guard file != "-" || expect == nil else {
+      throw ValidationError(
+        "What has gone to standard output cannot be taken back; --expect needs a FILE.")
+    }
+  }
 
   func perform() throws {
     let client = try common.connect()
-    try Failure.about(key) {
+    try Failure.reading(key) {
       let subscriber = try reading.open(key, client)
       let started = ContinuousClock.now
       let standing = try Standing(of: subscriber)
@@ -51,7 +67,10 @@ struct GetVerb: Verb {
         file == "-"
         ? try copyToStandardOutput(subscriber)
         : try PartialFile.fill(file) { (file) throws(PatchbayError) in
-          try copy(subscriber, to: file.rawValue)
+          if expect != nil { try FileDigest.checkKind(of: file, name: self.file) }
+          let byteCount = try copy(subscriber, to: file.rawValue)
+          if let expect { try FileDigest.check(file, is: expect, name: self.file) }
+          return byteCount
         }
       try report(subscriber, standing, byteCount, ContinuousClock.now - started)
     }

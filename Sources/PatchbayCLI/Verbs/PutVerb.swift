@@ -30,9 +30,11 @@ struct PutVerb: Verb {
       publishing goes on.
 
       Example: patchbay put models/v7 weights.bin --type application/octet-stream
+      With --expect the blob is sealed only if its content has that digest; otherwise it has failed,       and nobody new gets it. Readers that have it open already get its bytes as they come, before       anybody can know, and at the end the failure instead of the end.
+
       Example: patchbay put build/log -- make -k all
 
-      Exits with 0 sealed; 64 usage; 65 not the announced length; 69 no broker; 73 the key \
+      Exits with 0 sealed; 64 usage; 65 not the announced length or the expected digest; 69 no broker; 73 the key \
       exists; 74 the input cannot be read, or the command not be started; 79 the command did not \
       exit with 0; 81 no space; 130 interrupted; 143 terminated.
       """)
@@ -100,6 +102,8 @@ struct PutVerb: Verb {
 
   @OptionGroup var flow: FlowOptions
 
+  @OptionGroup var digest: DigestOptions
+
   @Flag(help: "Takes the place of a blob that has the key; its readers finish undisturbed.")
   var replace = false
 
@@ -114,6 +118,10 @@ struct PutVerb: Verb {
     if shuffle != nil, flow.isWindow || flow.lines {
       throw ValidationError(
         "--shuffle writes out of order; leave --lines and policies that keep the last bytes out.")
+    }
+    if flow.isWindow, digest.isWished {
+      throw ValidationError(
+        "--expect and --digest need all bytes; leave policies that keep the last bytes out.")
     }
     if block != nil, shuffle == nil {
       throw ValidationError("--block is the block size of --shuffle; give both.")
@@ -208,6 +216,7 @@ struct PutVerb: Verb {
       options.extentByteLimit = ring
     }
     flow.apply(to: &options)
+    digest.apply(to: &options)
     return options
   }
 
@@ -219,7 +228,7 @@ struct PutVerb: Verb {
       } else {
         try transfer.appendAll()
       }
-      try publisher.seal()
+      try publisher.seal(deadline: digest.sealDeadline)
       transfer.progress.finish(transfer.byteCount, of: publisher.byteCount)
     } catch {
       transfer.progress.clear()
