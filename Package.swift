@@ -127,8 +127,8 @@ let package = Package(
       "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes",
       logging),
     tests(
-      "PatchbayCLITests", "PatchbayCLI", "PatchbaySpool", "PatchbaySystem", "PatchbayTypes",
-      "PatchbayTestSupport"),
+      "PatchbayCLITests", "PatchbayCLI", "PatchbayDigest", "PatchbaySpool", "PatchbaySystem",
+      "PatchbayTypes", "PatchbayTestSupport"),
     tests("PatchbayLoadTests", "PatchbayLoad", "CFloor", "PatchbayText"),
     tests(
       "PatchbayClientTests", "Patchbay", "PatchbayRing", "PatchbayBroker", "PatchbayWire",

@@ -1,7 +1,7 @@
 // The end that a publisher wants. A seal verifies the length, then the coverage from a private copy
-// of the maps, then the digest where one was asked for (Digest.swift), then flips the state, records it, wakes everybody, and answers: in that order. Whoever
-// loses its publisher before the flip has failed, a seal under way or not. A confirmed seal ends the
-// publisher's handle.
+// of the maps, then the digest where one was asked for (Digest.swift), then flips the state, records
+// it, wakes everybody, and answers: in that order. Whoever loses its publisher before the flip has
+// failed, a seal under way or not. A confirmed seal ends the publisher's handle.
 
 import PatchbayTypes
 import PatchbayWire

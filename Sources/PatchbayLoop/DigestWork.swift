@@ -27,7 +27,9 @@ struct DigestWork: Sendable {
   func run(from state: DigestState) -> (state: DigestState, result: DigestResult) {
     var state = state
     do throws(PatchbayError) {
-      return (state, try advance(&state))
+      // Before the state is given back, not while it is.
+      let result = try advance(&state)
+      return (state, result)
     } catch {
       return (state, .failed(error))
     }

@@ -13,13 +13,14 @@ struct GetVerb: Verb {
       removed when that fails. With --json it prints what it did, also how far the blob was when \
       reading began (attachedState, frontierAtAttach, coveredAtAttach).
 
-      With --expect the file is read back before it gets its name; one with another digest is removed.
+      With --expect the file is read back before it gets its name; one with another digest is \
+      removed.
 
       Example: patchbay get models/v7 weights.bin --wait-for 1m
 
-      Exits with 0 complete; 64 usage; 65 not the expected digest; 66 no such key; 69 no broker; 74 the file cannot be \
-      written; 75 time-out; 79 the blob failed, or was abandoned or removed; 130 interrupted; 143 \
-      terminated.
+      Exits with 0 complete; 64 usage; 65 not the expected digest; 66 no such key; 69 no broker; 74 \
+      the file cannot be written; 75 time-out; 79 the blob failed, or was abandoned or removed; 130 \
+      interrupted; 143 terminated.
       """)
 
   @OptionGroup var common: CommonOptions

@@ -30,13 +30,15 @@ struct PutVerb: Verb {
       publishing goes on.
 
       Example: patchbay put models/v7 weights.bin --type application/octet-stream
-      With --expect the blob is sealed only if its content has that digest; otherwise it has failed,       and nobody new gets it. Readers that have it open already get its bytes as they come, before       anybody can know, and at the end the failure instead of the end.
+      With --expect the blob is sealed only if its content has that digest; otherwise it has failed, \
+      and nobody new gets it. Readers that have it open already get its bytes as they come, before \
+      anybody can know, and at the end the failure instead of the end.
 
       Example: patchbay put build/log -- make -k all
 
-      Exits with 0 sealed; 64 usage; 65 not the announced length or the expected digest; 69 no broker; 73 the key \
-      exists; 74 the input cannot be read, or the command not be started; 79 the command did not \
-      exit with 0; 81 no space; 130 interrupted; 143 terminated.
+      Exits with 0 sealed; 64 usage; 65 not the announced length or the expected digest; 69 no \
+      broker; 73 the key exists; 74 the input cannot be read, or the command not be started; 79 the \
+      command did not exit with 0; 81 no space; 130 interrupted; 143 terminated.
       """)
 
   @OptionGroup var common: CommonOptions
