@@ -75,7 +75,8 @@ import Testing
     #expect(error.code == .digestMismatch)
     let cause = try #require(error.cause)
     #expect(
-      cause == "its 10000 bytes have the sha256 \(Self.wrong.hex), not \(Self.right.hex) as expected")
+      cause
+        == "its 10000 bytes have the sha256 \(Self.wrong.hex), not \(Self.right.hex) as expected")
     #expect(rig.open(reader, "k")?.error?.code == .digestMismatch)
     #expect(rig.open(reader, "k")?.error?.cause == cause)
     #expect(rig.info(writer, "k")?.digest == nil)

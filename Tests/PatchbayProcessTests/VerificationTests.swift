@@ -73,7 +73,8 @@ import Testing
     try broker.stop()
   }
 
-  @Test func `attached readers get the bytes and then the failure, and get leaves no file`() throws {
+  @Test func `attached readers get the bytes and then the failure, and get leaves no file`() throws
+  {
     let broker = try BrokerProcess()
     let lines = (0..<100_000).map { "\($0)\n" }.joined()
     let put = try broker.start(
