@@ -124,8 +124,8 @@ let package = Package(
       "PatchbayLedgerTests", "PatchbayLedger", "PatchbayWire", "PatchbayLayout", "PatchbayTypes"),
     tests(
       "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayRing",
-      "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "PatchbayTypes",
-      logging),
+      "PatchbayDigest", "PatchbaySpool", "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout",
+      "PatchbayTypes", "PatchbayTestSupport", logging),
     tests(
       "PatchbayCLITests", "PatchbayCLI", "PatchbayDigest", "PatchbaySpool", "PatchbaySystem",
       "PatchbayTypes", "PatchbayTestSupport"),
@@ -138,7 +138,8 @@ let package = Package(
       dependencies: ["Patchbay", "PatchbayBroker", "PatchbayTestSupport"], swiftSettings: strict),
     tests("PatchbayHouseTests", "PatchbayTestSupport"),
     tests(
-      "PatchbayProcessTests", "PatchbayTestSupport", "Patchbay", "PatchbaySystem", "PatchbayWire",
+      "PatchbayProcessTests", "PatchbayTestSupport", "Patchbay", "PatchbayBroker",
+      "PatchbaySystem", "PatchbayWire",
       "PatchbayTypes", "PatchbayCLI", "CPatchbaySystem", "patchbay-peer", "EmbeddedBroker",
       "Images", "Log", "Mirror", "Thumbnails"),
   ],

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE 1
 #include "patchbay_system.h"
 
+#include <pthread.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -488,4 +489,8 @@ int pb_exclude_from_fork(void *address, size_t byte_count) {
 
 int pb_populate_for_writing(void *address, size_t byte_count) {
   return madvise(address, byte_count, MADV_POPULATE_WRITE) == 0 ? 0 : -errno;
+}
+
+int pb_name_thread(unsigned long thread, const char *name) {
+  return -pthread_setname_np((pthread_t)thread, name);
 }

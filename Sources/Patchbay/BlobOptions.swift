@@ -53,6 +53,15 @@ public struct BlobOptions: Sendable, Hashable {
   /// over.
   public var resumes = false
 
+  /// What the confirmation of the seal survives. `retained` (the broker's death) and `durable` (loss of
+  /// power) need a broker with a spool: all of the blob is then on disk before its seal is confirmed, and
+  /// it stays until it is removed, unless `isCache`.
+  public var acknowledgement = Acknowledgement.visible
+  /// Whether the blob may be evicted when room is needed, whatever its acknowledgement.
+  public var isCache = false
+  /// How its bytes are kept on disk; nil: as the broker was told.
+  public var compression: SpoolCompression?
+
   /// Options with what matters most; the rest are properties.
   public init(
     byteCount: Int? = nil, order: WriteOrder = .any, policy: FlowPolicy = .keep,
@@ -69,6 +78,9 @@ public struct BlobOptions: Sendable, Hashable {
     self.type = type
     self.labels = labels
   }
+
+  /// Whether a small one may travel in one message: it has no place on disk.
+  var isInlinable: Bool { policy == .keep && acknowledgement == .visible }
 
   var digestWish: DigestWish? {
     expect.map(DigestWish.init(expecting:)) ?? digest.map { DigestWish($0) }

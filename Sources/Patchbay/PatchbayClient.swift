@@ -111,7 +111,7 @@ public final class PatchbayClient: Sendable {
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> Generation {
     try Self.checkWhole(key, options)
-    guard bytes.count <= Frame.inlineByteLimit, options.policy == .keep else {
+    guard bytes.count <= Frame.inlineByteLimit, options.isInlinable else {
       return try publishWhole(byteCount: bytes.count, key, options, deadline: deadline) {
         (publisher) throws(PatchbayError) in try publisher.append(bytes)
       }
@@ -142,9 +142,7 @@ public final class PatchbayClient: Sendable {
   ) throws(PatchbayError) -> Generation {
     try Self.checkWhole(key, options)
     let file = try InputFile(path)
-    if let byteCount = file.byteCount, byteCount <= Frame.inlineByteLimit,
-      options.policy == .keep
-    {
+    if let byteCount = file.byteCount, byteCount <= Frame.inlineByteLimit, options.isInlinable {
       return try publish(try file.readAll(byteCount), as: key, options, deadline: deadline)
     }
     return try publishWhole(byteCount: file.byteCount, key, options, deadline: deadline) {
@@ -194,6 +192,8 @@ public final class PatchbayClient: Sendable {
     request.extentLimit = options.extentByteLimit ?? 0
     request.type = options.type
     request.labels = options.labels
+    request.acknowledgement = options.acknowledgement
+    request.isCache = options.isCache
     return request
   }
 

@@ -57,7 +57,7 @@ extension PatchbayClient {
     deadline: Deadline = .standard
   ) async throws(PatchbayError) -> Generation {
     try Self.checkWhole(key, options)
-    guard bytes.count <= Frame.inlineByteLimit, options.policy == .keep else {
+    guard bytes.count <= Frame.inlineByteLimit, options.isInlinable else {
       return try await publishWhole(byteCount: bytes.count, key, options, deadline: deadline) {
         (publisher) async throws(PatchbayError) in try await publisher.append(bytes)
       }
@@ -79,9 +79,7 @@ extension PatchbayClient {
     let file = try await FileThreads.shared.run { () throws(PatchbayError) in
       try OpenFile(path)
     }
-    if let byteCount = file.byteCount, byteCount <= Frame.inlineByteLimit,
-      options.policy == .keep
-    {
+    if let byteCount = file.byteCount, byteCount <= Frame.inlineByteLimit, options.isInlinable {
       let bytes = try await FileThreads.shared.run { () throws(PatchbayError) in
         try file.readAll(byteCount)
       }

@@ -13,14 +13,20 @@ public struct SpoolConfiguration: Sendable, Hashable {
   public var directory: String
   /// Bytes of disk that blobs may take; nil: half of what is free when the broker starts.
   public var byteLimit: Int?
-  /// Whether bytes are compressed on disk.
+  /// Whether bytes are compressed on disk, unless a blob's options say otherwise.
   public var compression: SpoolCompression
+  /// Bytes of that disk that are left to others: nothing is written when fewer would be free. Nil: a
+  /// thirty-second of the disk, at most 1 GiB.
+  public var freeByteFloor: Int?
 
   /// A spool in a directory.
   public static func directory(
-    _ path: String, byteLimit: Int? = nil, compression: SpoolCompression = .none
+    _ path: String, byteLimit: Int? = nil, compression: SpoolCompression = .none,
+    freeByteFloor: Int? = nil
   ) -> SpoolConfiguration {
-    SpoolConfiguration(directory: path, byteLimit: byteLimit, compression: compression)
+    SpoolConfiguration(
+      directory: path, byteLimit: byteLimit, compression: compression,
+      freeByteFloor: freeByteFloor)
   }
 }
 
@@ -102,7 +108,8 @@ public final class Broker: Sendable {
     inner.userMemoryLimit = configuration.userMemoryLimit
     inner.spool = configuration.spool.map {
       SpoolPlace(
-        directory: $0.directory, byteLimit: $0.byteLimit, compression: $0.compression)
+        directory: $0.directory, byteLimit: $0.byteLimit, compression: $0.compression,
+        floor: $0.freeByteFloor)
     }
     drainLimit = configuration.drainLimit
     loop = try BrokerLoop(inner)

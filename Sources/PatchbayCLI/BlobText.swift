@@ -51,6 +51,7 @@ extension BlobInfo {
       ("publishers", "\(publisherCount)"), ("subscribers", "\(subscriberCount)"),
     ]
     if spilledByteCount > 0 { pairs.append(("on disk", Shown.bytes(spilledByteCount))) }
+    if acknowledgement != .visible || isCache { pairs.append(("kept", keeping)) }
     if let digest { pairs.append(("digest", "\(digest)")) }
     if !type.isEmpty { pairs.append(("type", type)) }
     pairs += labels.map { ("label", "\($0.name)=\($0.value)") }
@@ -63,12 +64,28 @@ extension BlobInfo {
     return aligned(pairs.map { (name: $0.0, value: $0.1) })
   }
 
+  private var keeping: String {
+    let level = acknowledgement.sentence
+    return isCache ? "\(level); as a cache: it may go when room is needed" : level
+  }
+
   private var failure: String {
     cause.map { $0.isEmpty ? "failed" : "failed: \($0)" } ?? "failed"
   }
 
   private static func exact(_ count: Int) -> String {
     count < 1024 ? "\(count) B" : "\(count) B (\(Shown.bytes(count)))"
+  }
+}
+
+extension Acknowledgement {
+  /// What it means, for people.
+  fileprivate var sentence: String {
+    switch self {
+    case .visible: "visible: it survives its publisher"
+    case .retained: "retained: once sealed it survives the broker"
+    case .durable: "durable: once sealed it survives loss of power"
+    }
   }
 }
 

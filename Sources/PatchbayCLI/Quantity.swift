@@ -39,6 +39,14 @@ enum Typed {
     return duration
   }
 
+  /// `none`, `lz4`.
+  static func compression(_ text: String) throws -> SpoolCompression {
+    guard let method = SpoolCompression.allCases.first(where: { $0.description == text }) else {
+      throw ValidationError("'\(text)' is no way to keep bytes; there are none and lz4.")
+    }
+    return method
+  }
+
   /// A key, with `%XX` for one byte.
   static func key(_ text: String) throws -> BlobKey {
     do {

@@ -36,7 +36,7 @@ extension Ledger {
 
   /// Refuses what this version does not offer.
   private func checkOffer(_ request: CreateRequest) throws(PatchbayError) {
-    guard request.acknowledgement == .visible else { throw .notOffered(request) }
+    try checkAcknowledgement(request)
     guard request.mode & ~0o666 == 0 else { throw .badMode(request) }
     guard request.policy == .keep || request.order == .appendOnly && request.inlineBytes == nil
     else { throw .windowNotAppended(request) }
@@ -47,6 +47,13 @@ extension Ledger {
     if let announced = request.byteCount, announced != bytes.count {
       throw .lengthMismatch(request.key, announced: announced, found: bytes.count)
     }
+  }
+
+  private func checkAcknowledgement(_ request: CreateRequest) throws(PatchbayError) {
+    guard request.acknowledgement != .visible else { return }
+    guard request.policy == .keep else { throw .windowOutlives(request) }
+    guard request.inlineBytes == nil else { throw .inlineOutlives(request) }
+    guard limits.spool != nil else { throw .noSpool(request.key) }
   }
 
   /// Refuses terms that contradict each other.
@@ -87,6 +94,7 @@ extension Ledger {
     let isSame =
       first == request && blob.origin.terms.ownership == .ownerless
       && blob.origin.terms.idleLimit == terms.idleLimit
+      && blob.origin.terms.compression == terms.compression
       && blob.origin.terms.digest == terms.digest
       && blob.origin.access.uid == sessions[session]?.peer.uid
     return isSame ? blob : nil

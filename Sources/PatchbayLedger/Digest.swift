@@ -162,35 +162,37 @@ extension Ledger {
   }
 
   private mutating func conclude(_ blob: Blob, _ pending: PendingSeal, _ digest: ContentDigest) {
+    let generation = blob.origin.generation
     do throws(PatchbayError) {
       try checkUndisturbed(pending, blob)
     } catch {
-      refuseSeal(blob.origin.generation, pending, error)
-      return followDigest(blob.origin.generation)
+      refuseSeal(generation, pending, error)
+      return followDigest(generation)
     }
-    blobs[blob.origin.generation]?.pendingSeal = nil
-    seal(blob, pending.byteCount, digest, answering: pending.waiters)
+    blobs[generation]?.pendingSeal = nil
+    seal(blob, pending, digest)
   }
 
   /// Nothing is needed for the digest of no bytes.
   mutating func sealEmpty(_ blob: Blob, _ asker: RequestID) {
-    let digest = blob.origin.terms.digest.map { digestOfBytes($0.algorithm, []) }
-    seal(blob, 0, digest, answering: [asker])
+    let pending = PendingSeal(byteCount: 0, inspectedEnd: 0, waiters: [asker])
+    seal(blob, pending, blob.origin.terms.digest.map { digestOfBytes($0.algorithm, []) })
   }
 
   /// Seals a blob whose digest is known, or fails it.
-  private mutating func seal(
-    _ blob: Blob, _ byteCount: Int, _ digest: ContentDigest?, answering waiters: [RequestID]
-  ) {
+  private mutating func seal(_ blob: Blob, _ pending: PendingSeal, _ digest: ContentDigest?) {
     let generation = blob.origin.generation
-    if let digest, let cause = blob.mismatch(digest, byteCount: byteCount) {
+    if let digest, let cause = blob.mismatch(digest, byteCount: pending.byteCount) {
       failBlob(generation, .digestMismatch, cause, raisesEpoch: false)
       var failed = blob
       failed.causeCode = .digestMismatch
       failed.cause = cause
-      for waiter in waiters { refuse(waiter.session, waiter.number, failed.failure) }
+      for waiter in pending.waiters { refuse(waiter.session, waiter.number, failed.failure) }
     } else {
-      finishSeal(generation, byteCount, digest: digest, answering: waiters)
+      var pending = pending
+      pending.isCovered = false
+      pending.digest = digest
+      completeSeal(generation, pending)
     }
   }
 

@@ -73,6 +73,7 @@ extension Ledger {
     }
     vanished(generation, as: kind)
     blobs[generation]?.isNamed = false
+    if blob.isPersisted { actions.append(.withdrawContainer(generation)) }
     if owners[blob.key] == generation { owners[blob.key] = nil }
     catalog.remove(blob.key)
     settle(generation)

@@ -122,6 +122,8 @@ package struct Ledger: Sendable {
     case .copied(let copy, let error): copied(copy, error)
     case .digested(let generation, let result): digested(generation, result)
     case .spilled(let generation, let result): spilled(generation, result)
+    case .persisted(let generation, let result): persisted(generation, result)
+    case .found(let stored): found(stored)
     case .retracted(let ring, let isViewed): retracted(ring, isViewed: isViewed)
     case .undelivered(let session, let number): undelivered(session, number)
     case .overheadChanged(let byteCount): overheadByteCount = max(0, byteCount)

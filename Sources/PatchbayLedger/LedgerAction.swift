@@ -27,6 +27,11 @@ package enum LedgerAction: Sendable, Hashable {
   /// Takes the tag of a ring away, so that no reader takes bytes from it any more, and looks whether
   /// any of these sessions views it; answered by `retracted`.
   case retractRing(RingID, heldBy: [SessionID])
+  /// Copies what stands in memory of a blob to disk and makes its container the one of a complete blob;
+  /// answered by `persisted`.
+  case persist(PersistOrder)
+  /// From now on no broker finds the container when it starts.
+  case withdrawContainer(Generation)
   /// Takes a blob's container away.
   case removeContainer(Generation)
   /// Creates a board and its doorbells for an access class; answered by an event.

@@ -29,6 +29,10 @@ package enum LedgerEvent: Sendable, Hashable {
   case copied(CopyID, PatchbayError?)
   /// Answer to `spill`.
   case spilled(Generation, SpillResult)
+  /// Answer to `persist`.
+  case persisted(Generation, PersistResult)
+  /// Complete blobs that stand in the spool; before anybody connects.
+  case found([StoredBlob])
   /// Answer to `retractRing`.
   case retracted(RingID, isViewed: Bool)
   /// A reply could not be delivered with its descriptors; the client got a failure instead. What

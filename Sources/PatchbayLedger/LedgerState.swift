@@ -116,6 +116,10 @@ struct Blob: Sendable {
   /// Whether it may have a container, which takes so many bytes of disk, those set aside included.
   var hasContainer = false
   var spoolByteCount = 0
+  /// Whether its container holds all of it, under the name by which the next broker finds it; and, while
+  /// it is being made so, the bytes of disk that are set aside for that.
+  var isPersisted = false
+  var persistReserve: Int?
   /// Its container has failed.
   var isUnspillable = false
   /// Whether it stands among the candidates.
@@ -214,7 +218,8 @@ struct BlobPublisher: Sendable, Hashable {
 
 /// A seal whose bytes are being looked at.
 struct PendingSeal: Sendable {
-  let inspection: InspectionID
+  /// Nil when there is nothing to look at.
+  var inspection: InspectionID?
   let byteCount: Int
   /// How far is looked: beyond the length where others may have written there.
   let inspectedEnd: Int
@@ -222,8 +227,12 @@ struct PendingSeal: Sendable {
   var waiters: [RequestID]
   /// Whether a claim was granted meanwhile.
   var isDisturbed = false
+  /// Whether it was found complete, and is being put on disk.
+  var isPersisting = false
   /// Whether all bytes were found, and their digest is awaited.
   var isCovered = false
+  /// The digest, once it is known.
+  var digest: ContentDigest?
 }
 
 /// An open that cannot be answered yet.

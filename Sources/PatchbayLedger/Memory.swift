@@ -132,14 +132,14 @@ extension Ledger {
   mutating func updateIdle(_ generation: Generation) {
     guard let blob = blobs[generation] else { return }
     let isIdle =
-      blob.isBorn && blob.isNamed && !blob.state.isLive && !blob.isHeld && blob.ghostCount == 0
-      && blob.writers.isEmpty
+      blob.isBorn && blob.isNamed && !blob.state.isLive && !blob.isHeld && !blob.isKept
+      && blob.ghostCount == 0 && blob.writers.isEmpty
     guard isIdle != blob.isIdle else { return }
     blobs[generation]?.isIdle = isIdle
     idleByteCount += isIdle ? blob.residentByteCount : -blob.residentByteCount
     let share = blob.residentByteCount + blob.origin.recordByteCount
     accounts[blob.origin.access.uid]?.idleByteCount += isIdle ? share : -share
-    spilling.idleByteCount += isIdle ? blob.spoolByteCount : -blob.spoolByteCount
+    chargeDisk(blob, 0, idle: isIdle ? blob.spoolByteCount : -blob.spoolByteCount)
     if isIdle { queueForEviction(generation) }
   }
 
@@ -161,9 +161,11 @@ extension Ledger {
   }
 
   private mutating func bury(_ generation: Generation, _ blob: Blob) {
-    guard blob.ghostCount == 0, blob.writers.isEmpty, blob.spillingIndex == nil else { return }
+    guard blob.ghostCount == 0, blob.writers.isEmpty, blob.spillingIndex == nil,
+      blob.persistReserve == nil
+    else { return }
     if blob.hasContainer {
-      spilling.byteCount -= blob.spoolByteCount
+      chargeDisk(blob, -blob.spoolByteCount, idle: 0)
       actions.append(.removeContainer(generation))
     }
     for extent in blob.extents { retire(extent.ring, isReusable: !blob.isAbandoned) }

@@ -55,11 +55,19 @@ extension PatchbayError {
 
   // MARK: Creation
 
-  static func notOffered(_ request: CreateRequest) -> PatchbayError {
+  static func windowOutlives(_ request: CreateRequest) -> PatchbayError {
     PatchbayError(
       .protocolViolation,
-      "The blob \(request.key) was to have the acknowledgement \(request.acknowledgement); this broker "
-        + "offers visible only.")
+      "The blob \(request.key) was to have the acknowledgement \(request.acknowledgement) with the "
+        + "policy \(request.policy), of which only the last bytes are there. Use the policy keep, or "
+        + "the acknowledgement visible.")
+  }
+
+  static func inlineOutlives(_ request: CreateRequest) -> PatchbayError {
+    PatchbayError(
+      .protocolViolation,
+      "The bytes of the blob \(request.key) came with its creation, and were to be acknowledged as "
+        + "\(request.acknowledgement). Create the blob, write them, and seal it.")
   }
 
   static func windowNotAppended(_ request: CreateRequest) -> PatchbayError {

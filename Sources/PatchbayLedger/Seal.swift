@@ -111,7 +111,7 @@ extension Ledger {
     }
     if blob.origin.terms.digest == nil {
       blobs[generation]?.pendingSeal = nil
-      finishSeal(generation, pending.byteCount, answering: pending.waiters)
+      completeSeal(generation, pending)
     } else {
       blobs[generation]?.pendingSeal?.isCovered = true
       digestMore(generation)
@@ -155,24 +155,23 @@ extension Ledger {
   }
 
   mutating func finishSeal(
-    _ generation: Generation, _ byteCount: Int, digest: ContentDigest? = nil,
-    answering waiters: [RequestID]
+    _ generation: Generation, _ pending: PendingSeal
   ) {
     let orphans = orphanPendingRings(of: generation)
     endWriting(generation)
     dropDigest(generation)
     forgetWriters(of: generation)
     blobs[generation]?.state = .sealed
-    blobs[generation]?.digest = digest
-    blobs[generation]?.byteCount = byteCount
-    blobs[generation]?.sealer = waiters.first?.session
+    blobs[generation]?.digest = pending.digest
+    blobs[generation]?.byteCount = pending.byteCount
+    blobs[generation]?.sealer = pending.waiters.first?.session
     blobs[generation]?.modified = now.wall
     guard let blob = blobs[generation] else { return }
     changed(generation)
     record(generation)
     post(generation)
     ring(generation)
-    for waiter in waiters { reply(waiter.session, waiter.number, .done) }
+    for waiter in pending.waiters { reply(waiter.session, waiter.number, .done) }
     for waiter in orphans {
       refuse(waiter.session, waiter.number, .ended(blob, step: .grow, code: .closed))
     }

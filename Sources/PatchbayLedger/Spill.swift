@@ -154,7 +154,7 @@ extension Ledger {
 
   /// Starts as much as is needed.
   mutating func spillMore() {
-    while spilling.underWay < Spilling.limit, spilling.pause == nil,
+    while spilling.underWay + spilling.retracting.count < Spilling.limit, spilling.pause == nil,
       isOverMark || !spilling.waiters.isEmpty, startSpill()
     {}
     serveRoomWaitersInVain()
@@ -185,13 +185,22 @@ extension Ledger {
   private mutating func start(_ extent: ExtentRecord, of blob: Blob) -> Bool {
     guard let spool = limits.spool else { return false }
     let generation = blob.origin.generation
+    if blob.isPersisted {
+      leaveMemory(extent.index, generation)
+      offerToSpill(generation)
+      return true
+    }
     let whole = blob.origin.plan.range(of: extent.index)
     let range =
       whole.lowerBound..<min(whole.lowerBound + extent.dataByteCount, blob.byteCount ?? .max)
     let segment = blob.origin.containerSegment
     let reserve = SpillOrder.reserve(range, segmentByteCount: segment)
-    guard makeRoomOnDisk(reserve, spool) else {
-      pauseSpilling(.spoolFull(used: spilling.byteCount, limit: spool.byteCount))
+    do throws(PatchbayError) {
+      try makeRoomOnDisk(reserve, for: blob, spool)
+    } catch {
+      // One user's share is no reason to hold up the others.
+      guard error.code == .noSpaceSpool else { return true }
+      pauseSpilling(error)
       offerToSpill(generation)
       return false
     }
@@ -206,30 +215,61 @@ extension Ledger {
         SpillOrder(
           key: blob.key, generation: generation, extent: extent, plan: blob.origin.plan,
           range: range, segmentByteCount: segment, byteCount: blob.byteCount,
-          compression: spool.compression)))
+          compression: compression(of: blob.origin))))
     return true
   }
 
-  /// Evicts blobs that have bytes on disk, least recently read first, if that makes enough room.
-  private mutating func makeRoomOnDisk(_ byteCount: Int, _ spool: SpoolTerms) -> Bool {
+  /// Evicts blobs that have bytes on disk, least recently read first, if that makes enough room; those of
+  /// the blob's own user where its share is full.
+  /// - Throws: `noSpaceSpool`; `limitReached` for a user's share.
+  mutating func makeRoomOnDisk(
+    _ byteCount: Int, for blob: Blob, _ spool: SpoolTerms
+  ) throws(PatchbayError) {
+    let uid = blob.origin.access.uid
+    try checkDiskShare(of: uid, byteCount)
     guard spilling.byteCount - spilling.idleByteCount + byteCount <= spool.byteCount else {
-      return false
+      throw .spoolFull(used: spilling.byteCount, limit: spool.byteCount)
+    }
+    while !isTrusted(uid), (accounts[uid]?.diskByteCount ?? 0) + byteCount > diskPerOtherUser {
+      guard evictOne(of: uid, for: .disk) else { return try checkDiskShare(of: uid, byteCount) }
     }
     while spilling.byteCount + byteCount > spool.byteCount {
-      guard evictOne(for: .disk) else { return false }
+      guard evictOne(for: .disk) else {
+        throw .spoolFull(used: spilling.byteCount, limit: spool.byteCount)
+      }
     }
-    return true
+  }
+
+  /// Bytes of disk that blobs of one user may take that is neither the broker's own nor root.
+  var diskPerOtherUser: Int { (limits.spool?.byteCount ?? 0) / 2 }
+
+  private func checkDiskShare(of uid: UInt32, _ byteCount: Int) throws(PatchbayError) {
+    guard !isTrusted(uid), let account = accounts[uid],
+      account.diskByteCount - account.idleDiskByteCount + byteCount > diskPerOtherUser
+    else { return }
+    throw .noDiskShare(byteCount, uid: uid, used: account.diskByteCount, limit: diskPerOtherUser)
+  }
+
+  func compression(of origin: BlobOrigin) -> SpoolCompression {
+    origin.terms.compression ?? limits.spool?.compression ?? .none
   }
 
   /// What a blob has on disk, or may have in a moment.
-  private mutating func setDisk(_ generation: Generation, _ byteCount: Int) {
+  mutating func setDisk(_ generation: Generation, _ byteCount: Int) {
     guard let blob = blobs[generation] else { return }
     let more = byteCount - blob.spoolByteCount
     blobs[generation]?.spoolByteCount = byteCount
-    spilling.byteCount += more
-    guard blob.isIdle else { return }
-    spilling.idleByteCount += more
-    queueForEviction(generation)
+    chargeDisk(blob, more, idle: blob.isIdle ? more : 0)
+    if blob.isIdle { queueForEviction(generation) }
+  }
+
+  /// Counts bytes of disk of a blob; and how many of all of them eviction could free.
+  mutating func chargeDisk(_ blob: Blob, _ byteCount: Int, idle: Int) {
+    let uid = blob.origin.access.uid
+    spilling.byteCount += byteCount
+    spilling.idleByteCount += idle
+    accounts[uid]?.diskByteCount += byteCount
+    accounts[uid]?.idleDiskByteCount += idle
   }
 
   private mutating func pauseSpilling(_ error: PatchbayError) {
@@ -375,11 +415,16 @@ extension Blob {
 }
 
 extension BlobOrigin {
-  /// Bytes of a segment of its container: extents are made of whole ones, unless there is one only.
-  var containerSegment: Int {
-    guard plan.limit == plan.first, let byteCount = request.byteCount, byteCount <= plan.first
-    else {
-      return min(Self.longestSegment, plan.first & -plan.first)
+  /// Bytes of a segment of its container.
+  var containerSegment: Int { plan.segmentByteCount(byteCount: request.byteCount) }
+}
+
+extension ExtentPlan {
+  /// Bytes of a segment of a blob's container: extents are made of whole ones, unless there is one only.
+  /// - Parameter byteCount: what was announced.
+  package func segmentByteCount(byteCount: Int?) -> Int {
+    guard limit == first, let byteCount, byteCount <= first else {
+      return min(Self.longestSegment, first & -first)
     }
     return Self.longestSegment
   }
@@ -405,6 +450,14 @@ extension LedgerLimits {
 }
 
 extension PatchbayError {
+  static func noDiskShare(_ byteCount: Int, uid: UInt32, used: Int, limit: Int) -> PatchbayError {
+    PatchbayError(
+      .limitReached,
+      "\(byteCount) bytes of the spool are needed, but user \(uid) uses \(used) of the \(limit) that "
+        + "this broker gives one user, and too little of that can go. Remove some blobs, or have the "
+        + "broker's --spool-limit raised.")
+  }
+
   static func spoolFull(used: Int, limit: Int) -> PatchbayError {
     PatchbayError(
       .noSpaceSpool,

@@ -14,6 +14,9 @@ struct UserAccount: Sendable {
   var byteCount = 0
   /// Of them, what eviction could free.
   var idleByteCount = 0
+  /// Bytes of disk of its blobs, and of them, what eviction could free.
+  var diskByteCount = 0
+  var idleDiskByteCount = 0
   /// Blobs that may go; and of those that have bytes on disk.
   var idleBlobs = EvictionQueue()
   var idleOnDisk = EvictionQueue()

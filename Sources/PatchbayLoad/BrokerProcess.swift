@@ -8,13 +8,14 @@ import PatchbayBroker
 
 enum BrokerProcess {
   /// Starts a broker in a new directory; the path it listens on.
-  static func start(memoryByteCount: Int) throws(LoadError) -> String {
+  /// - Parameter hasSpool: whether it has a directory on disk, which goes with it.
+  static func start(memoryByteCount: Int, hasSpool: Bool = false) throws(LoadError) -> String {
     let directory = try Household.shared.makeDirectory()
     let path = "\(directory)/control.sock"
     let child = try ChildProcess(
       order: [
         "role": "broker", "socket": path, "memory": String(memoryByteCount),
-        "directory": directory,
+        "directory": directory, "spool": String(hasSpool),
       ], isApart: true)
     let input = fcntl(child.input, F_DUPFD_CLOEXEC, 0)
     Household.shared.add(broker: child.process, input: input)
@@ -28,13 +29,15 @@ enum BrokerProcess {
       socketPath: try order.text("socket"), memoryLimit: try order.int("memory"),
       logger: Logger(label: "broker", factory: quiet))
     configuration.drainLimit = .zero
+    let directory = try order.text("directory")
+    if order.flag("spool") { configuration.spool = .directory("\(directory)/spool") }
     let broker = try Broker(configuration)
     Worker.say("ready")
     while readLine() != nil {}
     broker.requestStop()
     broker.waitUntilEnded()
     // Here too, not only where it was made: the tool itself may have been killed.
-    Household.remove(try order.text("directory"))
+    Household.remove(directory)
   }
 
   private static func quiet(_ label: String) -> any LogHandler {

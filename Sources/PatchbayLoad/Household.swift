@@ -61,7 +61,8 @@ final class Household: Sendable {
         let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
           unsafe String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
         }
-        _ = unsafe unlink("\(directory)/\(name)")
+        let path = "\(directory)/\(name)"
+        if unsafe unlink(path) != 0, name != ".", name != ".." { remove(path) }
       }
       _ = unsafe closedir(listing)
     }

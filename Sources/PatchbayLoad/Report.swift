@@ -36,17 +36,19 @@ struct Report {
   private var cells: [Cell] = []
   private var notes: [String] = []
 
-  init(_ options: RunOptions) {
-    isJSON = options.json
+  init(_ options: RunOptions) { self.init(seed: options.seed, asJSON: options.json) }
+
+  init(seed: UInt32, asJSON: Bool) {
+    isJSON = asJSON
     let machine = Machine()
     let command = CommandLine.arguments.joined(separator: " ")
     if isJSON {
       print(
-        "{\"command\":\(Self.quoted(command)),\"seed\":\(options.seed),"
+        "{\"command\":\(Self.quoted(command)),\"seed\":\(seed),"
           + "\"cpu\":\(Self.quoted(machine.processor)),\"cores\":\(machine.coreCount),"
           + "\"kernel\":\(Self.quoted(machine.kernel))}")
     } else {
-      print("\(command)\nseed \(options.seed)\n\(machine.description)\n")
+      print("\(command)\nseed \(seed)\n\(machine.description)\n")
     }
   }
 

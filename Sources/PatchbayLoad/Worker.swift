@@ -43,6 +43,7 @@ struct Worker: ParsableCommand {
       try LatencyFloor.work(role, order)
     case "churn": try ChurnWorker.run(order)
     case "first-byte": try ChurnWorker.openRepeatedly(order)
+    case "spill": try SpillWorker.run(order)
     case "control": try ControlWorker.run(order)
     default: throw LoadError("There is no worker role \(role).")
     }

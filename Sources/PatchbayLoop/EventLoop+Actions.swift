@@ -31,6 +31,8 @@ extension EventLoop {
       reuseRing(ring, RingUse(number: useNumber, index: index))
     case .spill(let order): spill(order)
     case .retractRing(let ring, let holders): retract(ring, heldBy: holders)
+    case .persist(let order): persist(order)
+    case .withdrawContainer(let generation): withdrawContainer(generation)
     case .removeContainer(let generation): removeContainer(generation)
     case .unlinkRing(let ring): unlink(ring, givesBack: false)
     case .discardRing(let ring): unlink(ring, givesBack: true)
@@ -316,6 +318,7 @@ extension EventLoop {
       }
     case .unlinked(let ring): rings.endUnlink(ring)
     case .spilled(let generation, let result): submit(.spilled(generation, result))
+    case .persisted(let generation, let result): submit(.persisted(generation, result))
     case .samples(let samples): submit(.sampled(samples))
     case .containersRemoved: break
     case .digested(let generation, let state, let result): digested(generation, state, result)

@@ -15,6 +15,25 @@ extension EventLoop {
     if !isTaken { finish(.spilled(order.generation, .incomplete)) }
   }
 
+  func persist(_ order: PersistOrder) {
+    let places = order.extents.map { rings[$0.ring] }
+    let generation = order.blob.generation
+    guard let spool else { return }
+    let isTaken = spooler.submit { .persisted(generation, spool.persist(order, from: places)) }
+    if !isTaken { finish(.persisted(generation, .failed(busy, containerByteCount: nil))) }
+  }
+
+  /// Done here and now: whoever is told afterwards that the blob is gone can rely on it.
+  func withdrawContainer(_ generation: Generation) {
+    do throws(PatchbayError) {
+      try spool?.withdraw(generation)
+    } catch {
+      refusals.warn(
+        "The container of generation \(generation) kept its name, and the next broker may find the "
+          + "blob: \(error.message)")
+    }
+  }
+
   /// Behind the spills that are under way.
   func removeContainer(_ generation: Generation) {
     guard let spool else { return }

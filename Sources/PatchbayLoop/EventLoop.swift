@@ -29,6 +29,7 @@ enum WorkResult: Sendable {
   case samples([BlobSample])
   case situation(SessionID, number: UInt64, BlobSituation)
   case spilled(Generation, SpillResult)
+  case persisted(Generation, PersistResult)
   case containersRemoved
   case digested(Generation, DigestState, DigestResult)
 }
@@ -59,6 +60,8 @@ final class EventLoop {
   /// Nil: nothing leaves memory for the disk.
   let spool: Spool?
   let spooler: Worker<WorkResult>
+  /// What the spool had in it, until the ledger knows.
+  private var findings: SpoolFindings?
   let hasher: Worker<WorkResult>
   let journalStorage: SharedJournalStorage
   let journal: Journal
@@ -114,9 +117,11 @@ final class EventLoop {
     limits.isShared = configuration.isShared
     if let own = configuration.userMemoryLimit { limits.memoryPerOtherUser = own }
     limits.spool = try configuration.spool?.terms()
-    spool = try configuration.spool.map { (place) throws(PatchbayError) in
-      try Spool(place, instance: instance)
+    let opened = try configuration.spool.map { (place) throws(PatchbayError) in
+      try Spool.open(place, instance: instance)
     }
+    spool = opened?.spool
+    findings = opened?.findings
     jobLimit = limits.jobCount
     maker = try Worker("the maker of rings", jobLimit: jobLimit)
     inspector = try Worker("the inspector of rings", jobLimit: jobLimit)
@@ -160,6 +165,7 @@ final class EventLoop {
       }
       logger.info("Serving on \(ground.path) with \(memoryLimit) bytes of shared memory.")
       reportRoom()
+      takeFindings()
       while !isDone {
         for ready in try poller.wait(until: nextMoment) { handle(ready) }
         endLingering()
@@ -175,6 +181,20 @@ final class EventLoop {
     }
     tearDown()
     logger.info("The broker on \(ground.path) has ended.")
+  }
+
+  private func takeFindings() {
+    guard let found = findings else { return }
+    findings = nil
+    for line in found.warnings { logger.warning("\(line)") }
+    if !found.blobs.isEmpty || found.sweptCount > 0 {
+      logger.info(
+        """
+        The spool has \(found.blobs.count) complete blobs; \(found.sweptCount) unfinished files of a \
+        broker that was killed are gone.
+        """)
+    }
+    submit(.found(found.blobs))
   }
 
   private var isDone: Bool {

@@ -11,16 +11,26 @@ package struct SpoolPlace: Sendable {
   /// Bytes of disk; nil: half of what is free there when the broker starts.
   package var byteLimit: Int?
   package var compression: SpoolCompression
-  package init(directory: String, byteLimit: Int?, compression: SpoolCompression) {
+  /// Bytes of the disk that are left to others; nil: a thirty-second of it, at most 1 GiB.
+  package var floor: Int?
+  package init(
+    directory: String, byteLimit: Int?, compression: SpoolCompression, floor: Int? = nil
+  ) {
     self.directory = directory
     self.byteLimit = byteLimit
     self.compression = compression
+    self.floor = floor
+  }
+
+  func chosenFloor() throws(PatchbayError) -> Int {
+    if let floor { return floor }
+    return min(1 << 30, try DiskFile.space(at: directory).wholeByteCount / 32)
   }
 
   /// What the ledger has to know of it.
   func terms() throws(PatchbayError) -> SpoolTerms {
     let limit =
-      if let byteLimit { byteLimit } else { try DiskFile.freeByteCount(of: directory) / 2 }
+      if let byteLimit { byteLimit } else { try DiskFile.space(at: directory).freeByteCount / 2 }
     return SpoolTerms(byteCount: limit, compression: compression)
   }
 }

@@ -19,6 +19,24 @@ enum ContainerArea {
   }
 
   static func headers(_ file: borrowing Descriptor) throws(PatchbayError) -> ContainerHeaders {
-    try ContainerHeaders(try read(file))
+    try ContainerHeaders(try readCopies(file))
+  }
+
+  /// As `read`, without what neither copy needs: two pages are usually all.
+  private static func readCopies(_ file: borrowing Descriptor) throws(PatchbayError) -> [UInt8] {
+    guard try DiskFile.facts(of: file).byteCount >= ContainerLayout.areaByteCount else {
+      return try read(file)
+    }
+    var area = [UInt8](repeating: 0, count: ContainerLayout.areaByteCount)
+    for start in ContainerLayout.copyOffsets {
+      let page = try DiskFile.read(file, at: start, byteCount: ContainerLayout.page)
+      guard page.count == ContainerLayout.page else { return try read(file) }
+      let said = Int(HeaderField.copyByteCount.load(page))
+      let byteCount = min(max(said, page.count), ContainerLayout.copyByteLimit)
+      let copy = try DiskFile.read(
+        file, at: start + page.count, byteCount: byteCount - page.count, behind: page)
+      area.replaceSubrange(start..<start + copy.count, with: copy)
+    }
+    return area
   }
 }

@@ -16,7 +16,7 @@ package struct ContainerHeader: Sendable, Hashable {
   package var isSealed: Bool
   /// The digest in its own words, at most 256 bytes of UTF-8; may be empty.
   package var digest: String
-  /// At most 16 KiB for whoever writes the container; nothing here looks at them.
+  /// At most 20 KiB for whoever writes the container; nothing here looks at them.
   package var note: [UInt8]
 
   package init(

@@ -18,7 +18,7 @@ package enum ContainerLayout {
   package static let magic: UInt64 = 0x4c4f_5053_5941_4250
   package static let formatVersion: UInt32 = 1
   package static let digestByteLimit = 256
-  package static let noteByteLimit = 16_384
+  package static let noteByteLimit = 20_480
 
   /// The kinds of skippable frames.
   package static let areaFrame: UInt32 = 0x184d_2a50

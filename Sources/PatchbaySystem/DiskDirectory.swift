@@ -5,11 +5,13 @@ import PatchbayTypes
 
 extension DiskFile {
   /// A directory of this user that nobody else may write into, held open; made, for this user alone,
-  /// if it is not there.
+  /// if it is not there. Its own name is on the device then.
   /// - Throws: `notPermitted` when it is somebody else's, or others may write into it; `inputOutput`
   ///   when it is none, or its parent is not there.
   package static func ownDirectory(_ path: String) throws(PatchbayError) -> Descriptor {
-    if unsafe mkdir(path, 0o700) != 0, errno != EEXIST {
+    if unsafe mkdir(path, 0o700) == 0 {
+      try synchronizeDirectory(openDirectory(parent(of: path)))
+    } else if errno != EEXIST {
       throw .system("Making the directory \(path)", errno: errno)
     }
     let directory = try openDirectory(path)
@@ -87,16 +89,25 @@ extension DiskFile {
       name: text, isRegular: facts.st_mode & S_IFMT == S_IFREG, byteCount: Int(facts.st_size))
   }
 
-  /// Bytes that this user may still write where a directory, or its parent if it is not there yet,
-  /// stands.
-  package static func freeByteCount(of path: String) throws(PatchbayError) -> Int {
+  /// The room of a file system.
+  package struct Space: Sendable, Hashable {
+    package let wholeByteCount: Int
+    /// What this user may still write.
+    package let freeByteCount: Int
+  }
+
+  /// The room where a directory, or its parent if it is not there yet, stands.
+  package static func space(at path: String) throws(PatchbayError) -> Space {
     var facts = statvfs()
     if unsafe statvfs(path, &facts) != 0 {
       guard unsafe statvfs(parent(of: path), &facts) == 0 else {
         throw .system("Looking for free space at \(path)", errno: errno)
       }
     }
-    return Int(clamping: UInt64(facts.f_bavail) &* UInt64(facts.f_frsize))
+    let unit = UInt64(facts.f_frsize)
+    return Space(
+      wholeByteCount: Int(clamping: UInt64(facts.f_blocks) &* unit),
+      freeByteCount: Int(clamping: UInt64(facts.f_bavail) &* unit))
   }
 
   private static func parent(of path: String) -> String {

@@ -53,6 +53,25 @@ package enum DiskFile {
     }
   }
 
+  /// Gives a file another name in its directory; a file of that name is replaced. At any moment it has
+  /// one of both.
+  package static func rename(
+    in directory: borrowing Descriptor, from name: String, to other: String
+  ) throws(PatchbayError) {
+    guard unsafe renameat(directory.rawValue, name, directory.rawValue, other) == 0 else {
+      throw .disk("Renaming the file \(name) to \(other)", errno: errno)
+    }
+  }
+
+  /// Returns once the names of a directory are on the device. After a failure nobody knows which are.
+  package static func synchronizeDirectory(
+    _ directory: borrowing Descriptor
+  ) throws(PatchbayError) {
+    while fsync(directory.rawValue) != 0 {
+      guard errno == EINTR else { throw .disk("Writing a directory through to disk", errno: errno) }
+    }
+  }
+
   // MARK: Sizes
 
   /// What the system says about a file.

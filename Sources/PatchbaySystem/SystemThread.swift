@@ -1,5 +1,6 @@
 // A thread that runs one closure. Signals are left to the threads of the embedding program.
 
+import CPatchbaySystem
 import Glibc
 import PatchbayTypes
 import Synchronization
@@ -13,7 +14,7 @@ package final class SystemThread: Sendable {
   private let thread: pthread_t
   private let isJoined = Mutex(false)
 
-  /// Starts it.
+  /// Starts it. Tools that list threads show the first 15 bytes of what it is for, without an article.
   /// - Throws: `limitReached` when the system has no more threads.
   package init(_ what: String, _ body: @escaping @Sendable () -> Void) throws(PatchbayError) {
     let work = unsafe Unmanaged.passRetained(Work(body))
@@ -39,6 +40,8 @@ package final class SystemThread: Sendable {
         systemErrno: result)
     }
     self.thread = thread
+    let shown = what.hasPrefix("the ") ? what.dropFirst(4) : what[...]
+    _ = unsafe pb_name_thread(thread, String(decoding: shown.utf8.prefix(15), as: UTF8.self))
   }
 
   /// Waits for its end.

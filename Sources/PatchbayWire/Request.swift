@@ -125,6 +125,8 @@ package struct CreateTerms: Sendable, Hashable {
   package var idleLimit: Duration?
   /// Takes over the covered bytes of a failed blob of the key.
   package var resumes: Bool
+  /// How its container keeps bytes; nil: as the broker does.
+  package var compression: SpoolCompression?
   /// The digest that is to be computed, and what it is to be.
   package var digest: DigestWish?
   /// What a plain `create` means.
@@ -133,12 +135,14 @@ package struct CreateTerms: Sendable, Hashable {
     CreateTerms(ownership: .exclusive, idleLimit: nil, resumes: false, digest: digest)
   }
   package init(
-    ownership: Ownership, idleLimit: Duration?, resumes: Bool, digest: DigestWish? = nil
+    ownership: Ownership, idleLimit: Duration?, resumes: Bool, compression: SpoolCompression? = nil,
+    digest: DigestWish? = nil
   ) {
     self.digest = digest
     self.ownership = ownership
     self.idleLimit = idleLimit
     self.resumes = resumes
+    self.compression = compression
   }
 }
 

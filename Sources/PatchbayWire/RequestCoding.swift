@@ -184,6 +184,7 @@ extension CreateTerms {
     writer.put(ownership.rawValue)
     writer.put(idleLimit?.wholeNanoseconds ?? 0)
     writer.put(resumes)
+    writer.put(compression?.rawValue ?? 0)
     writer.put(digest)
   }
 
@@ -196,7 +197,8 @@ extension CreateTerms {
     }
     self.init(
       ownership: ownership, idleLimit: nanoseconds == 0 ? nil : .nanoseconds(nanoseconds),
-      resumes: try reader.takeFlag(), digest: try reader.takeDigestWish())
+      resumes: try reader.takeFlag(), compression: try reader.takeCompression(),
+      digest: try reader.takeDigestWish())
   }
 }
 
@@ -253,7 +255,7 @@ extension WireWriter {
   /// What is no index becomes the one number that no reader takes for one.
   mutating func put(index: Int) { put(UInt32(clamping: index)) }
 
-  mutating func put(labels: [BlobInfo.Label]) {
+  package mutating func put(labels: [BlobInfo.Label]) {
     put(list: labels) { writer, label in
       writer.put(label.name)
       writer.put(label.value)
@@ -262,6 +264,16 @@ extension WireWriter {
 }
 
 extension WireReader {
+  /// 0 stands for nil.
+  mutating func takeCompression() throws(PatchbayError) -> SpoolCompression? {
+    let number = try take(UInt8.self)
+    guard number != 0 else { return nil }
+    guard let compression = SpoolCompression(rawValue: number) else {
+      throw PatchbayError(.protocolViolation, "No way of compressing has the number \(number).")
+    }
+    return compression
+  }
+
   mutating func takeReference() throws(PatchbayError) -> BlobReference {
     BlobReference(generation: Generation(rawValue: try take()), epoch: try take())
   }
@@ -301,7 +313,7 @@ extension WireReader {
     return Int(entry)
   }
 
-  mutating func takeLabels() throws(PatchbayError) -> [BlobInfo.Label] {
+  package mutating func takeLabels() throws(PatchbayError) -> [BlobInfo.Label] {
     try takeList(atMost: WireLimit.labelCount, "the labels") {
       (reader) throws(PatchbayError) -> BlobInfo.Label in
       BlobInfo.Label(

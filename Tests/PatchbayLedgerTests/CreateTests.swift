@@ -94,7 +94,7 @@ import Testing
     var rig = Rig()
     let writer = rig.connect()
     #expect(rig.createError(writer, "k") { $0.policy = .dropOldest } == .protocolViolation)
-    #expect(rig.createError(writer, "k") { $0.acknowledgement = .durable } == .protocolViolation)
+    #expect(rig.createError(writer, "k") { $0.acknowledgement = .durable } == .notPermitted)
     #expect(rig.createError(writer, "k") { $0.mode = 0o700 } == .protocolViolation)
     #expect(rig.createError(writer, "k") { $0.firstExtent = -1 } == .protocolViolation)
     #expect(rig.createError(writer, "k") { $0.extentLimit = .max } == .protocolViolation)

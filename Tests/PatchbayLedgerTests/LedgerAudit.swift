@@ -48,6 +48,10 @@ extension Ledger {
         blobs.values.count { $0.isBorn && $0.isNamed && $0.state == .open }
       ),
       ("bytes on disk", spilling.byteCount, blobs.values.reduce(0) { $0 + $1.spoolByteCount }),
+      (
+        "idle bytes on disk", spilling.idleByteCount,
+        blobs.values.reduce(0) { $0 + ($1.isIdle ? $1.spoolByteCount : 0) }
+      ),
       ("spills", spilling.underWay, blobs.values.count { $0.spillingIndex != nil }),
       ("owners", owners.count, blobs.values.count { $0.isNamed && !$0.isSource }),
     ]
@@ -82,6 +86,13 @@ extension Ledger {
       let mine = Set(live.filter { $0.value.peer.uid == uid }.keys)
       if account.byteCount != bytes { return "user \(uid): \(account.byteCount) of \(bytes) bytes" }
       if account.idleByteCount != idle { return "user \(uid): \(account.idleByteCount) idle" }
+      let disk = own.reduce(0) { $0 + $1.spoolByteCount }
+      if account.diskByteCount != disk { return "user \(uid): \(account.diskByteCount) on disk" }
+      let idleDisk = own.reduce(0) { $0 + ($1.isIdle ? $1.spoolByteCount : 0) }
+      if account.idleDiskByteCount != idleDisk { return "user \(uid): idle on disk" }
+      if !isTrusted(uid), limits.spool != nil, disk > diskPerOtherUser {
+        return "user \(uid) has \(disk) bytes on disk"
+      }
       if account.blobCount != own.count { return "user \(uid): \(account.blobCount) blobs" }
       if account.sessions != mine { return "user \(uid): sessions" }
       if isTrusted(uid) { continue }

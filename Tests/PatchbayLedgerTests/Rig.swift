@@ -47,11 +47,13 @@ struct Rig {
   var holdsInspections = false
   var holdsCopies = false
   var holdsSpills = false
+  var holdsPersists = false
   var holdsDigests = false
   /// What a worker finds in any blob; nil: what `simulatedDigest` says of no bytes.
   var digest: DigestResult?
   /// What disks do: takes an extent, or says why not.
   var spillResult: SpillResult?
+  var persistResult: PersistResult?
   /// Rings that somebody has in view.
   var viewed: Set<RingID> = []
   /// Bytes of disk by blob.
@@ -89,6 +91,15 @@ struct Rig {
     return .done(containerByteCount: containers[order.generation] ?? 0)
   }
 
+  private mutating func persist(_ order: PersistOrder) -> PersistResult {
+    let generation = order.blob.generation
+    if let persistResult { return persistResult }
+    containers[generation, default: 0] += order.extents.reduce(0) {
+      $0 + order.range(of: $1).count
+    }
+    return .done(containerByteCount: containers[generation] ?? 0)
+  }
+
   /// A worker that finds everything covered.
   private func digest(_ order: DigestOrder) -> DigestResult {
     if let digest { return digest }
@@ -118,6 +129,8 @@ struct Rig {
     case .copy(let copy, _) where !holdsCopies: .copied(copy, nil)
     case .spill(let order) where !holdsSpills:
       .spilled(order.generation, spill(order))
+    case .persist(let order) where !holdsPersists:
+      .persisted(order.blob.generation, persist(order))
     case .digest(let order) where !holdsDigests: .digested(order.generation, digest(order))
     case .retractRing(let ring, _): .retracted(ring, isViewed: viewed.contains(ring))
     case .removeContainer(let generation): forget(generation)

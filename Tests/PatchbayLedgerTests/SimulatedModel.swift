@@ -38,6 +38,7 @@ struct SimulatedModel {
   private var lastGenerations: [BlobKey: Generation] = [:]
   private(set) var overhead = 0
   private(set) var watches = SimulatedWatches()
+  private var storage = SimulatedStorage()
   private(set) var digests = SimulatedDigests()
   /// Extents on their way to disk, those that have arrived, and whose containers are there.
   private var spilling: [Generation: Int] = [:]
@@ -89,6 +90,8 @@ struct SimulatedModel {
     case .congested(let session): watches.congested.insert(session)
     case .relieved(let session): watches.congested.remove(session)
     case .spilled(let generation, let result): spilled(generation, result)
+    case .persisted(let generation, let result):
+      spooled[generation, default: []].formUnion(storage.persisted(generation, result))
     case .digested(let generation, let result): digests.finished(generation, result)
     case .retracted(let ring, isViewed: false):
       // Its tag is gone, and nobody looks any more; but those whose tables are gone, too, may.
@@ -96,7 +99,7 @@ struct SimulatedModel {
         rings[ring]?.holders[session] = nil
       }
     case .ringRefused, .ringCreated, .inspected, .sampled, .journalFull, .tick, .drainBegan,
-      .retracted:
+      .retracted, .found:
       break
     }
   }
@@ -166,6 +169,8 @@ struct SimulatedModel {
     if case .tick = event { isTick = true }
     let wrong = writing.settled(posted, isTick: isTick, at: now)
     demand(wrong == nil, wrong ?? "")
+    let unfounded = storage.violation(records)
+    demand(unfounded == nil, unfounded ?? "")
   }
 
   private mutating func check(_ action: LedgerAction, after event: LedgerEvent) {
@@ -238,12 +243,22 @@ struct SimulatedModel {
         state == .sealed || order.extent.index > 0, "the marks of \(order.generation) leave memory")
       spilling[order.generation] = order.extent.index
       containers.insert(order.generation)
+    case .persist(let order):
+      let gone = order.extents.contains { rings[$0.ring]?.isUnlinked != false }
+      demand(!gone, "persists from a gone ring")
+      let wrong = storage.persists(order)
+      demand(wrong == nil, wrong ?? "")
+      demand(posted[order.blob.generation] == .open, "persists what is not open")
+      containers.insert(order.blob.generation)
+    case .withdrawContainer(let generation): storage.withdrawn(generation)
     case .retractRing(let ring, _):
       demand(rings[ring]?.isUnlinked == false, "takes back a gone ring")
       extentOwners[ring] = nil
     case .removeContainer(let generation):
       demand(containers.remove(generation) != nil, "no container of \(generation) is there")
       demand(spilling[generation] == nil, "a container goes while it is written")
+      let wrong = storage.removed(generation)
+      demand(wrong == nil, wrong ?? "")
       demand(!isHeld(generation), "a container goes while \(generation) is open")
       spooled[generation] = nil
     case .recordClient, .eraseClient: break
@@ -526,6 +541,9 @@ struct SimulatedModel {
     default:
       // A creation that had to wait for memory takes the key when there is some.
       guard !isBeingReplaced(record) else { return }
+      demand(
+        record.info.acknowledgement == .visible || record.info.isCache
+          || record.info.state != .sealed, "\(generation) was evicted and was to be kept")
       demand(!isHeld(generation), "\(generation) was evicted while it is open")
       demand(record.info.state != .open, "\(generation) was evicted while it is written")
     }

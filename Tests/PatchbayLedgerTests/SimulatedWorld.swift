@@ -46,7 +46,7 @@ struct SimulatedWorld {
 
   /// Bytes of disk by blob.
   private var containers: [Generation: Int] = [:]
-  private static let spool = 256 << 10
+  private static let spool = 512 << 10
   private let spools: Bool
   /// Whether some blobs are to have a digest, and what it is to be: that of one byte.
   private let digests: Bool
@@ -149,7 +149,7 @@ struct SimulatedWorld {
     for action in actions {
       switch action {
       case .createRing, .reuseRing, .createBoard, .inspect, .copy, .sample, .spill, .retractRing,
-        .digest:
+        .persist, .digest:
         answers.append(action)
       case .removeContainer(let generation): containers[generation] = nil
       case .disconnect(let session):
@@ -253,7 +253,10 @@ struct SimulatedWorld {
   }
 
   private mutating func answerOne(mayRefuse: Bool) {
-    guard let place = answers.indices.randomElement(using: &generator) else { return }
+    guard let drawn = answers.indices.randomElement(using: &generator) else { return }
+    // The disk's worker does one thing after the other.
+    let isOnDisk = Self.isDiskWork(answers[drawn])
+    let place = isOnDisk ? answers.firstIndex(where: Self.isDiskWork) ?? drawn : drawn
     let isRefused = mayRefuse && chance(1, in: 8)
     switch answers.remove(at: place) {
     case .createRing(let ring, _, _, _, _), .reuseRing(let ring, _, _):
@@ -277,6 +280,7 @@ struct SimulatedWorld {
     case .copy(let copy, _):
       feed(.copied(copy, isRefused ? PatchbayError(.inputOutput, "The ring is gone.") : nil))
     case .spill(let order): spill(order, mayFail: isRefused)
+    case .persist(let order): persist(order, mayFail: isRefused)
     case .digest(let order): digest(order, mayFail: isRefused)
     case .retractRing(let ring, _):
       feed(.retracted(ring, isViewed: mayRefuse && chance(1, in: 4)))
@@ -290,6 +294,34 @@ struct SimulatedWorld {
           }))
     default: break
     }
+  }
+
+  private static func isDiskWork(_ action: LedgerAction) -> Bool {
+    switch action {
+    case .spill, .persist: true
+    default: false
+    }
+  }
+
+  private mutating func persist(_ order: PersistOrder, mayFail: Bool) {
+    let generation = order.blob.generation
+    if mayFail {
+      let isLost = chance(1, in: 3)
+      if isLost { containers[generation] = nil }
+      return feed(
+        .persisted(
+          generation,
+          isLost
+            ? .lost(PatchbayError(.inputOutput, "fsync"))
+            : .failed(
+              PatchbayError(.noSpaceSpool, "full"),
+              containerByteCount: containers[generation] ?? 0)))
+    }
+    let byteCount = order.extents.reduce(containers[generation] ?? 4096) {
+      $0 + order.range(of: $1).count / 4096 * 4096 + 4096
+    }
+    containers[generation] = byteCount
+    feed(.persisted(generation, .done(containerByteCount: byteCount)))
   }
 
   private mutating func digest(_ order: DigestOrder, mayFail: Bool) {
@@ -387,6 +419,9 @@ struct SimulatedWorld {
     if spools, chance(1, in: 10) {
       return .attachExtent(ExtentRequest(generation: randomOpened(client), index: smallIndex()))
     }
+    if spools, chance(1, in: 6) {
+      return .grow(GrowRequest(blob: randomReference(client), index: smallIndex()))
+    }
     if chance(1, in: 8) { return randomSubscription(client) }
     return switch Int.random(in: 0..<160, using: &generator) {
     case 0..<18: create(randomCreate())
@@ -466,6 +501,7 @@ struct SimulatedWorld {
     var create = CreateRequest(key: sharedKey())
     create.byteCount = chance(1, in: 2) ? 60_000 : nil
     create.replaces = chance(1, in: 8)
+    if spools { randomizeKeeping(&create) }
     return create
   }
 
@@ -529,7 +565,15 @@ struct SimulatedWorld {
       create.inlineBytes = Array(repeating: 1, count: byteCount)
       create.byteCount = nil
     }
+    if spools { randomizeKeeping(&create) }
     return create
+  }
+
+  private mutating func randomizeKeeping(_ create: inout CreateRequest) {
+    if chance(1, in: 3) {
+      create.acknowledgement = Acknowledgement.allCases.randomElement(using: &generator) ?? .durable
+    }
+    create.isCache = chance(1, in: 3)
   }
 
   // MARK: The end

@@ -64,13 +64,18 @@ import Testing
         case .spill(let order): seen.insert(order.extent.index == 0 ? "sealed" : "open or sealed")
         case .retractRing: seen.insert("retract")
         case .removeContainer: seen.insert("remove")
+        case .persist: seen.insert("persist")
+        case .withdrawContainer: seen.insert("withdraw")
         case .reply(_, _, .spooled, _): seen.insert("spooled")
         case .reply(_, _, .failure(let error), _): seen.insert("\(error.code)")
         default: break
         }
       }
     }
-    for kind in ["sealed", "open or sealed", "retract", "remove", "spooled", "noSpaceSpool"] {
+    for kind in [
+      "sealed", "open or sealed", "retract", "remove", "spooled", "noSpaceSpool", "persist",
+      "withdraw", "inputOutput",
+    ] {
       #expect(seen.contains(kind), "\(kind) never happened")
     }
   }

@@ -128,3 +128,57 @@ import Testing
     try broker.stop()
   }
 }
+
+@Suite struct SpoolCostTests {
+  /// Bytes that `patchbay cat` reads from files below a directory.
+  private func readByteCount(_ report: String, below directory: String) throws -> Int {
+    try readFile(report).split(separator: "\n").reduce(0) { sum, line in
+      guard line.contains("pread64("), line.contains("<\(directory)/"),
+        let count = line.split(separator: " ").last.flatMap({ Int($0) })
+      else { return sum }
+      return sum + count
+    }
+  }
+
+  @Test(arguments: ["none", "lz4"])
+  func `a random read of 4 KiB costs one segment of the file`(_ compression: String) throws {
+    let place = try TemporaryDirectory()
+    let (spool, file) = (place.file("spool"), place.file("file"))
+    // A period that is no multiple of a segment.
+    let part = (0..<300_007).map { UInt8(truncatingIfNeeded: $0 / 97 ^ $0 >> 9) }
+    let bytes = Array(repeatElement(part, count: 160).joined())
+    try writeFile(file, bytes)
+    let broker = try BrokerProcess(
+      memory: "32MiB", options: ["--spool", spool, "--compress", compression])
+    #expect(try broker.run(["put", "big", file, "-q"]).exitCode == 0)
+    for position in [300_000, 5 << 20, 12_345_678] {
+      let report = place.file("report\(position)")
+      let cat = try runProgram(
+        "/usr/bin/strace",
+        [
+          "-f", "-y", "-e", "trace=pread64", "-o", report, try program("patchbay"), "cat", "big",
+          "--from", "\(position)", "--count", "4096",
+        ], environment: ["PATCHBAY_SOCKET": broker.socket])
+      #expect(cat.bytes == Array(bytes[position..<position + 4096]), "\(cat.error)")
+      let read = try readByteCount(report, below: spool)
+      #expect(read >= 4096 && read <= 2 * (256 << 10) + 8192, "\(read) bytes at \(position)")
+      #expect(position % (256 << 10) > (256 << 10) - 4096 || read <= 256 << 10 + 8192, "\(read)")
+    }
+    try broker.stop()
+  }
+
+  @Test func `the load tool measures the way to disk beside the programs that do the same`() throws
+  {
+    let outcome = try runProgram(
+      "patchbay-load",
+      ["spill", "--total", "1MiB", "--memory", "16MiB", "--repeats", "1", "--floor", "--json"])
+    #expect(outcome.exitCode == 0, "\(outcome.error)")
+    let cells = outcome.output.split(separator: "\n").dropFirst()
+    #expect(cells.count == 4, "\(outcome.output)")
+    for cell in cells {
+      #expect(cell.contains("\"ratio\":{") && cell.contains("\"per core\":{"), "\(cell)")
+    }
+    let refused = try runProgram("patchbay-load", ["spill", "--total", "1KiB"])
+    #expect(refused.exitCode == 64 && refused.error.contains("--total"), "\(refused.error)")
+  }
+}

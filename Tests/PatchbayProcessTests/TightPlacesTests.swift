@@ -25,8 +25,7 @@ import Testing
     try #require(outcome.exitCode == 0, "\(outcome.error)")
   }
 
-  @Test func `a broker whose files may not grow answers with errors, and goes on afterwards`() throws
-  {
+  @Test func `a broker whose files may not grow refuses, and goes on afterwards`() throws {
     let place = try TemporaryDirectory()
     let file = try makeFile(place, 48 << 20)
     let broker = try BrokerProcess(memory: "32MiB", options: ["--spool", place.file("spool")])
@@ -82,7 +81,7 @@ import Testing
   }
 
   @Test(.enabled(if: isRoot, "a mount namespace of one's own needs root"))
-  func `shared memory smaller than the limit is told to the writer, and used again when it is free`()
+  func `shared memory smaller than the limit is told to the writer, and used again once free`()
     throws
   {
     let place = try TemporaryDirectory()

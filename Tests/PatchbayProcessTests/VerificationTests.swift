@@ -120,6 +120,36 @@ import Testing
     try broker.stop()
   }
 
+  @Test func `a blob that outlives its broker keeps its digest, and its container is held to it`()
+    throws
+  {
+    let place = try TemporaryDirectory()
+    let spool = ["--spool", place.file("spool")]
+    let first = try BrokerProcess(options: spool)
+    let file = try makeFile(first, 3_000_001)
+    let right = try digest(file, "sha384")
+    for ack in ["retained", "durable"] {
+      let put = try shell(first, "patchbay put \(ack) source --ack \(ack) --expect \(right)")
+      #expect(put.exitCode == 0, "\(put.error)")
+      let bad = try shell(
+        first, "patchbay put bad source --ack \(ack) --expect sha256:\(Self.wrong) --replace")
+      #expect(bad.exitCode == 65, "\(bad.error)")
+    }
+    let files = try shell(first, "patchbay verify --json \(spool[0]) \(spool[1])")
+    #expect(files.exitCode == 0, "\(files.output)")
+    let sound = files.output.split(separator: "\n").filter { $0.contains(right) }
+    #expect(sound.count == 2 && sound.allSatisfy { $0.contains("\"digestMatches\":true") })
+    try first.stop()
+    let second = try BrokerProcess(options: spool)
+    for key in ["retained", "durable"] {
+      let info = try shell(second, "patchbay info \(key) --json").output
+      #expect(info.contains("\"digest\":\"\(right)\""), "\(info)")
+      #expect(try shell(second, "patchbay get \(key) copy --expect \(right)").exitCode == 0)
+    }
+    #expect(try shell(second, "patchbay info bad").exitCode == 66)
+    try second.stop()
+  }
+
   @Test func `get verifies what it read, and makes no file of anything else`() throws {
     let broker = try BrokerProcess()
     let file = try makeFile(broker, 300_000)

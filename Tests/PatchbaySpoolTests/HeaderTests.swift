@@ -124,7 +124,7 @@ import Testing
     let shelf = try Shelf()
     let blob = try SampleBlob(byteCount: 8192, .none)
     for change: (inout ContainerHeader) -> Void in [
-      { $0.note = [UInt8](repeating: 1, count: 16_385) },
+      { $0.note = [UInt8](repeating: 1, count: 20_481) },
       { $0.digest = String(repeating: "x", count: 257) },
       { $0.byteCount = 1 << 46 + 1 }, { $0.byteCount = -1 },
     ] {

@@ -88,7 +88,7 @@ enum Golden {
       .createWith(
         fullCreate,
         CreateTerms(
-          ownership: .ownerless, idleLimit: .seconds(60), resumes: true,
+          ownership: .ownerless, idleLimit: .seconds(60), resumes: true, compression: .lz4,
           digest: DigestWish(expecting: digest)))),
     Sample(
       "createWith, any digest", 34,
@@ -381,7 +381,7 @@ enum Extreme {
         create,
         CreateTerms(
           ownership: .ownerless, idleLimit: .nanoseconds(Int64.max), resumes: true,
-          digest: DigestWish(expecting: digest)))),
+          compression: .lz4, digest: DigestWish(expecting: digest)))),
     Sample("join", .max, .join(JoinRequest(key: longKey, generation: highest.generation))),
     Sample("claim", .max, .claim(ClaimRequest(blob: highest, range: top..<top))),
     Sample("release", .max, .release(ReleaseRequest(blob: highest, claim: .max))),

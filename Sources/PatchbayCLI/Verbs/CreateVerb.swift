@@ -62,6 +62,8 @@ struct CreateVerb: Verb {
     transform: Typed.label)
   var label: [BlobInfo.Label] = []
 
+  @OptionGroup var keeping: KeepingOptions
+
   @OptionGroup var digest: DigestOptions
 
   @Flag(help: "Takes the place of a blob that has the key; its readers finish undisturbed.")
@@ -91,6 +93,7 @@ struct CreateVerb: Verb {
     options.extentByteLimit = ring
     options.idleLimit = idle
     options.resumes = resume
+    keeping.apply(to: &options)
     digest.apply(to: &options)
     let client = try common.connect()
     let generation = try Failure.about(key) { try client.create(key, options) }

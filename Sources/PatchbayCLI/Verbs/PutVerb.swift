@@ -34,6 +34,7 @@ struct PutVerb: Verb {
       and nobody new gets it. Readers that have it open already get its bytes as they come, before \
       anybody can know, and at the end the failure instead of the end.
 
+      Example: patchbay put models/v8 weights.bin --ack durable --compress lz4
       Example: patchbay put build/log -- make -k all
 
       Exits with 0 sealed; 64 usage; 65 not the announced length or the expected digest; 69 no \
@@ -102,6 +103,8 @@ struct PutVerb: Verb {
     transform: Typed.label)
   var label: [BlobInfo.Label] = []
 
+  @OptionGroup var keeping: KeepingOptions
+
   @OptionGroup var flow: FlowOptions
 
   @OptionGroup var digest: DigestOptions
@@ -127,6 +130,10 @@ struct PutVerb: Verb {
     }
     if block != nil, shuffle == nil {
       throw ValidationError("--block is the block size of --shuffle; give both.")
+    }
+    if flow.isWindow, keeping.ack != .visible || keeping.compress != nil {
+      throw ValidationError(
+        "--ack and --compress are about whole blobs; this --policy keeps the last bytes only.")
     }
     if file != nil, !command.isEmpty {
       throw ValidationError("Publish either a FILE or the output of a COMMAND, not both.")
@@ -218,6 +225,7 @@ struct PutVerb: Verb {
       options.extentByteLimit = ring
     }
     flow.apply(to: &options)
+    keeping.apply(to: &options)
     digest.apply(to: &options)
     return options
   }

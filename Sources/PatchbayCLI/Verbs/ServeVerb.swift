@@ -28,8 +28,9 @@ struct ServeVerb: Verb {
       be able to pass the directory of the socket.
 
       With --spool, what does not fit in memory is written to that directory, compressed with \
-      --compress lz4, and stays readable; blobs may then be larger than memory. One broker at a time \
-      has a spool. Its files go with the broker.
+      --compress lz4, and stays readable; blobs may then be larger than memory. Blobs published with \
+      put --ack retained or durable are served again by the next broker that has the same spool; all \
+      other files there go with their broker. One broker at a time has a spool.
 
       Example: patchbay serve --memory 4GiB
       Example: patchbay serve --memory 1GiB --spool /var/tmp/patchbay --compress lz4
@@ -64,8 +65,16 @@ struct ServeVerb: Verb {
 
   @Option(
     help: ArgumentHelp(
-      "How the spool keeps bytes: none or lz4. (default: none)", valueName: "method"),
-    transform: Self.compression)
+      "Leaves so much of the spool's disk to others.",
+      discussion: "Default: a thirty-second of it, at most 1GiB.", valueName: "size"),
+    transform: Typed.size)
+  var spoolFloor: Int?
+
+  @Option(
+    help: ArgumentHelp(
+      "How the spool keeps bytes, unless put says otherwise: none or lz4. (default: none)",
+      valueName: "method"),
+    transform: Typed.compression)
   var compress: SpoolCompression?
 
   @Option(
@@ -89,17 +98,10 @@ struct ServeVerb: Verb {
     if userMemory != nil, !shared {
       throw ValidationError("--user-memory is about other users; they need --shared.")
     }
-    if spool == nil, spoolLimit != nil || compress != nil {
+    if spool == nil, spoolLimit != nil || spoolFloor != nil || compress != nil {
       throw ValidationError(
-        "--spool-limit and --compress are about a spool; name one with --spool.")
+        "--spool-limit, --spool-floor and --compress are about a spool; name one with --spool.")
     }
-  }
-
-  private static func compression(_ text: String) throws -> SpoolCompression {
-    guard let method = SpoolCompression.allCases.first(where: { $0.description == text }) else {
-      throw ValidationError("'\(text)' is no way to keep bytes; there are none and lz4.")
-    }
-    return method
   }
 
   func perform() throws {
@@ -134,7 +136,8 @@ struct ServeVerb: Verb {
     configuration.isShared = shared
     configuration.userMemoryLimit = userMemory
     configuration.spool = spool.map {
-      .directory($0, byteLimit: spoolLimit, compression: compress ?? .none)
+      .directory(
+        $0, byteLimit: spoolLimit, compression: compress ?? .none, freeByteFloor: spoolFloor)
     }
     do throws(PatchbayError) {
       return try Broker(configuration)

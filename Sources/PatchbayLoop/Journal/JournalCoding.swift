@@ -107,10 +107,7 @@ enum JournalCoding {
     writer.put(UInt32(clamping: info.subscriberCount))
     writer.put(info.key)
     writer.put(info.type)
-    writer.put(list: info.labels) { writer, label in
-      writer.put(label.name)
-      writer.put(label.value)
-    }
+    writer.put(labels: info.labels)
     writer.put(list: Array(zip(blob.record.extents, blob.inodes))) { writer, pair in
       writer.put(UInt32(clamping: pair.0.index))
       writer.put(pair.0.ring.rawValue)
@@ -147,7 +144,7 @@ enum JournalCoding {
     let subscriberCount = Int(try reader.take(UInt32.self))
     let key = try reader.takeKey()
     let type = try reader.takeText(atMost: WireLimit.type, "a media type")
-    let labels = try takeLabels(&reader)
+    let labels = try reader.takeLabels()
     let (extents, inodes) = try takeExtents(&reader)
     let inlineBytes =
       try reader.takeFlag()
@@ -213,17 +210,6 @@ enum JournalCoding {
       throw PatchbayError(.corrupt, "A journal record holds the unknown number \(number).")
     }
     return term
-  }
-
-  private static func takeLabels(
-    _ reader: inout WireReader
-  ) throws(PatchbayError) -> [BlobInfo.Label] {
-    try reader.takeList(atMost: WireLimit.labelCount, "the labels") {
-      (reader) throws(PatchbayError) -> BlobInfo.Label in
-      BlobInfo.Label(
-        name: try reader.takeText(atMost: WireLimit.labelPart, "a label's name"),
-        value: try reader.takeText(atMost: WireLimit.labelPart, "a label's value"))
-    }
   }
 
   private static func takeExtents(

@@ -1,0 +1,317 @@
+// Blobs that outlive their broker: what happens before their seal is answered, what may make them go,
+// and how they are found again.
+
+import PatchbayTypes
+import PatchbayWire
+import Testing
+
+@testable import PatchbayLedger
+
+@Suite struct PersistTests {
+  private static let extent = 1 << 20
+
+  private func rig(
+    memory: Int = 16 << 20, spool: Int = 1 << 30, adjust: (inout LedgerLimits) -> Void = { _ in }
+  ) -> Rig {
+    Rig(memory: memory) { limits in
+      limits.spool = SpoolTerms(byteCount: spool, compression: .none)
+      adjust(&limits)
+    }
+  }
+
+  private func begin(
+    _ rig: inout Rig, _ session: SessionID, _ key: BlobKey, _ level: Acknowledgement = .durable,
+    _ adjust: (inout CreateRequest) -> Void = { _ in }
+  ) throws -> BlobGrant {
+    try need(
+      rig.create(session, key) {
+        $0.order = .appendOnly
+        $0.firstExtent = Self.extent
+        $0.extentLimit = Self.extent
+        $0.acknowledgement = level
+        adjust(&$0)
+      })
+  }
+
+  private func post(
+    _ rig: inout Rig, _ session: SessionID, _ grant: BlobGrant, _ byteCount: Int
+  ) -> UInt64 {
+    rig.post(session, .seal(SealRequest(blob: grant.blob, byteCount: byteCount)))
+  }
+
+  private func seal(
+    _ rig: inout Rig, _ session: SessionID, _ grant: BlobGrant, _ byteCount: Int
+  ) -> Reply? {
+    let number = post(&rig, session, grant, byteCount)
+    return rig.reply(session, number)
+  }
+
+  private func orders(_ rig: Rig) -> [PersistOrder] {
+    rig.trace.compactMap { if case .persist(let order) = $0 { order } else { nil } }
+  }
+
+  private func withdrawn(_ rig: Rig) -> [Generation] {
+    rig.trace.compactMap { if case .withdrawContainer(let found) = $0 { found } else { nil } }
+  }
+
+  private func stored(
+    _ key: BlobKey, _ generation: UInt64, byteCount: Int = 100, modified: Int64 = 0,
+    _ adjust: (inout CreateRequest) -> Void = { _ in }
+  ) throws -> StoredBlob {
+    var request = CreateRequest(key: key)
+    request.acknowledgement = .durable
+    adjust(&request)
+    return StoredBlob(
+      request: request, generation: Generation(rawValue: generation),
+      access: Access(uid: Rig.user, gid: 100, mode: 0o600),
+      plan: try ExtentPlan(first: Self.extent, limit: Self.extent), byteCount: byteCount,
+      segmentByteCount: 1 << 18, created: WallTime(rawValue: 1),
+      modified: WallTime(rawValue: modified), containerByteCount: byteCount)
+  }
+
+  // MARK: The seal
+
+  @Test(arguments: [Acknowledgement.retained, .durable])
+  func `a seal is answered, and seen, when the container is complete`(
+    _ level: Acknowledgement
+  ) throws {
+    var rig = rig()
+    rig.holdsPersists = true
+    let writer = rig.connect()
+    let blob = try begin(&rig, writer, "a", level)
+    _ = rig.ask(writer, .grow(GrowRequest(blob: blob.blob, index: 1)))
+    let number = post(&rig, writer, blob, Self.extent + 5)
+    let order = try need(orders(rig).first)
+    #expect(order.isDurable == (level == .durable))
+    #expect(order.extents.map(\.index) == [0, 1])
+    #expect(order.range(of: order.extents[1]) == Self.extent..<Self.extent + 5)
+    #expect(rig.reply(writer, number) == nil)
+    #expect(rig.info(writer, "a")?.state == .open)
+    rig.send(.persisted(blob.blob.generation, .done(containerByteCount: 2 << 20)))
+    #expect(rig.reply(writer, number) == .done)
+    let info = try need(rig.info(writer, "a"))
+    #expect(info.state == .sealed && info.spilledByteCount == 2 << 20)
+  }
+
+  @Test func `what cannot be kept is refused at once`() throws {
+    var bare = Rig()
+    let writer = bare.connect()
+    #expect(bare.createError(writer, "a") { $0.acknowledgement = .durable } == .notPermitted)
+    var rig = rig()
+    let other = rig.connect()
+    let window = rig.createError(other, "w") {
+      $0.acknowledgement = .retained
+      $0.policy = .backpressure
+      $0.order = .appendOnly
+    }
+    #expect(window == .protocolViolation)
+    let inline = rig.createError(other, "i") {
+      $0.acknowledgement = .retained
+      $0.inlineBytes = [1]
+    }
+    #expect(inline == .protocolViolation)
+  }
+
+  @Test func `a container that could not be completed leaves the blob open, to be tried again`()
+    throws
+  {
+    var rig = rig()
+    let writer = rig.connect()
+    let blob = try begin(&rig, writer, "a")
+    let full = PatchbayError(.noSpaceSpool, "full")
+    rig.persistResult = .failed(full, containerByteCount: 4096)
+    var number = post(&rig, writer, blob, 7)
+    #expect(rig.reply(writer, number)?.code == .noSpaceSpool)
+    #expect(try need(rig.statistics(writer)).spoolByteCount == 4096)
+    rig.persistResult = .lost(PatchbayError(.inputOutput, "fsync"))
+    number = post(&rig, writer, blob, 7)
+    #expect(rig.reply(writer, number)?.code == .inputOutput)
+    #expect(rig.info(writer, "a")?.state == .open)
+    rig.persistResult = nil
+    number = post(&rig, writer, blob, 7)
+    #expect(rig.reply(writer, number) == .done)
+  }
+
+  @Test func `a blob that stood on disk in part fails with its container`() throws {
+    var rig = rig()
+    let writer = rig.connect()
+    let blob = try begin(&rig, writer, "a")
+    for index in 1..<20 { _ = rig.ask(writer, .grow(GrowRequest(blob: blob.blob, index: index))) }
+    rig.persistResult = .lost(PatchbayError(.inputOutput, "fsync"))
+    let number = post(&rig, writer, blob, 20 * Self.extent)
+    #expect(rig.reply(writer, number)?.code == .inputOutput)
+    #expect(rig.info(writer, "a")?.state == .failed)
+    #expect(rig.open(writer, "a")?.code == .inputOutput)
+  }
+
+  @Test func `a disk without room for it refuses the seal before anything is written`() throws {
+    var rig = rig(spool: 1 << 20)
+    let writer = rig.connect()
+    let blob = try begin(&rig, writer, "a")
+    for index in 1..<3 { _ = rig.ask(writer, .grow(GrowRequest(blob: blob.blob, index: index))) }
+    let number = post(&rig, writer, blob, 3 * Self.extent)
+    #expect(rig.reply(writer, number)?.code == .noSpaceSpool)
+    #expect(orders(rig).isEmpty)
+  }
+
+  @Test func `a blob that fails while it is put on disk is found by nobody`() throws {
+    var rig = rig()
+    rig.holdsPersists = true
+    let writer = rig.connect()
+    let blob = try begin(&rig, writer, "a")
+    _ = seal(&rig, writer, blob, 7)
+    rig.send(.exited(writer))
+    rig.send(.persisted(blob.blob.generation, .done(containerByteCount: 4096)))
+    #expect(withdrawn(rig) == [blob.blob.generation])
+    let other = rig.connect(process: 101)
+    #expect(rig.info(other, "a")?.state == .failed)
+  }
+
+  @Test func `a blob that is removed while it is put on disk is found by nobody`() throws {
+    var rig = rig()
+    rig.holdsPersists = true
+    let (writer, other) = (rig.connect(), rig.connect(process: 101))
+    let blob = try begin(&rig, writer, "a")
+    let number = post(&rig, writer, blob, 7)
+    rig.ask(other, .remove(RemoveRequest(key: "a", generation: nil)))
+    #expect(!rig.trace.contains { if case .removeContainer = $0 { true } else { false } })
+    rig.send(.persisted(blob.blob.generation, .done(containerByteCount: 4096)))
+    #expect(rig.reply(writer, number) == .done)
+    #expect(withdrawn(rig) == [blob.blob.generation])
+    #expect(rig.trace.contains(.removeContainer(blob.blob.generation)))
+  }
+
+  @Test func `the name goes before the removal is answered`() throws {
+    var rig = rig()
+    let writer = rig.connect()
+    let blob = try begin(&rig, writer, "a")
+    _ = seal(&rig, writer, blob, 7)
+    rig.ask(writer, .remove(RemoveRequest(key: "a", generation: nil)))
+    let name = try need(rig.trace.firstIndex(of: .withdrawContainer(blob.blob.generation)))
+    let answer = try need(
+      rig.trace.lastIndex { if case .reply(_, _, .done, _) = $0 { true } else { false } })
+    #expect(name < answer)
+    #expect(rig.containers.isEmpty)
+  }
+
+  @Test func `its extents leave memory without being copied again`() throws {
+    var rig = rig()
+    let writer = rig.connect()
+    let blob = try begin(&rig, writer, "a")
+    for index in 1..<5 { _ = rig.ask(writer, .grow(GrowRequest(blob: blob.blob, index: index))) }
+    _ = seal(&rig, writer, blob, 5 * Self.extent)
+    let copied = rig.trace.count { if case .spill = $0 { true } else { false } }
+    let next = try begin(&rig, writer, "next", .visible)
+    for index in 1..<12 {
+      #expect(
+        rig.ask(writer, .grow(GrowRequest(blob: next.blob, index: index)))?.extent?.index == index)
+    }
+    #expect(rig.info(writer, "a")?.residentByteCount ?? 0 < 5 * Self.extent)
+    let spills = rig.trace.compactMap { if case .spill(let order) = $0 { order } else { nil } }
+    #expect(spills.dropFirst(copied).allSatisfy { $0.generation != blob.blob.generation })
+  }
+
+  // MARK: Who goes first
+
+  @Test func `what is kept stays when the disk is full, and what is cached goes, read last`() throws
+  {
+    var rig = rig(spool: 4 << 20)
+    let writer = rig.connect()
+    for (key, level, isCache) in [
+      ("kept", Acknowledgement.durable, false), ("old", .durable, true), ("new", .retained, true),
+    ] as [(BlobKey, Acknowledgement, Bool)] {
+      let blob = try begin(&rig, writer, key, level) { $0.isCache = isCache }
+      let number = post(&rig, writer, blob, Self.extent)
+      #expect(rig.reply(writer, number) == .done, "\(key)")
+    }
+    // Read now, the older one is the newer one.
+    let opened = try need(rig.open(writer, "old")?.grant)
+    rig.ask(writer, .close(BlobReference(generation: opened.blob.generation, epoch: 0)))
+    let third = try begin(&rig, writer, "third")
+    _ = rig.ask(writer, .grow(GrowRequest(blob: third.blob, index: 1)))
+    #expect(seal(&rig, writer, third, Self.extent + 1) == .done)
+    #expect(rig.info(writer, "new") == nil)
+    #expect(rig.info(writer, "old") != nil && rig.info(writer, "kept") != nil)
+    let fourth = try begin(&rig, writer, "fourth")
+    #expect(seal(&rig, writer, fourth, Self.extent) == .done)
+    #expect(rig.info(writer, "old") == nil)
+    let fifth = try begin(&rig, writer, "fifth")
+    #expect(seal(&rig, writer, fifth, Self.extent)?.code == .noSpaceSpool)
+    for key in ["kept", "third", "fourth"] as [BlobKey] {
+      #expect(rig.info(writer, key)?.state == .sealed, "\(key)")
+    }
+  }
+
+  @Test func `another user's share of the disk is its own to fill`() throws {
+    var rig = rig(spool: 8 << 20) { $0.isShared = true }
+    let stranger = rig.connect(process: 101, uid: 2000)
+    var refusal: PatchbayError?
+    for index in 0..<8 where refusal == nil {
+      let blob = try begin(&rig, stranger, BlobKey(stringLiteral: "s\(index)"))
+      refusal = seal(&rig, stranger, blob, Self.extent)?.error
+    }
+    #expect(refusal?.code == .limitReached && refusal?.message.contains("user 2000") == true)
+    #expect(try need(rig.statistics(stranger)).spoolByteCount <= 4 << 20)
+    let own = rig.connect()
+    let blob = try begin(&rig, own, "own")
+    #expect(seal(&rig, own, blob, Self.extent) == .done)
+    #expect(rig.ledger.spilling.pause == nil)
+  }
+
+  // MARK: Finding them again
+
+  @Test func `what was complete is there again, with all that was said about it`() throws {
+    var rig = rig()
+    let blob = try stored("a", 41, byteCount: Self.extent + 1) {
+      $0.type = "x/y"
+      $0.labels = [BlobInfo.Label(name: "n", value: "v")]
+    }
+    rig.send(.found([blob]))
+    let reader = rig.connect()
+    let info = try need(rig.info(reader, "a"))
+    #expect(info.state == .sealed && info.byteCount == Self.extent + 1 && info.type == "x/y")
+    #expect(info.residentByteCount == 0 && info.labels == blob.request.labels)
+    let opened = try need(rig.open(reader, "a")?.grant)
+    #expect(opened.extentEnd == 2 && opened.extent == nil)
+    for index in 0..<2 {
+      let number = rig.post(
+        reader, .attachExtent(ExtentRequest(generation: opened.blob.generation, index: index)))
+      guard case .spooled = rig.reply(reader, number) else {
+        Issue.record("extent \(index): \(String(describing: rig.reply(reader, number)))")
+        return
+      }
+      #expect(rig.descriptors(reader, number) == [.container(opened.blob.generation)])
+    }
+    let next = try need(rig.create(reader, "b"))
+    #expect(next.blob.generation.rawValue > 41)
+    #expect(rig.ledger.inconsistency == nil)
+  }
+
+  @Test func `of two lives of a key the later one counts`() throws {
+    for order in [[1, 2], [2, 1]] as [[UInt64]] {
+      var rig = rig()
+      // The clock went back between them.
+      rig.send(.found(try order.map { try stored("a", $0, modified: $0 == 1 ? 9 : 5) }))
+      let reader = rig.connect()
+      #expect(rig.info(reader, "a")?.generation.rawValue == 2)
+      #expect(rig.trace.contains(.removeContainer(Generation(rawValue: 1))))
+      #expect(rig.ledger.inconsistency == nil)
+    }
+  }
+
+  @Test func `what was found leaves by removal, and as a cache`() throws {
+    var rig = rig(spool: 2 << 20)
+    rig.send(
+      .found([
+        try stored("kept", 1, byteCount: 1 << 20),
+        try stored("cached", 2, byteCount: 1 << 20) { $0.isCache = true },
+      ]))
+    let writer = rig.connect()
+    let blob = try begin(&rig, writer, "new")
+    #expect(seal(&rig, writer, blob, 4096) == .done)
+    #expect(rig.info(writer, "cached") == nil && rig.info(writer, "kept") != nil)
+    rig.ask(writer, .remove(RemoveRequest(key: "kept", generation: nil)))
+    #expect(withdrawn(rig).contains(Generation(rawValue: 1)))
+    #expect(rig.ledger.inconsistency == nil)
+  }
+}

@@ -1,0 +1,53 @@
+// What the next broker would find on disk, as the simulation knows it: complete containers, and whether
+// each of them may be there.
+
+import PatchbayTypes
+import PatchbayWire
+
+@testable import PatchbayLedger
+
+struct SimulatedStorage: Sendable {
+  /// Blobs whose containers are being completed, and those that are complete.
+  private var underWay: [Generation: Set<Int>] = [:]
+  private(set) var complete: Set<Generation> = []
+
+  mutating func persists(_ order: PersistOrder) -> String? {
+    let generation = order.blob.generation
+    guard underWay[generation] == nil else { return "\(generation) is persisted twice at once" }
+    underWay[generation] = Set(order.extents.map(\.index))
+    var end = order.extents.isEmpty ? order.blob.byteCount : 0
+    for extent in order.extents {
+      guard !order.range(of: extent).isEmpty else { return "\(extent) holds nothing to persist" }
+      end = max(end, order.range(of: extent).upperBound)
+    }
+    return end <= order.blob.byteCount ? nil : "\(generation) is persisted beyond its end"
+  }
+
+  /// The extents that stand on disk from now on.
+  mutating func persisted(_ generation: Generation, _ result: PersistResult) -> Set<Int> {
+    let indices = underWay.removeValue(forKey: generation) ?? []
+    guard case .done = result else { return [] }
+    complete.insert(generation)
+    return indices
+  }
+
+  mutating func withdrawn(_ generation: Generation) { complete.remove(generation) }
+
+  mutating func removed(_ generation: Generation) -> String? {
+    complete.remove(generation)
+    return underWay[generation] == nil ? nil : "a container goes while it is completed"
+  }
+
+  /// After all actions of an event: what is complete on disk is a sealed blob that has its key, and
+  /// every such blob that was to outlive its broker is complete.
+  func violation(_ records: [Generation: BlobRecord]) -> String? {
+    for generation in complete.sorted() where records[generation]?.info.state != .sealed {
+      return "a broker would find \(generation), which is not sealed or has no key"
+    }
+    for (generation, record) in records
+    where record.info.state == .sealed && record.info.acknowledgement != .visible {
+      if !complete.contains(generation) { return "no broker would find \(generation)" }
+    }
+    return nil
+  }
+}
