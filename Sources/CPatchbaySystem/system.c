@@ -91,6 +91,38 @@ int pb_memfd(const char *name, int64_t byte_count, int sealed) {
   return descriptor;
 }
 
+int pb_memfd_empty(const char *name) {
+  int descriptor = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (descriptor < 0) return -errno;
+  // The owner may read it, nobody may write or run it who opens it anew.
+  if (fchmod(descriptor, 0400) < 0) return closed_with(descriptor, errno);
+  return descriptor;
+}
+
+int pb_seal_content(int memfd) {
+  int seals = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+  return fcntl(memfd, F_ADD_SEALS, seals) < 0 ? -errno : 0;
+}
+
+int pb_look_at_file(int file, int waits, struct pb_file_facts *facts) {
+  struct statx found;
+  int flags = AT_EMPTY_PATH | (waits ? AT_STATX_SYNC_AS_STAT : AT_STATX_DONT_SYNC);
+  if (statx(file, "", flags, STATX_BASIC_STATS, &found) < 0) return -errno;
+  facts->device = (uint64_t)found.stx_dev_major << 32 | found.stx_dev_minor;
+  facts->inode = found.stx_ino;
+  facts->byte_count = found.stx_size;
+  // Wraps for moments that no clock shows: they are compared, not told.
+  facts->modified_ns = (uint64_t)found.stx_mtime.tv_sec * 1000000000u + found.stx_mtime.tv_nsec;
+  facts->changed_ns = (uint64_t)found.stx_ctime.tv_sec * 1000000000u + found.stx_ctime.tv_nsec;
+  facts->name_count = found.stx_nlink;
+  facts->is_regular = S_ISREG(found.stx_mode);
+  int status = fcntl(file, F_GETFL);
+  if (status < 0) return -errno;
+  // With O_PATH the access mode says nothing, and there is no access.
+  facts->reads_only = (status & O_ACCMODE) == O_RDONLY && !(status & (O_PATH | O_DIRECT));
+  return 0;
+}
+
 int pb_shm_create(const char *name, uint32_t mode, int64_t byte_count, uint64_t *inode) {
   int descriptor = shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (descriptor < 0) return -errno;
@@ -278,6 +310,15 @@ int64_t pb_send(int socket, const void *bytes, size_t byte_count, const int *des
   return sent < 0 ? -errno : sent;
 }
 
+// A reset is reported once, before packets that the peer had sent in time: its last words.
+static ssize_t received(int socket, struct msghdr *message, int flags) {
+  ssize_t count;
+  int resets = 0;
+  do count = recvmsg(socket, message, flags | MSG_CMSG_CLOEXEC | MSG_DONTWAIT | MSG_TRUNC);
+  while (count < 0 && (errno == EINTR || (errno == ECONNRESET && resets++ == 0)));
+  return count < 0 ? -errno : count;
+}
+
 int64_t pb_receive(int socket, void *bytes, size_t capacity, int *descriptors, int *count) {
   struct iovec part = {bytes, capacity};
   union {
@@ -286,18 +327,14 @@ int64_t pb_receive(int socket, void *bytes, size_t capacity, int *descriptors, i
   } control;
   struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
   // Without a control buffer the kernel installs no descriptor in this process, however many a peer
-  // sends: that is how the broker receives.
+  // sends.
   if (descriptors && *count > 0) {
     message.msg_control = &control;
     message.msg_controllen =
         CMSG_SPACE((size_t)(*count < MOST_DESCRIPTORS ? *count : MOST_DESCRIPTORS) * sizeof(int));
   }
-  ssize_t received;
-  // A reset is reported once, before packets that the peer had sent in time: its last words.
-  int resets = 0;
-  do received = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT | MSG_TRUNC);
-  while (received < 0 && (errno == EINTR || (errno == ECONNRESET && resets++ == 0)));
-  if (received < 0) return -errno;
+  ssize_t count_of_bytes = received(socket, &message, 0);
+  if (count_of_bytes < 0) return count_of_bytes;
   int found = 0;
   if (message.msg_control) {
     for (struct cmsghdr *head = CMSG_FIRSTHDR(&message); head; head = CMSG_NXTHDR(&message, head)) {
@@ -319,7 +356,38 @@ int64_t pb_receive(int socket, void *bytes, size_t capacity, int *descriptors, i
     }
   }
   if (count) *count = found;
-  return received;
+  return count_of_bytes;
+}
+
+int64_t pb_peek(int socket, void *bytes, size_t capacity) {
+  struct iovec part = {bytes, capacity};
+  struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+  return received(socket, &message, MSG_PEEK);
+}
+
+int64_t pb_receive_guarded(int socket, void *bytes, size_t capacity, int takes_one,
+                           int *descriptor, int *is_short) {
+  struct iovec part = {bytes, capacity};
+  union {
+    struct cmsghdr aligned;
+    char room[CMSG_SPACE(sizeof(int))];
+  } control;
+  struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+  if (takes_one) {
+    message.msg_control = &control;
+    // Not the padded size, which would be room for two.
+    message.msg_controllen = CMSG_LEN(sizeof(int));
+  }
+  *descriptor = -1;
+  *is_short = 0;
+  ssize_t count = received(socket, &message, 0);
+  if (count < 0) return count;
+  struct cmsghdr *head = takes_one ? CMSG_FIRSTHDR(&message) : NULL;
+  if (head && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS &&
+      head->cmsg_len >= CMSG_LEN(sizeof(int)))
+    memcpy(descriptor, CMSG_DATA(head), sizeof *descriptor);
+  *is_short = (message.msg_flags & MSG_CTRUNC) != 0;
+  return count;
 }
 
 int pb_peer(int socket, int32_t *pid, uint32_t *uid, uint32_t *gid) {

@@ -257,6 +257,10 @@ final class BlobHandle: Sendable {
         try spooled.take(grant, delivery.takeDescriptor())
         return .spooled
       }
+      if case .imported(let grant) = delivery.reply {
+        try takeFile(grant, delivery.takeDescriptor(), for: question)
+        return .spooled
+      }
       let granted = try Self.extent(of: delivery, index: question.index)
       guard try isInMemory(question) else { return nil }
       return try attachment(granted, delivery.takeDescriptor())
@@ -265,6 +269,18 @@ final class BlobHandle: Sendable {
       return .missing(next: error.resumePosition)
     case .failure(let error): throw error
     }
+  }
+
+  private func takeFile(
+    _ grant: ImportGrant, _ descriptor: consuming Descriptor, for question: ExtentQuestion
+  ) throws(PatchbayError) {
+    guard question.index == 0, grant.stamp.byteCount == byteCount else {
+      throw PatchbayError(
+        .protocolViolation,
+        "A file of \(grant.stamp.byteCount) bytes came for extent \(question.index) of the blob "
+          + "\(key), which has \(byteCount.map { "\($0)" } ?? "an unknown number").")
+    }
+    spooled.take(ImportedFile(descriptor, stamp: grant.stamp, key: key), extent: 0)
   }
 
   /// Finds the extent with this index, for reading. Blocks for the broker's answer.
@@ -468,6 +484,9 @@ final class BlobHandle: Sendable {
         .abandoned, "\(what) was abandoned before it was complete.", cause: cause.text)
     case .removed: return PatchbayError(.removed, "\(what) was removed.", cause: cause.text)
     case .evicted: return PatchbayError(.evicted, "\(what) was evicted.", cause: cause.text)
+    case .corrupt:
+      return PatchbayError(
+        .corrupt, "\(what) has other bytes than it had. Publish it again.", cause: cause.text)
     default:
       return PatchbayError(
         cause.code, "\(what) failed before it was complete.", cause: cause.text)

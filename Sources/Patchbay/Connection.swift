@@ -88,7 +88,7 @@ final class Connection: Sendable {
   /// Sends what is owed, then a packet, as far as that goes without waiting.
   /// - Returns: whether everything has been sent.
   /// - Throws: why the connection has ended.
-  func trySend(_ packet: [UInt8]?) throws(PatchbayError) -> Bool {
+  func trySend(_ packet: Packet?) throws(PatchbayError) -> Bool {
     while true {
       switch try putOnSocket(packet) {
       case .all: return true
@@ -111,12 +111,12 @@ final class Connection: Sendable {
   /// After so many packets replies are looked for.
   private static let packetsAtOnce = 32
 
-  private func putOnSocket(_ packet: [UInt8]?) throws(PatchbayError) -> Sent {
+  private func putOnSocket(_ packet: Packet?) throws(PatchbayError) -> Sent {
     try sending.withLock { (_) throws(PatchbayError) in
       var count = 0
       while let next = state.withLock({ $0.outbox.next }) {
         guard count < Self.packetsAtOnce else { return .some }
-        switch try socket.send(next) {
+        switch try socket.send(next.bytes, descriptors: next.descriptors) {
         case .wouldBlock: return .full
         case .hungUp: return .hungUp
         case .sent: state.withLock { if !$0.outbox.isEmpty { $0.outbox.removeFirst() } }
@@ -124,7 +124,7 @@ final class Connection: Sendable {
         count += 1
       }
       guard let packet else { return .all }
-      return switch try socket.send(packet) {
+      return switch try socket.send(packet.bytes, descriptors: packet.descriptors) {
       case .sent: .all
       case .wouldBlock: .full
       case .hungUp: .hungUp

@@ -57,16 +57,18 @@ extension Connection {
   }
 
   /// Sends a request and waits for its reply, without holding a thread.
-  /// - Parameter check: asked at least every `Doorbell.bound` while there is none; may throw.
+  /// - Parameters:
+  ///   - file: goes along with the request.
+  ///   - check: asked at least every `Doorbell.bound` while there is none; may throw.
   /// - Throws: what the broker answered; `timedOut`, `cancelled`; `noBroker` when the connection has
   ///   ended; `limitReached` when too much waits to be sent.
   func call(
-    _ request: Request, deadline: Deadline,
+    _ request: Request, deadline: Deadline, with file: CarriedFile? = nil,
     check: (@Sendable () throws(PatchbayError) -> Void)? = nil
   ) async throws(PatchbayError) -> Delivery {
     guard !Task.isCancelled else { throw cancelled(request) }
     let call = TaskCall(request, until: MonotonicTime(deadline), check: check)
-    let number = try submit(request, call)
+    let number = try submit(request, call, file)
     trySendOwed()
     try attend(number)
     let outcome = await call.awaited.outcome { giveUp(number, cancelled(request)) }
@@ -82,7 +84,9 @@ extension Connection {
         + "\(request.kind).")
   }
 
-  private func submit(_ request: Request, _ call: TaskCall) throws(PatchbayError) -> UInt64 {
+  private func submit(
+    _ request: Request, _ call: TaskCall, _ file: CarriedFile?
+  ) throws(PatchbayError) -> UInt64 {
     try state.withLock { (state) throws(PatchbayError) in
       if let failure = state.failure { throw failure }
       let packet = Frame.encode(request, request: state.nextNumber)
@@ -94,7 +98,7 @@ extension Connection {
             + "none at the moment. Wait for calls to end before making more.")
       }
       let number = state.takeNumber()
-      state.outbox.add(packet)
+      state.outbox.add(packet, file: file)
       state.add(.task(call, look: Self.nextLook(of: call, .now)), number)
       return number
     }

@@ -23,17 +23,20 @@ extension Connection {
   }
 
   /// Sends a request and waits for its reply.
-  /// - Parameter onBound: called at least every `Doorbell.bound` while there is none; may throw.
+  /// - Parameters:
+  ///   - file: goes along with the request.
+  ///   - onBound: called at least every `Doorbell.bound` while there is none; may throw.
   /// - Throws: what the broker answered; `timedOut`; `noBroker` when the connection has ended.
   func call(
-    _ request: Request, deadline: Deadline,
+    _ request: Request, deadline: Deadline, with file: CarriedFile? = nil,
     onBound: () throws(PatchbayError) -> Void = {}
   ) throws(PatchbayError) -> Delivery {
     let until = MonotonicTime(deadline)
     let call = PendingCall()
     let number = try register(call)
     do throws(PatchbayError) {
-      try send(Frame.encode(request, request: number), until: until)
+      let packet = Packet(bytes: Frame.encode(request, request: number), file: file)
+      try send(packet, until: until)
       let delivery = try awaitOutcome(of: call, until: until, onBound)
       if case .failure(let error) = delivery.reply { throw error }
       return delivery
@@ -75,8 +78,8 @@ extension Connection {
     return wasPending
   }
 
-  private func send(_ packet: [UInt8], until: MonotonicTime) throws(PatchbayError) {
-    try Self.checkSize(packet)
+  private func send(_ packet: Packet, until: MonotonicTime) throws(PatchbayError) {
+    try Self.checkSize(packet.bytes)
     while try !trySend(packet) {
       guard try socket.waitWritable(until: until) else {
         throw PatchbayError(.timedOut, "The broker on \(path) takes no requests at the moment.")

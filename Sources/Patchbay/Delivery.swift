@@ -136,23 +136,37 @@ final class TaskCall: Sendable {
   }
 }
 
+/// A file on its way to the broker: closed with the last packet that needs it.
+final class CarriedFile: Sendable {
+  let descriptor: Descriptor
+  init(_ descriptor: consuming Descriptor) { self.descriptor = descriptor }
+}
+
+/// A request as it leaves.
+struct Packet: Sendable {
+  var bytes: [UInt8]
+  var file: CarriedFile?
+
+  var descriptors: [Int32] { file.map { [$0.descriptor.rawValue] } ?? [] }
+}
+
 /// Packets that are still to be sent, in order.
 struct Outbox {
-  private var packets: [[UInt8]] = []
+  private var packets: [Packet] = []
   private var firstIndex = 0
   private(set) var byteCount = 0
 
   var isEmpty: Bool { firstIndex == packets.count }
-  var next: [UInt8]? { isEmpty ? nil : packets[firstIndex] }
+  var next: Packet? { isEmpty ? nil : packets[firstIndex] }
 
-  mutating func add(_ packet: [UInt8]) {
-    packets.append(packet)
-    byteCount += packet.count
+  mutating func add(_ bytes: [UInt8], file: CarriedFile? = nil) {
+    packets.append(Packet(bytes: bytes, file: file))
+    byteCount += bytes.count
   }
 
   mutating func removeFirst() {
-    byteCount -= packets[firstIndex].count
-    packets[firstIndex] = []
+    byteCount -= packets[firstIndex].bytes.count
+    packets[firstIndex] = Packet(bytes: [])
     firstIndex += 1
     // Each packet is moved once at most.
     guard firstIndex * 2 >= packets.count else { return }

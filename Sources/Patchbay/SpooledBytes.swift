@@ -1,6 +1,7 @@
-// Bytes that have left memory. A subscriber gets the container's descriptor once, reads a segment of it
-// at a time and looks for itself that it is whole; a few segments are kept, since who reads some bytes
-// of one mostly reads the next ones, too. Nobody else is held up by that, however slow the disk is.
+// Bytes that are not in memory: they have left it for the spool, or were imported and never were in
+// it. A subscriber gets the file's descriptor once, reads a segment of it at a time and looks for
+// itself that it is what it must be; a few segments are kept, since who reads some bytes of one
+// mostly reads the next ones, too. Nobody else is held up by that, however slow the disk is.
 
 import PatchbaySpool
 import PatchbaySystem
@@ -22,10 +23,30 @@ final class SpooledSegment: Sendable {
   var range: Range<Int> { start..<start + bytes.count }
 }
 
-/// What a handle knows of its blob's container.
+/// A file from which segments of a blob can be read.
+protocol SegmentSource: Sendable {
+  /// The segment that holds a position.
+  func segment(of position: Int) -> Int
+  /// The positions of a segment, in a blob of this length, if it is known.
+  func range(ofSegment segment: Int, byteCount: Int?) -> Range<Int>
+  /// The bytes of a segment, verified. Blocks for the disk.
+  func read(segment: Int, expecting count: Int) throws(PatchbayError) -> [UInt8]
+  /// Asks the system to read segments soon.
+  func prefetch(segments: Range<Int>)
+}
+
+extension ContainerReader: SegmentSource {
+  func segment(of position: Int) -> Int { shape.segment(of: position) }
+
+  func range(ofSegment segment: Int, byteCount: Int?) -> Range<Int> {
+    shape.range(ofSegment: segment, byteCount: byteCount)
+  }
+}
+
+/// What a handle knows of its blob's file.
 final class SpooledBytes: Sendable {
   private struct State {
-    var container: ContainerReader?
+    var source: (any SegmentSource)?
     var extents: Set<Int> = []
     /// The one that was read last at the end.
     var kept: [SpooledSegment] = []
@@ -34,7 +55,7 @@ final class SpooledBytes: Sendable {
 
   /// A segment that has to be read first.
   struct Place: Sendable {
-    let container: ContainerReader
+    let source: any SegmentSource
     let segment: Int
     let range: Range<Int>
     let isNext: Bool
@@ -50,12 +71,19 @@ final class SpooledBytes: Sendable {
     _ grant: SpoolGrant, _ descriptor: consuming Descriptor
   ) throws(PatchbayError) {
     let shape = try ContainerShape(segmentByteCount: grant.segmentByteCount)
-    let reader = ContainerReader(descriptor, shape: shape)
+    take(ContainerReader(descriptor, shape: shape), extent: grant.index)
+  }
+
+  /// Takes over that an extent is to be read from a file.
+  func take(_ source: any SegmentSource, extent: Int) {
     state.withLock { state in
-      state.container = state.container ?? reader
-      state.extents.insert(grant.index)
+      state.source = state.source ?? source
+      state.extents.insert(extent)
     }
   }
+
+  /// The file, if one was granted.
+  var source: (any SegmentSource)? { state.withLock { $0.source } }
 
   func holds(_ extent: Int) -> Bool { state.withLock { $0.extents.contains(extent) } }
 
@@ -64,13 +92,13 @@ final class SpooledBytes: Sendable {
   func look(at position: Int, byteCount: Int?) -> (kept: SpooledSegment?, place: Place?) {
     state.withLock { state in
       if let kept = state.kept.last(where: { $0.range.contains(position) }) { return (kept, nil) }
-      guard let container = state.container else { return (nil, nil) }
-      let segment = container.shape.segment(of: position)
+      guard let source = state.source else { return (nil, nil) }
+      let segment = source.segment(of: position)
       return (
         nil,
         Place(
-          container: container, segment: segment,
-          range: container.shape.range(ofSegment: segment, byteCount: byteCount),
+          source: source, segment: segment,
+          range: source.range(ofSegment: segment, byteCount: byteCount),
           isNext: segment == state.lastSegment + 1)
       )
     }
@@ -80,11 +108,11 @@ final class SpooledBytes: Sendable {
   /// - Throws: `corrupt` when it is not what was written; `inputOutput`.
   func load(_ place: Place) throws(PatchbayError) -> SpooledSegment {
     if place.isNext {
-      place.container.prefetch(segments: place.segment + 1..<place.segment + 1 + Self.ahead)
+      place.source.prefetch(segments: place.segment + 1..<place.segment + 1 + Self.ahead)
     }
     let loaded = SpooledSegment(
       start: place.range.lowerBound,
-      bytes: try place.container.read(segment: place.segment, expecting: place.range.count))
+      bytes: try place.source.read(segment: place.segment, expecting: place.range.count))
     state.withLock { state in
       state.lastSegment = place.segment
       state.kept.append(loaded)

@@ -38,6 +38,8 @@ public final class Subscriber: Sendable {
   public var generation: Generation { handle.generation }
   /// Bytes in all: from the start when the length was announced, else once sealed; nil until then.
   public var byteCount: Int? { handle.byteCount }
+  /// What becomes of its bytes when memory is short or readers are slow.
+  package var policy: FlowPolicy { handle.grant.policy }
   /// Where the blob stands now.
   public var state: BlobState { handle.state }
 

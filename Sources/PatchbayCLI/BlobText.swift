@@ -26,6 +26,7 @@ extension BlobInfo {
     fields["lastRead"] = .optional(lastRead.map(Shown.time))
     fields["expires"] = .null
     fields["pinned"] = .boolean(isPinned)
+    fields["imported"] = .boolean(isImported)
     fields["cache"] = .boolean(isCache)
     fields["owner"] = .integer(Int(access.uid))
     fields["mode"] = .string(octalMode)
@@ -50,6 +51,8 @@ extension BlobInfo {
       ("policy", policy.sentence),
       ("publishers", "\(publisherCount)"), ("subscribers", "\(subscriberCount)"),
     ]
+    if isImported { pairs.append(("imported", "a file that is read where it is")) }
+    if isPinned { pairs.append(("pinned", "is not evicted")) }
     if spilledByteCount > 0 { pairs.append(("on disk", Shown.bytes(spilledByteCount))) }
     if acknowledgement != .visible || isCache { pairs.append(("kept", keeping)) }
     if let digest { pairs.append(("digest", "\(digest)")) }

@@ -1,6 +1,6 @@
-// A command whose output is wanted: started with its standard output on a pipe, everything else as
-// this process has it, told the signals that come here, and waited for. How it ended decides
-// whether its output is complete.
+// A command that is started, told the signals that come here, and waited for. Where its output is
+// wanted it has its standard output on a pipe, and how it ended decides whether that is complete; all
+// else is as this process has it.
 
 import CPatchbaySystem
 import Glibc
@@ -24,8 +24,18 @@ final class ChildCommand {
   ///   - words: its name, looked for as a shell does, and its arguments; not empty.
   ///   - output: what the command gets as its standard output.
   /// - Throws: `inputOutput`, `notPermitted` when it cannot be started, `limitReached`.
-  init(_ words: [String], output: borrowing Descriptor) throws(PatchbayError) {
-    let process = try Self.spawn(words, output: output)
+  convenience init(_ words: [String], output: borrowing Descriptor) throws(PatchbayError) {
+    try self.init(words, standardOutput: output.rawValue)
+  }
+
+  /// Starts a command with all streams as this process has them.
+  /// - Throws: as the other `init`.
+  convenience init(_ words: [String]) throws(PatchbayError) {
+    try self.init(words, standardOutput: STDOUT_FILENO)
+  }
+
+  private init(_ words: [String], standardOutput: Int32) throws(PatchbayError) {
+    let process = try Self.spawn(words, standardOutput)
     let pidfd = pb_pidfd(process)
     guard pidfd >= 0 else {
       _ = kill(process, SIGKILL)
@@ -41,12 +51,12 @@ final class ChildCommand {
   deinit { stop() }
 
   private static func spawn(
-    _ words: [String], output: borrowing Descriptor
+    _ words: [String], _ output: Int32
   ) throws(PatchbayError) -> Int32 {
     var actions = unsafe posix_spawn_file_actions_t()
     unsafe posix_spawn_file_actions_init(&actions)
     defer { unsafe posix_spawn_file_actions_destroy(&actions) }
-    unsafe posix_spawn_file_actions_adddup2(&actions, output.rawValue, STDOUT_FILENO)
+    unsafe posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO)
     var attributes = posix_spawnattr_t()
     unsafe posix_spawnattr_init(&attributes)
     defer { unsafe posix_spawnattr_destroy(&attributes) }
@@ -91,6 +101,15 @@ final class ChildCommand {
     throw PatchbayError(
       .blobFailed, "The command \(name) did not succeed, so the blob \(key) has failed.",
       cause: "\(name) \(words)")
+  }
+
+  /// Waits for the command's end, signals or not; its exit status, or 128 + the signal that ended it.
+  func exitCode() -> Int32 {
+    let never = MonotonicTime.distantFuture.nanoseconds
+    while status == nil, pb_poll_readable(end.rawValue, never) <= 0 { continue }
+    let status = ended()
+    let signal = status & 0x7f
+    return signal == 0 ? status >> 8 & 0xff : 128 + signal
   }
 
   /// Asks the command to end, unless a signal that came here has done so, and waits for it; kills it

@@ -26,6 +26,8 @@ final class Interruption: Sendable {
     case end
     /// The work has been told; it gets so long to end by itself.
     case grace(Duration)
+    /// Whoever it was passed on to decides.
+    case goOn
   }
 
   private struct State {
@@ -99,6 +101,7 @@ final class Interruption: Sendable {
       switch react?(number, index) ?? .end {
       case .end: end(number)
       case .grace(let time): deadline = deadline ?? ContinuousClock.now + time
+      case .goOn: break
       }
       index += 1
     }

@@ -28,9 +28,22 @@ import Patchbay
       ServeVerb.self, PutVerb.self, CreateVerb.self, WriteVerb.self, SealVerb.self, FailVerb.self,
       CatVerb.self, GetVerb.self, WaitVerb.self, WatchVerb.self, InfoVerb.self, WhyVerb.self,
       TopVerb.self,
-      ListVerb.self, RemoveVerb.self, VerifyVerb.self, PingVerb.self, StatsVerb.self,
+      ListVerb.self, RemoveVerb.self, ImportVerb.self, WithVerb.self, PinVerb.self, UnpinVerb.self,
+      VerifyVerb.self, PingVerb.self, StatsVerb.self,
       CompletionVerb.self, VersionVerb.self,
     ])
+
+  /// As the parser's own, but that the words behind -- can be told from those before it.
+  static func parseAsRoot(_ arguments: [String]? = nil) throws -> any ParsableCommand {
+    let given = arguments ?? Array(CommandLine.arguments.dropFirst())
+    return try parsed(Self.self, WithVerb.marked(given))
+  }
+
+  private static func parsed<Command: ParsableCommand>(
+    _: Command.Type, _ arguments: [String]
+  ) throws -> any ParsableCommand {
+    try Command.parseAsRoot(arguments)
+  }
 
   static func main() {
     do {

@@ -35,7 +35,7 @@ extension Ledger {
   }
 
   /// Refuses what this version does not offer.
-  private func checkOffer(_ request: CreateRequest) throws(PatchbayError) {
+  func checkOffer(_ request: CreateRequest) throws(PatchbayError) {
     try checkAcknowledgement(request)
     guard request.mode & ~0o666 == 0 else { throw .badMode(request) }
     guard request.policy == .keep || request.order == .appendOnly && request.inlineBytes == nil
@@ -108,7 +108,7 @@ extension Ledger {
     blobs[blob.origin.generation]?.birthWaiters.append(asker)
   }
 
-  private func checkTaken(
+  func checkTaken(
     _ old: Generation?, _ request: CreateRequest
   ) throws(PatchbayError) {
     guard let old, let blob = blobs[old] else { return }
@@ -124,16 +124,17 @@ extension Ledger {
     try checkHandles(ofUser: asker.peer.uid)
   }
 
-  private mutating func makeOrigin(
+  mutating func makeOrigin(
     _ session: SessionID, _ number: UInt64, _ request: CreateRequest, _ terms: CreateTerms,
-    plan: ExtentPlan, window: WindowShape? = nil
+    plan: ExtentPlan, window: WindowShape? = nil, file: FileStamp? = nil
   ) -> BlobOrigin? {
     guard let creator = sessions[session] else { return nil }
     lastGeneration += 1
     return BlobOrigin(
       request: request, terms: terms, generation: Generation(rawValue: lastGeneration),
       access: Access(uid: creator.peer.uid, gid: creator.peer.gid, mode: request.mode), plan: plan,
-      window: window, created: now.wall, creator: RequestID(session: session, number: number),
+      window: window, file: file, created: now.wall,
+      creator: RequestID(session: session, number: number),
       token: creator.token)
   }
 
@@ -200,7 +201,7 @@ extension Ledger {
   /// - Parameters:
   ///   - inline: bytes that the user is charged with beside the rings.
   ///   - others: bytes that nobody is charged with.
-  private mutating func findRoom(
+  mutating func findRoom(
     for needs: [RingNeed] = [], inline: Int = 0, others: Int = 0, of uid: UInt32,
     _ request: CreateRequest, replacing old: Generation?
   ) throws(PatchbayError) -> [RingNeed] {
@@ -336,7 +337,7 @@ extension Ledger {
     born(generation)
   }
 
-  private mutating func born(_ generation: Generation) {
+  mutating func born(_ generation: Generation) {
     let waiters = blobs[generation]?.birthWaiters ?? []
     blobs[generation]?.isBorn = true
     blobs[generation]?.modified = now.wall

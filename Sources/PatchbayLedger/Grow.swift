@@ -184,6 +184,7 @@ extension Ledger {
     guard sessions[session]?.handles[request.generation] != nil,
       let blob = blobs[request.generation], blob.isBorn
     else { throw .notOpen(request.generation) }
+    if blob.origin.file != nil { return try attachFile(session, number, request, blob) }
     guard let extent = blob.extent(at: request.index) else {
       guard blob.spooled.contains(request.index) else {
         throw .noExtentYet(blob, request.index)

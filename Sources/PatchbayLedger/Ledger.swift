@@ -42,6 +42,9 @@ package struct Ledger: Sendable {
   var askerCount = 0
   /// Blobs that are open or unborn.
   var openBlobCount = 0
+  /// Files that the loop holds, and the one that was looked at for the request at hand.
+  var importCount = 0
+  var lookedAt: Generation?
   var inspections: [InspectionID: Generation] = [:]
   var copies: [CopyID: Generation] = [:]
   var suspensions = Heap<Suspension>()
@@ -138,6 +141,10 @@ package struct Ledger: Sendable {
     case .congested(let session): congested(session)
     case .relieved(let session): relieved(session)
     case .sampled(let samples): sampled(samples)
+    case .offered(let session, let number, let request, let offer, let found):
+      offered(session, number, request, offer, found)
+    case .fileLooked(let generation, let found, let session, let number, let request):
+      fileLooked(generation, found, session, number, request)
     case .drainBegan: drain()
     }
   }
@@ -164,7 +171,7 @@ package struct Ledger: Sendable {
     connectionCount == 0 && openBlobCount == 0 && watching.log.suspendedCount == 0
   }
 
-  private mutating func requested(_ session: SessionID, _ number: UInt64, _ request: Request) {
+  mutating func requested(_ session: SessionID, _ number: UInt64, _ request: Request) {
     guard let phase = sessions[session]?.phase else { return }
     switch (phase, request) {
     case (.ghost, _): return
@@ -218,6 +225,8 @@ package struct Ledger: Sendable {
     case .quiesced(let blob): quiesced(session, number, blob)
     case .watch(let watch): try self.watch(session, number, watch)
     case .why(let why): self.why(session, number, why)
+    case .pin(let pin): try self.pin(session, number, pin)
+    case .import(let request): throw .noDescriptor(request.key)
     }
   }
 

@@ -61,6 +61,12 @@ package enum LedgerAction: Sendable, Hashable {
   case eraseBlob(Generation)
   case recordClient(ClientRecord)
   case eraseClient(UInt64)
+  /// Keeps the descriptor that was offered for a blob, until `releaseFile`; or not at all.
+  case keepFile(Generation, FileOffer)
+  case dropOffer(FileOffer)
+  case releaseFile(Generation)
+  /// Looks at a blob's file, on behalf of a request; answered by `fileLooked`.
+  case lookAtFile(Generation, SessionID, number: UInt64, Request)
 }
 
 /// Where more is known of a blob than the ledger knows: hints, all of it.
@@ -123,6 +129,8 @@ package enum DescriptorSource: Sendable, Hashable {
   case doorbells(UInt32)
   /// A blob's container, read-only.
   case container(Generation)
+  /// The file that a blob is.
+  case file(Generation)
 }
 
 /// The content of a board entry.

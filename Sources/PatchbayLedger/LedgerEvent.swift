@@ -48,10 +48,23 @@ package enum LedgerEvent: Sendable, Hashable {
   case relieved(SessionID)
   /// Answer to `sample`: the blobs whose rings could be read.
   case sampled([BlobSample])
+  /// An import, with what was found out about the descriptor that came along. Answered by `keepFile` or
+  /// `dropOffer`, besides the reply.
+  case offered(
+    SessionID, number: UInt64, ImportRequest, FileOffer, Result<FileStamp, PatchbayError>)
+  /// Answer to `lookAtFile`: the stamp of the blob's file now, and the request that waits for it.
+  case fileLooked(
+    Generation, Result<FileStamp, PatchbayError>, SessionID, number: UInt64, Request)
   /// Time has passed; whatever was due by now happens.
   case tick
   /// The broker shuts down: no new connections, creates or opens; what is open may finish.
   case drainBegan
+}
+
+/// One descriptor that a client has sent.
+package struct FileOffer: RawRepresentable, Hashable, Sendable {
+  package let rawValue: UInt64
+  package init(rawValue: UInt64) { self.rawValue = rawValue }
 }
 
 /// One copy of a blob's rings that is under way.

@@ -62,10 +62,13 @@ final class BlobOrigin: Sendable {
   let created: WallTime
   let creator: RequestID
   let token: Token
+  /// The file that it is, as it was when it was imported; nil for a blob that was written.
+  let file: FileStamp?
 
   init(
     request: CreateRequest, terms: CreateTerms, generation: Generation, access: Access,
-    plan: ExtentPlan, window: WindowShape?, created: WallTime, creator: RequestID, token: Token
+    plan: ExtentPlan, window: WindowShape?, file: FileStamp? = nil, created: WallTime,
+    creator: RequestID, token: Token
   ) {
     // The bytes of an inline blob live in the blob, or they would be held twice.
     var request = request
@@ -76,6 +79,7 @@ final class BlobOrigin: Sendable {
     self.access = access
     self.plan = plan
     self.window = window
+    self.file = file
     wakeClasses = WakeClasses(forByteCount: window == nil ? request.byteCount : nil)
     self.created = created
     self.creator = creator
@@ -158,6 +162,10 @@ struct Blob: Sendable {
   var accessStamp: UInt64 = 0
   /// Whether eviction may take it: ended, named, nobody has it open or mapped.
   var isIdle = false
+  /// Whether eviction must not take it.
+  var isPinned = false
+  /// Whether the loop keeps a descriptor of its file.
+  var holdsFile = false
   var isQueued = false
   var isQueuedOnDisk = false
   var causeCode: PatchbayError.Code?

@@ -97,6 +97,8 @@ package struct LedgerLimits: Hashable, Sendable {
   package var accessClassCount = 64
   /// Entries of one board; the layout's number except in tests.
   package var entriesPerBoard = Int(PB_BOARD_ENTRY_COUNT)
+  /// Files that the broker holds open for the blobs that they are.
+  package var importCount = 1024
   /// Jobs on large rings that may wait for a thread of the loop.
   package var jobCount = 1024
   package var watchesPerSession = 16
@@ -124,6 +126,7 @@ package struct LedgerLimits: Hashable, Sendable {
   package var waitingOpensPerOtherUser = 16384
   package var blobsPerOtherUser = 65536
   package var accessClassesPerOtherUser = 8
+  package var importsPerOtherUser = 64
   /// Places among those that the publisher of one blob waits for.
   package var subscriptionsPerOtherUser = 64
   package init(memoryByteCount: Int) {

@@ -21,6 +21,8 @@ package enum LifeCycle {
     case leave = "leave, as the last publisher"
     case lastLost = "last publisher lost, with an idle limit"
     case idle = "idle limit passed"
+    case pin = "pin, unpin"
+    case fileChanged = "imported file changed"
   }
 
   package enum Outcome: Sendable, Hashable {
@@ -55,6 +57,8 @@ package enum LifeCycle {
     case .release: .stays
     case .leave, .lastLost: state == .open ? .becomes(.suspended) : .stays
     case .idle: state == .suspended ? .becomes(.failed) : .stays
+    case .pin: state == .gone ? .refused(.noSuchKey) : .stays
+    case .fileChanged: state == .sealed ? .becomes(.failed) : .stays
     }
   }
 

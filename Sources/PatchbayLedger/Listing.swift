@@ -10,6 +10,7 @@ extension Ledger {
     _ session: SessionID, _ number: UInt64, _ request: InfoRequest
   ) throws(PatchbayError) {
     guard let blob = visible(request.key, to: session) else { throw .noSuchKey(request.key) }
+    if looksAtFile(of: blob, session, number, .info(request)) { return }
     actions.append(.report(session, number: number, .info, [blob.report]))
   }
 
@@ -69,8 +70,8 @@ extension Blob {
       acknowledgement: request.acknowledgement, publisherCount: publishers.count,
       subscriberCount: readerCount, type: request.type, labels: request.labels,
       created: origin.created, modified: modified, lastRead: lastRead, isCache: request.isCache,
-      isPinned: false, access: origin.access, causeCode: causeCode, cause: cause,
-      digest: digest)
+      isPinned: isPinned, isImported: origin.file != nil, access: origin.access,
+      causeCode: causeCode, cause: cause, digest: digest)
   }
 
   /// A sealed blob's description is exact; any other's rings know more.

@@ -133,7 +133,7 @@ extension Ledger {
     guard let blob = blobs[generation] else { return }
     let isIdle =
       blob.isBorn && blob.isNamed && !blob.state.isLive && !blob.isHeld && !blob.isKept
-      && blob.ghostCount == 0 && blob.writers.isEmpty
+      && blob.ghostCount == 0 && blob.writers.isEmpty && !blob.isPinned && !blob.holdsFile
     guard isIdle != blob.isIdle else { return }
     blobs[generation]?.isIdle = isIdle
     idleByteCount += isIdle ? blob.residentByteCount : -blob.residentByteCount
@@ -168,6 +168,7 @@ extension Ledger {
       chargeDisk(blob, -blob.spoolByteCount, idle: 0)
       actions.append(.removeContainer(generation))
     }
+    releaseFile(generation)
     for extent in blob.extents { retire(extent.ring, isReusable: !blob.isAbandoned) }
     let inlineBytes = blob.inlineBytes?.count ?? 0
     inlineByteCount -= inlineBytes

@@ -12,6 +12,7 @@ extension Ledger {
     guard !isDraining else { throw .draining }
     let asker = ParkedOpen(session: session, number: number, observes: request.observes)
     if let blob = visible(request.key, to: session) {
+      if looksAtFile(of: blob, session, number, .open(request)) { return }
       try open(blob, for: asker)
     } else if request.waits {
       try park(asker, request.key)

@@ -415,9 +415,11 @@ extension PatchbayError {
 extension Blob {
   /// The failure, as whoever comes too late is told.
   var failure: PatchbayError {
-    PatchbayError(
-      causeCode ?? .blobFailed,
-      "The blob \(key), generation \(origin.generation), has failed. Create the key again.",
-      cause: cause)
+    let what =
+      origin.file == nil
+      ? "The blob \(key), generation \(origin.generation), has failed. Create the key again."
+      : "The file that was imported as \(key) has changed since, so the blob has failed. Import it "
+        + "again, or publish it with a copy."
+    return PatchbayError(causeCode ?? .blobFailed, what, cause: cause)
   }
 }

@@ -411,7 +411,10 @@ extension Blob {
   }
 
   /// One more than the highest index of an extent that exists.
-  var extentEnd: Int { max(extents.last?.index ?? -1, spooled.max() ?? -1) + 1 }
+  var extentEnd: Int {
+    if origin.file != nil { return byteCount == 0 ? 0 : 1 }
+    return max(extents.last?.index ?? -1, spooled.max() ?? -1) + 1
+  }
 }
 
 extension BlobOrigin {

@@ -9,13 +9,21 @@ import PatchbaySystem
 import PatchbayTypes
 import PatchbayWire
 
-/// Descriptors on their way to a client: closed with this object, sent or not.
+/// Descriptors on their way to a client: closed with this object, sent or not, but for lent ones.
 final class OwnedDescriptors {
   private(set) var rawValues: [Int32] = []
 
-  func add(_ descriptor: consuming Descriptor) { rawValues.append(descriptor.release()) }
+  private var owned: [Int32] = []
 
-  deinit { for rawValue in rawValues { _ = Glibc.close(rawValue) } }
+  func add(_ descriptor: consuming Descriptor) {
+    rawValues.append(descriptor.release())
+    owned.append(rawValues[rawValues.count - 1])
+  }
+
+  /// Sends one along that stays somebody else's.
+  func lend(_ rawValue: Int32) { rawValues.append(rawValue) }
+
+  deinit { for rawValue in owned { _ = Glibc.close(rawValue) } }
 }
 
 /// A message with the descriptors it will need.
@@ -137,9 +145,13 @@ final class Connection {
   var isEnding: Bool { lingersUntil != nil }
   var hasQueue: Bool { sentOfQueue < queue.count }
 
-  func receive() throws(PatchbayError) -> ControlSocket.Received {
-    // Without room for descriptors the kernel installs none, however many a client sends.
-    try socket.receive(byteLimit: Frame.byteLimit, descriptorLimit: 0)
+  /// - Parameter takesOne: whether a descriptor may come in with a packet that begins so. For any other
+  ///   the kernel installs none, however many a client sends.
+  func receive(
+    _ takesOne: ([UInt8]) -> Bool = { _ in false }
+  ) throws(PatchbayError) -> ControlSocket.Arrival {
+    try socket.receive(
+      byteLimit: Frame.byteLimit, headByteCount: Frame.headerByteCount, takesOne: takesOne)
   }
 
   /// Sends a message now, or as soon as the client reads.

@@ -1,7 +1,8 @@
 // Takes bytes of a blob into its digest, on a thread of its own: what is covered, in order, from the
 // ring that has it or from the container on disk. Rings are read through their descriptor with the
 // look before and after that readers of another user take, so bytes of another use of a ring never
-// count: an extent that leaves meanwhile ends the piece, and the ledger says where it is then.
+// count: an extent that leaves meanwhile ends the piece, and the ledger says where it is then. A hole
+// that a publisher has punched counts as the zeros that its readers see.
 
 import PatchbayDigest
 import PatchbayLayout
@@ -80,7 +81,8 @@ struct DigestWork: Sendable {
     let ring = ForeignRing(
       try place.open(isWritable: false), index: index,
       start: order.plan.range(of: index).lowerBound, useNumber: placed.extent.useNumber,
-      geometry: place.geometry, window: nil)
+      geometry: place.geometry, window: nil,
+      looksForHoles: false)
     var buffer = [UInt8](repeating: 0, count: Self.chunkByteCount)
     let limit = min(goal, ring.range.upperBound)
     while state.byteCount < limit,

@@ -53,6 +53,11 @@ extension EventLoop {
     case .eraseBlob(let generation): journal.erase(generation)
     case .recordClient(let record): self.record(record)
     case .eraseClient(let client): journal.eraseClient(client)
+    case .keepFile(let generation, let offer): imports.keep(generation, offer)
+    case .dropOffer(let offer): imports.drop(offer)
+    case .releaseFile(let generation): imports.release(generation)
+    case .lookAtFile(let generation, let session, let number, let request):
+      lookAtFile(of: generation, session, number: number, request)
     }
   }
 
@@ -118,6 +123,7 @@ extension EventLoop {
       case .board(let board): descriptors.add(try boards.boardDescriptor(board))
       case .doorbells(let board): descriptors.add(try boards.bellsDescriptor(board))
       case .container(let generation): descriptors.add(try openContainer(generation))
+      case .file(let generation): descriptors.lend(try imports.descriptor(of: generation))
       }
     }
     return descriptors

@@ -72,8 +72,8 @@ extension EventLoop {
         return
       }
       do throws(PatchbayError) {
-        switch try connection.receive() {
-        case .packet(let packet, descriptors: _): take(packet, connection)
+        switch try receive(connection) {
+        case .packet(let packet, let offered): take(packet, offered, connection)
         case .wouldBlock: return
         case .hungUp: return hangUp(connection)
         }
@@ -84,7 +84,9 @@ extension EventLoop {
     }
   }
 
-  private func take(_ packet: [UInt8], _ connection: Connection) {
+  private func take(
+    _ packet: [UInt8], _ offered: ControlSocket.Offered, _ connection: Connection
+  ) {
     var number: UInt64 = 0
     do throws(PatchbayError) {
       let frame = try Frame(parsing: packet)
@@ -92,8 +94,14 @@ extension EventLoop {
       guard number != 0 else {
         throw PatchbayError(.protocolViolation, "A request has the number 0, which none may have.")
       }
-      submit(.request(connection.session, number: number, try frame.decodeRequest(packet)))
+      try checkOffered(offered, frame)
+      let request = try frame.decodeRequest(packet)
+      if case .import(let request) = request {
+        return take(request, offered, number: number, connection)
+      }
+      submit(.request(connection.session, number: number, request))
     } catch {
+      imports.refuse(offered)
       refuse(connection, number: number, error)
     }
   }

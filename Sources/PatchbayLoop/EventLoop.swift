@@ -60,6 +60,7 @@ final class EventLoop {
   /// Nil: nothing leaves memory for the disk.
   let spool: Spool?
   let spooler: Worker<WorkResult>
+  let imports: Imports
   /// What the spool had in it, until the ledger knows.
   private var findings: SpoolFindings?
   let hasher: Worker<WorkResult>
@@ -105,10 +106,22 @@ final class EventLoop {
     logger = configuration.logger
     memoryLimit = try configuration.chosenMemoryLimit()
     isShared = configuration.isShared
-    _ = try checked(pb_raise_descriptor_limit(), "Raising the limit of open files")
-    ground = try SocketGround(
-      configuration.socketPath, instance: instance, isShared: configuration.isShared,
-      given: configuration.listener)
+    let descriptorLimit = try checked(
+      pb_raise_descriptor_limit(), "Raising the limit of open files")
+    // First, for it may take long: who finds the socket is served.
+    let opened = try configuration.spool.map { (place) throws(PatchbayError) in
+      try Spool.open(place, instance: instance)
+    }
+    spool = opened?.spool
+    findings = opened?.findings
+    do throws(PatchbayError) {
+      ground = try SocketGround(
+        configuration.socketPath, instance: instance, isShared: configuration.isShared,
+        given: configuration.listener)
+    } catch {
+      opened?.spool.leave()
+      throw error
+    }
     idleLimit = configuration.idleLimit
     poller = try Poller()
     acceptor = try Acceptor(listener: ground.listener.rawValue)
@@ -117,11 +130,9 @@ final class EventLoop {
     limits.isShared = configuration.isShared
     if let own = configuration.userMemoryLimit { limits.memoryPerOtherUser = own }
     limits.spool = try configuration.spool?.terms()
-    let opened = try configuration.spool.map { (place) throws(PatchbayError) in
-      try Spool.open(place, instance: instance)
-    }
-    spool = opened?.spool
-    findings = opened?.findings
+    limits.importCount = min(limits.importCount, Int(descriptorLimit) / 4)
+    // While one is offered as many others may be held.
+    imports = try Imports(limit: limits.importCount + 1)
     jobLimit = limits.jobCount
     maker = try Worker("the maker of rings", jobLimit: jobLimit)
     inspector = try Worker("the inspector of rings", jobLimit: jobLimit)
@@ -325,6 +336,7 @@ final class EventLoop {
     for case .ring(let ring, let result) in maker.takeResults() { rings.settle(ring, result) }
     rings.unlinkAll()
     journalStorage.unlinkAll()
+    imports.leave()
     spool?.leave()
     ground.leave()
   }

@@ -43,6 +43,8 @@ public struct BlobInfo: Sendable, Hashable {
   public var isCache: Bool
   /// Whether it is protected from eviction.
   public var isPinned: Bool
+  /// Whether its bytes are those of a file that was there before, and stay in that file.
+  public var isImported: Bool
   /// Owner and mode.
   public var access: Access
   /// Why it failed: the code, nil unless it did.
@@ -71,7 +73,7 @@ public struct BlobInfo: Sendable, Hashable {
     coveredByteCount: Int, residentByteCount: Int, spilledByteCount: Int, order: WriteOrder,
     policy: FlowPolicy, acknowledgement: Acknowledgement, publisherCount: Int,
     subscriberCount: Int, type: String, labels: [Label], created: WallTime, modified: WallTime,
-    lastRead: WallTime?, isCache: Bool, isPinned: Bool, access: Access,
+    lastRead: WallTime?, isCache: Bool, isPinned: Bool, isImported: Bool = false, access: Access,
     causeCode: PatchbayError.Code?, cause: String?, digest: ContentDigest? = nil
   ) {
     self.digest = digest
@@ -95,6 +97,7 @@ public struct BlobInfo: Sendable, Hashable {
     self.lastRead = lastRead
     self.isCache = isCache
     self.isPinned = isPinned
+    self.isImported = isImported
     self.access = access
     self.causeCode = causeCode
     self.cause = cause

@@ -47,6 +47,12 @@ package struct Frame: Sendable, Hashable {
     }
   }
 
+  /// The type number in the first bytes of a packet, `headerByteCount` of them, believed as it is.
+  package static func kind(ofHead head: [UInt8]) -> UInt16 {
+    let at = Int(PB_FRAME_TYPE_AT)
+    return UInt16(head[at]) | UInt16(head[at + 1]) << 8
+  }
+
   private static func encode(
     type: UInt16, request: UInt64, version: UInt16, _ putBody: (inout WireWriter) -> Void
   ) -> [UInt8] {

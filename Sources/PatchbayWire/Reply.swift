@@ -31,6 +31,8 @@ package enum Reply: Sendable, Hashable {
   case why(BlobSituation)
   /// One descriptor: the blob's container in the spool, read-only.
   case spooled(SpoolGrant)
+  /// One descriptor: the file that was imported, for reading only.
+  case imported(ImportGrant)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case failure = 256
@@ -38,7 +40,7 @@ package enum Reply: Sendable, Hashable {
     case subscriptions, table
     case joined, claimed
     case events = 288
-    case why, spooled
+    case why, spooled, imported
   }
 }
 

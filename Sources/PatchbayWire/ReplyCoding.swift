@@ -23,6 +23,7 @@ extension Reply {
     case .events: .events
     case .why: .why
     case .spooled: .spooled
+    case .imported: .imported
     }
   }
 
@@ -55,6 +56,7 @@ extension Reply {
     case .spooled(let grant):
       writer.put(index: grant.index)
       writer.put(Int64(grant.segmentByteCount))
+    case .imported(let grant): grant.encode(&writer)
     case .subscriptions(let list):
       writer.put(list.version)
       writer.put(list: list.subscriptions) { writer, subscription in writer.put(subscription) }
@@ -107,6 +109,7 @@ extension Reply {
     case .events: self = .events(try EventPage(from: &reader))
     case .why: self = .why(try BlobSituation(from: &reader))
     case .spooled: self = .spooled(try reader.takeSpoolGrant())
+    case .imported: self = .imported(try ImportGrant(from: &reader))
     }
   }
 }
@@ -170,6 +173,7 @@ extension WireWriter {
     put(info.lastRead?.rawValue ?? 0)
     put(info.isCache)
     put(info.isPinned)
+    put(info.isImported)
     put(info.access)
     put(info.causeCode?.rawValue ?? 0)
     put((info.cause ?? "").cut(toUTF8Count: WireLimit.cause))
@@ -270,6 +274,7 @@ extension WireReader {
     let lastRead = try take(Int64.self)
     let isCache = try takeFlag()
     let isPinned = try takeFlag()
+    let isImported = try takeFlag()
     let access = try takeAccess()
     let causeCode = try take(UInt16.self)
     let cause = try takeText(atMost: WireLimit.cause, "a cause")
@@ -281,7 +286,7 @@ extension WireReader {
       publisherCount: publisherCount, subscriberCount: subscriberCount, type: type,
       labels: labels, created: created, modified: modified,
       lastRead: lastRead == 0 ? nil : WallTime(rawValue: lastRead), isCache: isCache,
-      isPinned: isPinned, access: access,
+      isPinned: isPinned, isImported: isImported, access: access,
       causeCode: causeCode == 0 ? nil : PatchbayError.Code(rawValue: causeCode),
       cause: cause.isEmpty ? nil : cause, digest: digest)
   }

@@ -45,6 +45,10 @@ package enum Request: Sendable, Hashable {
   /// Answered by `events` again and again, until it is cancelled.
   case watch(WatchRequest)
   case why(WhyRequest)
+  /// Keeps a blob from eviction, or no more.
+  case pin(PinRequest)
+  /// Publishes the file whose descriptor comes along: the one request that has one.
+  case `import`(ImportRequest)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case hello = 1
@@ -53,7 +57,7 @@ package enum Request: Sendable, Hashable {
     case subscribe, unsubscribe, subscriptions, attachTable, detach
     case createWith, join, claim, release, leave, quiesced
     case watch = 32
-    case why
+    case why, pin, `import`
   }
 }
 

@@ -35,6 +35,8 @@ extension Request {
     case .quiesced: .quiesced
     case .watch: .watch
     case .why: .why
+    case .pin: .pin
+    case .import: .import
     }
   }
 
@@ -78,6 +80,8 @@ extension Request {
       writer.put(remove.generation?.rawValue ?? 0)
     case .watch(let watch): watch.encode(&writer)
     case .why(let why): writer.put(why.key)
+    case .pin(let pin): pin.encode(&writer)
+    case .import(let request): request.encode(&writer)
     case .statistics, .ping: break
     case .subscribe(let request), .unsubscribe(let request):
       writer.put(request.generation.rawValue)
@@ -175,6 +179,8 @@ extension Request {
     case .quiesced: self = .quiesced(try reader.takeReference())
     case .watch: self = .watch(try WatchRequest(from: &reader))
     case .why: self = .why(WhyRequest(key: try reader.takeKey()))
+    case .pin: self = .pin(try PinRequest(from: &reader))
+    case .import: self = .import(try ImportRequest(from: &reader))
     }
   }
 }

@@ -53,6 +53,20 @@ private final class Screen {
     }
   }
 
+  @Test func `a file that is there already`() throws {
+    try withBroker { broker in
+      let client = try broker.makeClient()
+      let directory = try TemporaryDirectory()
+      let path = directory.file("weights.bin")
+      try writeFile(path, oracleBytes(1, 0..<100_000))
+      try client.importFile(path, as: "models/v7")
+      let header = try client.open("models/v7").readFully(0..<512)
+      #expect(header == oracleBytes(1, 0..<512))
+      try client.pin("models/v7")
+      #expect(try client.info("models/v7").isPinned)
+    }
+  }
+
   @Test func `the README's patchwork`() throws {
     try withBroker { broker in
       let size = 20_000_001

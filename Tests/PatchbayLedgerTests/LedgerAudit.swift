@@ -53,6 +53,7 @@ extension Ledger {
         blobs.values.reduce(0) { $0 + ($1.isIdle ? $1.spoolByteCount : 0) }
       ),
       ("spills", spilling.underWay, blobs.values.count { $0.spillingIndex != nil }),
+      ("files", importCount, blobs.values.count(where: \.holdsFile)),
       ("owners", owners.count, blobs.values.count { $0.isNamed && !$0.isSource }),
     ]
     return figures.first { $0.1 != $0.2 }.map { "\($0.0): kept \($0.1), counted \($0.2)" }
@@ -86,6 +87,7 @@ extension Ledger {
       let mine = Set(live.filter { $0.value.peer.uid == uid }.keys)
       if account.byteCount != bytes { return "user \(uid): \(account.byteCount) of \(bytes) bytes" }
       if account.idleByteCount != idle { return "user \(uid): \(account.idleByteCount) idle" }
+      if account.importCount != own.count(where: \.holdsFile) { return "user \(uid): imports" }
       let disk = own.reduce(0) { $0 + $1.spoolByteCount }
       if account.diskByteCount != disk { return "user \(uid): \(account.diskByteCount) on disk" }
       let idleDisk = own.reduce(0) { $0 + ($1.isIdle ? $1.spoolByteCount : 0) }
@@ -96,6 +98,7 @@ extension Ledger {
       if account.blobCount != own.count { return "user \(uid): \(account.blobCount) blobs" }
       if account.sessions != mine { return "user \(uid): sessions" }
       if isTrusted(uid) { continue }
+      if account.importCount > limits.importsPerOtherUser { return "user \(uid) imports" }
       if bytes > limits.memoryPerOtherUser { return "user \(uid) has \(bytes) bytes" }
       if own.count > limits.blobsPerOtherUser { return "user \(uid) has \(own.count) blobs" }
       let handles = live.values.reduce(0) { $0 + ($1.peer.uid == uid ? $1.handleCount : 0) }
@@ -142,6 +145,10 @@ extension Ledger {
     if blob.isBorn, blob.isNamed, watching.log.standings[generation]?.blobState != blob.state {
       return "watchers were not told that it is \(blob.state)"
     }
+    if blob.holdsFile, blob.origin.file == nil || blob.residentByteCount > 0 {
+      return "holds a file and is none"
+    }
+    if blob.isIdle, blob.isPinned || blob.holdsFile { return "idle, and must stay" }
     let isQueued = blob.isQueued || blob.isQueuedOnDisk
     return blob.isIdle && !isQueued ? "idle but not queued" : nil
   }

@@ -24,7 +24,10 @@ import Testing
   }
 
   @Test func `no step leads from an end back to open or from one end to the other`() {
-    for step in LifeCycle.Step.allCases {
+    // But for bytes that are not the broker's: a file is its owner's to change.
+    #expect(LifeCycle.outcome(of: .fileChanged, in: .sealed) == .becomes(.failed))
+    #expect(LifeCycle.outcome(of: .fileChanged, in: .failed) == .stays)
+    for step in LifeCycle.Step.allCases where step != .fileChanged {
       for state in [BlobState.sealed, .failed, .gone] {
         if case .becomes(let next) = LifeCycle.outcome(of: step, in: state) {
           #expect(next == .gone, "\(step) in \(state)")
@@ -36,7 +39,9 @@ import Testing
   @Test(arguments: LifeCycle.Step.allCases, LifeCycle.states)
   func `the ledger does what the table says`(step: LifeCycle.Step, state: BlobState) throws {
     // Eviction, time and the loss of a publisher are no requests; other tests provoke them.
-    guard ![.memoryShort, .publisherLost, .lastLost, .idle].contains(step) else { return }
+    guard ![.memoryShort, .publisherLost, .lastLost, .idle, .fileChanged].contains(step) else {
+      return
+    }
     var rig = Rig()
     let publisher = rig.connect()
     let reader = rig.connect()
@@ -100,7 +105,8 @@ import Testing
     case .claim: .claim(ClaimRequest(blob: blob.blob, range: 0..<10))
     case .release: .release(ReleaseRequest(blob: blob.blob, claim: 1))
     case .leave: .leave(blob.blob)
-    case .publisherLost, .memoryShort, .lastLost, .idle: .ping
+    case .pin: .pin(PinRequest(key: "k", isPinned: true))
+    case .publisherLost, .memoryShort, .lastLost, .idle, .fileChanged: .ping
     }
   }
 }

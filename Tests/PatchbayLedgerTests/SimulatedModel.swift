@@ -44,9 +44,13 @@ struct SimulatedModel {
   private var spilling: [Generation: Int] = [:]
   private var spooled: [Generation: Set<Int>] = [:]
   private var containers: Set<Generation> = []
+  private(set) var imports: SimulatedImports
   private(set) var violation: String?
 
-  init(idle: Duration) { writing = SimulatedClaims(standardLimit: idle) }
+  init(idle: Duration, importLimit: Int) {
+    writing = SimulatedClaims(standardLimit: idle)
+    imports = SimulatedImports(limit: importLimit)
+  }
 
   private mutating func demand(_ holds: Bool, _ claim: @autoclosure () -> String) {
     if !holds, violation == nil { violation = claim() }
@@ -75,6 +79,11 @@ struct SimulatedModel {
       case .leave(let blob), .quiesced(let blob): quiesced(session, blob.generation)
       default: break
       }
+    case .offered(let session, let number, let request, let offer, _):
+      let wrong = imports.offered(offer)
+      demand(wrong == nil, wrong ?? "")
+      guard live.contains(session) else { return }
+      owed[RequestID(session: session, number: number)] = .import(request)
     case .hungUp(let session): end(session)
     case .exited(let session):
       end(session)
@@ -99,7 +108,7 @@ struct SimulatedModel {
         rings[ring]?.holders[session] = nil
       }
     case .ringRefused, .ringCreated, .inspected, .sampled, .journalFull, .tick, .drainBegan,
-      .retracted, .found:
+      .retracted, .fileLooked, .found:
       break
     }
   }
@@ -163,6 +172,7 @@ struct SimulatedModel {
     watches.compare(
       with: Dictionary(uniqueKeysWithValues: sessions.map { ($0, known(to: $0)) }))
     if let wrong = watches.violation { demand(false, wrong) }
+    if let wrong = imports.settled { demand(false, wrong) }
     let silent = unrung
     demand(silent.isEmpty, "a final state was posted and its bell not rung: \(silent)")
     var isTick = false
@@ -261,6 +271,24 @@ struct SimulatedModel {
       demand(wrong == nil, wrong ?? "")
       demand(!isHeld(generation), "a container goes while \(generation) is open")
       spooled[generation] = nil
+    case .keepFile(let generation, let offer):
+      let wrong = imports.kept(generation, offer)
+      demand(wrong == nil, wrong ?? "")
+    case .dropOffer(let offer):
+      let wrong = imports.dropped(offer)
+      demand(wrong == nil, wrong ?? "")
+    case .releaseFile(let generation):
+      // It is released just before its failure is posted, which comes with a comparison only.
+      var isLook = false
+      if case .fileLooked(generation, _, _, _, _) = event { isLook = true }
+      let isNeeded = isHeld(generation) && !isLook
+      let wrong = imports.released(generation, isNeeded: isNeeded)
+      demand(wrong == nil, wrong ?? "")
+    case .lookAtFile(let generation, let session, let number, _):
+      demand(imports.files.contains(generation), "looks at a file that is not held")
+      demand(
+        owed[RequestID(session: session, number: number)] != nil,
+        "looks at a file for nobody")
     case .recordClient, .eraseClient: break
     }
   }
@@ -327,6 +355,16 @@ struct SimulatedModel {
         spooled[extent.generation]?.contains(grant.index) == true && grant.index == extent.index
           && descriptors == [.container(extent.generation)],
         "extent \(extent.index) of \(extent.generation) does not stand on disk")
+    case (.created(let grant), .import):
+      let generation = grant.blob.generation
+      demand(
+        grant.state == .sealed && imports.files.contains(generation)
+          && records[generation]?.info.isImported == true, "\(generation) is no import")
+    case (.imported, .attachExtent(let extent)):
+      demand(
+        imports.files.contains(extent.generation) && extent.index == 0
+          && descriptors == [.file(extent.generation)],
+        "a file of \(extent.generation) was handed out that is not there")
     case (.claimed(let grant), .claim(let claim)):
       let wrong = writing.claimed(session, number, grant, asked: claim.range)
       demand(wrong == nil, wrong ?? "")
@@ -482,7 +520,8 @@ struct SimulatedModel {
     entries[slot] = generation
     let before = posted[generation]
     demand(
-      before == nil || before == .open || before == .suspended || before == post.state,
+      before == nil || before == .open || before == .suspended || before == post.state
+        || post.state == .failed && records[generation]?.info.isImported == true,
       "\(generation) went from \(String(describing: before)) to \(post.state)")
     demand(post.state != .sealed || post.byteCount != nil, "\(generation) sealed without length")
     demand(post.state != .failed || post.causeCode != nil, "\(generation) failed without cause")
@@ -517,6 +556,10 @@ struct SimulatedModel {
       owners[key] = generation
     }
     records[generation] = record
+    if record.info.isImported, record.info.state == .failed, !entries.values.contains(generation) {
+      // Nobody has it open, so there is no bell to ring.
+      posted[generation] = .failed
+    }
     for extent in record.extents {
       extentOwners[extent.ring] = generation
       demand(
@@ -537,6 +580,9 @@ struct SimulatedModel {
       // What the request itself makes room for belongs to anybody.
       let isOwn = mayTake(session, record.info.access)
       demand(isOwn || !isHeld(generation), "\(session) took \(key) of another user")
+    case .offered(let session, _, let request, _, _) where request.key == key:
+      let isOwn = mayTake(session, record.info.access)
+      demand(isOwn || !isHeld(generation), "\(session) took \(key) of another user")
     case .copied: demand(record.info.state == .failed, "\(generation) was taken over")
     default:
       // A creation that had to wait for memory takes the key when there is some.
@@ -546,6 +592,10 @@ struct SimulatedModel {
           || record.info.state != .sealed, "\(generation) was evicted and was to be kept")
       demand(!isHeld(generation), "\(generation) was evicted while it is open")
       demand(record.info.state != .open, "\(generation) was evicted while it is written")
+      demand(!record.info.isPinned, "\(generation) was evicted while it is pinned")
+      demand(
+        !record.info.isImported || record.info.state == .failed,
+        "\(generation) was evicted, and takes nothing")
     }
   }
 

@@ -26,7 +26,8 @@ struct SimulatedWorld {
 
   private var ledger: Ledger
   private var generator: SeededGenerator
-  private(set) var model = SimulatedModel(idle: idle)
+  private(set) var model = SimulatedModel(idle: idle, importLimit: importLimit)
+  private static let importLimit = 4
   private(set) var trace: [LedgerAction] = []
   private var clients: [Client] = []
   private var answers: [LedgerAction] = []
@@ -52,10 +53,17 @@ struct SimulatedWorld {
   private let digests: Bool
   private static let right: [UInt8] = [1]
   private static let wrong: [UInt8] = [2]
+  /// Whether clients pin blobs and import files.
+  private let keeps: Bool
+  private var lastOffer: UInt64 = 0
 
-  init(seed: UInt64, isShared: Bool = false, spools: Bool = false, digests: Bool = false) {
+  init(
+    seed: UInt64, isShared: Bool = false, spools: Bool = false, keeps: Bool = false,
+    digests: Bool = false
+  ) {
     self.isShared = isShared
     self.spools = spools
+    self.keeps = keeps
     self.digests = digests
     generator = SeededGenerator(seed: seed)
     var limits = LedgerLimits(memoryByteCount: Self.memory)
@@ -80,6 +88,8 @@ struct SimulatedWorld {
     limits.accessClassesPerOtherUser = 2
     limits.subscriptionsPerOtherUser = 3
     limits.removalCount = 6
+    limits.importCount = Self.importLimit
+    limits.importsPerOtherUser = 2
     limits.watchesPerSession = 2
     limits.poolRest = .seconds(3)
     if spools {
@@ -149,7 +159,7 @@ struct SimulatedWorld {
     for action in actions {
       switch action {
       case .createRing, .reuseRing, .createBoard, .inspect, .copy, .sample, .spill, .retractRing,
-        .persist, .digest:
+        .persist, .lookAtFile, .digest:
         answers.append(action)
       case .removeContainer(let generation): containers[generation] = nil
       case .disconnect(let session):
@@ -182,8 +192,32 @@ struct SimulatedWorld {
     case 34: feed(.journalFull(chance(1, in: 4)))
     case 35..<37: loseReply()
     case 37..<39: congest()
-    default: request()
+    default: keeps && chance(1, in: 8) ? importOrPin() : request()
     }
+  }
+
+  private static let noFile = PatchbayError(.notPermitted, "It is none.")
+
+  private static func stamp(hasChanged: Bool) -> FileStamp {
+    FileStamp(device: 1, inode: 2, byteCount: 3, modified: 4, changed: hasChanged ? 6 : 5)
+  }
+
+  private mutating func importOrPin() {
+    guard let client = pick({ $0.isConnected && ($0.hasGreeted || $0.session.rawValue % 5 == 0) })
+    else { return connect() }
+    guard chance(1, in: 3) else {
+      return send(
+        client, .pin(PinRequest(key: randomKey(), isPinned: chance(1, in: 2))))
+    }
+    var request = ImportRequest(key: randomKey())
+    request.replaces = chance(1, in: 2)
+    request.mode = chance(1, in: 2) ? 0o644 : 0o600
+    lastNumber += 1
+    lastOffer += 1
+    feed(
+      .offered(
+        clients[client].session, number: lastNumber, request, FileOffer(rawValue: lastOffer),
+        chance(1, in: 8) ? .failure(Self.noFile) : .success(Self.stamp(hasChanged: false))))
   }
 
   private mutating func connect() {
@@ -284,6 +318,12 @@ struct SimulatedWorld {
     case .digest(let order): digest(order, mayFail: isRefused)
     case .retractRing(let ring, _):
       feed(.retracted(ring, isViewed: mayRefuse && chance(1, in: 4)))
+    case .lookAtFile(let generation, let session, let number, let request):
+      let stamp = Self.stamp(hasChanged: mayRefuse && chance(1, in: 4))
+      feed(
+        .fileLooked(
+          generation, isRefused ? .failure(Self.noFile) : .success(stamp), session,
+          number: number, request))
     case .sample(let reports):
       feed(
         .sampled(
@@ -617,6 +657,7 @@ struct SimulatedWorld {
     if ledger.usedByteCount != model.overhead {
       return "\(ledger.usedByteCount - model.overhead) bytes remain charged"
     }
+    if !model.imports.files.isEmpty { return "files are held: \(model.imports.files)" }
     if !model.digests.begun.isEmpty { return "digests go on: \(model.digests.begun)" }
     if !containers.isEmpty { return "containers remain: \(containers.keys)" }
     if !ledger.isBare { return "the ledger remembers what is gone" }

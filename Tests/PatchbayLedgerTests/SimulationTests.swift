@@ -54,6 +54,42 @@ import Testing
     }
   }
 
+  @Test(arguments: seeds)
+  func `no run of random clients that pin and import breaks a promise`(seed: UInt64) {
+    var world = SimulatedWorld(
+      seed: seed, isShared: seed % 2 == 0, spools: seed % 3 == 0, keeps: true)
+    world.run(steps: Self.steps)
+    if let violation = world.violation {
+      Issue.record("PATCHBAY_SEED=\(seed), keeping, action \(world.trace.count): \(violation)")
+    }
+  }
+
+  @Test func `the runs that pin and import reach what they are meant to reach`() {
+    var seen: Set<String> = []
+    for seed in 1...24 as ClosedRange<UInt64> {
+      var world = SimulatedWorld(seed: seed, isShared: seed % 2 == 0, keeps: true)
+      world.run(steps: Self.steps)
+      if world.evictionCount > 0 { seen.insert("eviction") }
+      for action in world.trace {
+        switch action {
+        case .keepFile: seen.insert("keep")
+        case .dropOffer: seen.insert("drop")
+        case .releaseFile: seen.insert("release")
+        case .lookAtFile: seen.insert("look")
+        case .recordBlob(let record) where record.info.isPinned: seen.insert("pinned")
+        case .reply(_, _, .imported, _): seen.insert("imported")
+        case .reply(_, _, .failure(let error), _): seen.insert("\(error.code)")
+        default: break
+        }
+      }
+    }
+    for kind in [
+      "keep", "drop", "release", "look", "pinned", "imported", "corrupt", "eviction",
+    ] {
+      #expect(seen.contains(kind), "\(kind) never happened")
+    }
+  }
+
   @Test func `the runs over a spool reach what they are meant to reach`() {
     var seen: Set<String> = []
     for seed in 1...24 as ClosedRange<UInt64> {

@@ -65,6 +65,21 @@ struct BadInputRow {
     try row("a blob larger than memory", ["put", "huge", "-", "--length", "1GiB"], input: "x")
     try row("a size without meaning", ["put", "size", small, "--length", "12parsecs"])
     try row("an unknown flag", ["put", "flag", small, "--fast"])
+    try row("importing a directory", ["import", "file", broker.directory.path])
+    try row("importing a device", ["import", "file", "/dev/null"])
+    try row("importing one of the kernel's files", ["import", "file", "/proc/self/status"])
+    let imported = broker.directory.file("imported")
+    try writeFile(imported, Array("hello".utf8))
+    _ = try broker.run(["import", "imported", imported])
+    try writeFile(imported, Array("other".utf8))
+    try row("reading an imported file that has changed", ["cat", "imported"])
+    try row("pinning what is not there", ["pin", "nothing"])
+    try row("more threads than may be", ["get", "taken", small, "--parallel", "65"])
+    try row("standard output by several threads", ["get", "taken", "-", "--parallel", "2"])
+    rows.append(
+      self.row(
+        "a command without a place for the blob",
+        try broker.run(["with", "taken", "--json", "--", "cat"]), broker))
     try row("an unknown verb", ["publish", "k"])
     try row("a place to watch from that is none", ["watch", "--from", "yesterday"])
     try row("asking why of a key that nobody has or waits for", ["why", "nothing"])
@@ -132,6 +147,9 @@ struct BadInputRow {
       ("a frame of a later version", futureFrame),
       ("a request before hello", Frame.encode(.ping, request: 1)),
       ("an unknown message type", Self.retyped(hello, 77)),
+      (
+        "an import without a descriptor", Frame.encode(.import(ImportRequest(key: "k")), request: 1)
+      ),
     ].map { name, packet in row(name, try Self.answer(to: packet, broker.socket), broker) }
     return rows
   }

@@ -108,6 +108,10 @@ enum Golden {
       "watch, going on", 21,
       .watch(WatchRequest(prefix: [], after: place(42), wantsProgress: false))),
     Sample("why", 22, .why(WhyRequest(key: key))),
+    Sample("pin", 34, .pin(PinRequest(key: key, isPinned: true))),
+    Sample("unpin", 35, .pin(PinRequest(key: key, isPinned: false))),
+    Sample("import", 36, .import(ImportRequest(key: key))),
+    Sample("import, every field", 37, .import(fullImport)),
   ]
 
   static let replies: [Sample<Reply>] = [
@@ -155,6 +159,7 @@ enum Golden {
     Sample("why, nobody", 23, .why(BlobSituation())),
     Sample(
       "spooled", 31, .spooled(SpoolGrant(index: 4, segmentByteCount: 256 * 1024))),
+    Sample("imported", 38, .imported(ImportGrant(stamp: stamp))),
   ]
 
   private static var situation: BlobSituation {
@@ -239,6 +244,19 @@ enum Golden {
     return create
   }
 
+  private static var fullImport: ImportRequest {
+    var request = ImportRequest(key: key)
+    request.mode = 0o640
+    request.replaces = true
+    request.type = "text/plain"
+    request.labels = [BlobInfo.Label(name: "unit", value: "m")]
+    return request
+  }
+
+  private static let stamp = FileStamp(
+    device: 0x0000_0801_0000_0002, inode: 1234, byteCount: 1_000_000,
+    modified: 1_700_000_000_000_000_001, changed: 1_700_000_000_000_000_002)
+
   private static var createdGrant: BlobGrant {
     BlobGrant(
       blob: reference, state: .open, byteCount: nil, order: .any, plan: plan(65536, 1 << 26),
@@ -284,6 +302,7 @@ enum Golden {
 
   private static let failedInfo = info(state: .failed, byteCount: nil) { info in
     info.isPinned = true
+    info.isImported = true
     info.causeCode = .abandoned
     info.cause = "its publisher ended"
   }
@@ -394,7 +413,18 @@ enum Extreme {
           prefix: longKey.bytes, after: EventPosition(instance: .max, number: .max),
           wantsProgress: true))),
     Sample("why", .max, .why(WhyRequest(key: longKey))),
+    Sample("pin", .max, .pin(PinRequest(key: longKey, isPinned: true))),
+    Sample("import", .max, .import(longImport)),
   ]
+
+  private static var longImport: ImportRequest {
+    var request = ImportRequest(key: longKey)
+    request.mode = .max
+    request.replaces = true
+    request.type = text(WireLimit.type)
+    request.labels = labels
+    return request
+  }
 
   private static let subscription = Subscription(clientID: .max, entry: 63)
 
@@ -457,6 +487,12 @@ enum Extreme {
     Sample(
       "spooled", .max,
       .spooled(SpoolGrant(index: Int(UInt32.max) - 1, segmentByteCount: top))),
+    Sample(
+      "imported", .max,
+      .imported(
+        ImportGrant(
+          stamp: FileStamp(
+            device: .max, inode: .max, byteCount: top, modified: .min, changed: .max)))),
   ]
 
   private static var situation: BlobSituation {
@@ -519,7 +555,7 @@ enum Extreme {
       policy: .dropOldest, acknowledgement: .durable, publisherCount: Int(UInt32.max),
       subscriberCount: Int(UInt32.max), type: text(WireLimit.type), labels: labels,
       created: WallTime(rawValue: .min), modified: WallTime(rawValue: .max),
-      lastRead: WallTime(rawValue: -1), isCache: true, isPinned: true,
+      lastRead: WallTime(rawValue: -1), isCache: true, isPinned: true, isImported: true,
       access: Access(uid: .max, gid: .max, mode: .max),
       causeCode: PatchbayError.Code(rawValue: .max), cause: text(WireLimit.cause), digest: digest)
   }

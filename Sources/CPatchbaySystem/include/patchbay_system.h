@@ -50,6 +50,29 @@ int64_t pb_realtime_ns(void);
 
 // An anonymous object of this size, reserved and mode 0600; sealed against change of size when asked.
 int pb_memfd(const char *name, int64_t byte_count, int sealed);
+// An anonymous object of no size yet, that only its maker can write; and the end of all writing to it:
+// neither its bytes nor its size change from then on, whoever has it.
+int pb_memfd_empty(const char *name);
+int pb_seal_content(int memfd);
+
+// What tells one content of a file from another, as far as its file system says.
+struct pb_file_facts {
+  uint64_t device;
+  uint64_t inode;
+  uint64_t byte_count;
+  // Nanoseconds since 1970.
+  uint64_t modified_ns;
+  uint64_t changed_ns;
+  // How many names it has; 0: it goes with its last descriptor.
+  uint32_t name_count;
+  int is_regular;
+  // Whether the descriptor can read, cannot write, and reads at any offset.
+  int reads_only;
+};
+// Looks at a file. waits = 0: takes what is known on this machine and never waits for another one, or
+// for a process that serves the file system.
+int pb_look_at_file(int file, int waits, struct pb_file_facts *facts);
+
 // A named object /dev/shm/NAME, created anew, reserved. The inode goes to *inode.
 int pb_shm_create(const char *name, uint32_t mode, int64_t byte_count, uint64_t *inode);
 // Opens one that must be a regular file of this owner, size and inode; -ESTALE when it is not.
@@ -82,6 +105,13 @@ int64_t pb_send(int socket, const void *bytes, size_t byte_count, const int *des
 // caller can refuse it. When not all descriptors could be taken, for the capacity or for want of
 // numbers, none is given.
 int64_t pb_receive(int socket, void *bytes, size_t capacity, int *descriptors, int *count);
+// The beginning of the next packet, which stays where it is: the length of all of it.
+int64_t pb_peek(int socket, void *bytes, size_t capacity);
+// One packet, and with takes_one at most one descriptor of those that came along: no more are ever
+// installed in this process, and none without takes_one. *descriptor: -1 for none. *is_short: there
+// was one more than that, or no number left for it here.
+int64_t pb_receive_guarded(int socket, void *bytes, size_t capacity, int takes_one,
+                           int *descriptor, int *is_short);
 int pb_peer(int socket, int32_t *pid, uint32_t *uid, uint32_t *gid);
 // The supplementary groups of the process that connected: how many. -ERANGE: more than fit.
 int pb_peer_groups(int socket, uint32_t *groups, int capacity);

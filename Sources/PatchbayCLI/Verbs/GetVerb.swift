@@ -3,6 +3,7 @@
 import ArgumentParser
 import Glibc
 import Patchbay
+import PatchbaySystem
 
 struct GetVerb: Verb {
   static let configuration = CommandConfiguration(
@@ -13,14 +14,18 @@ struct GetVerb: Verb {
       removed when that fails. With --json it prints what it did, also how far the blob was when \
       reading began (attachedState, frontierAtAttach, coveredAtAttach).
 
+      With --parallel several threads copy pieces of the blob at once. That pays where reading takes \
+      longer than writing: for blobs on disk above all, compressed ones most.
+
       With --expect the file is read back before it gets its name; one with another digest is \
       removed.
 
       Example: patchbay get models/v7 weights.bin --wait-for 1m
+      Example: patchbay get models/v7 weights.bin --parallel 4
 
       Exits with 0 complete; 64 usage; 65 not the expected digest; 66 no such key; 69 no broker; 74 \
-      the file cannot be written; 75 time-out; 79 the blob failed, or was abandoned or removed; 130 \
-      interrupted; 143 terminated.
+      the file cannot be written; 75 time-out; 77 --parallel with a blob that keeps its last bytes \
+      only; 79 the blob failed, or was abandoned or removed; 130 interrupted; 143 terminated.
       """)
 
   @OptionGroup var common: CommonOptions
@@ -43,6 +48,10 @@ struct GetVerb: Verb {
   var count: Int?
 
   @Option(
+    help: ArgumentHelp("Copies with so many threads, 1 to 64.", valueName: "count"))
+  var parallel = 1
+
+  @Option(
     help: ArgumentHelp(
       "Makes the file only if what it holds has this digest: sha256:HEX, sha384:HEX or sha512:HEX.",
       valueName: "digest"),
@@ -51,10 +60,18 @@ struct GetVerb: Verb {
 
   @OptionGroup var reading: ReadingOptions
 
+  static let parallelLimit = 64
+
   func validate() throws {
+    guard (1...Self.parallelLimit).contains(parallel) else {
+      throw ValidationError("--parallel takes 1 to \(Self.parallelLimit) threads.")
+    }
     guard file != "-" || expect == nil else {
       throw ValidationError(
         "What has gone to standard output cannot be taken back; --expect needs a FILE.")
+    }
+    if parallel > 1, file == "-" {
+      throw ValidationError("Standard output takes the bytes in order; leave --parallel out.")
     }
   }
 
@@ -69,7 +86,9 @@ struct GetVerb: Verb {
         ? try copyToStandardOutput(subscriber)
         : try PartialFile.fill(file) { (file) throws(PatchbayError) in
           if expect != nil { try FileDigest.checkKind(of: file, name: self.file) }
-          let byteCount = try copy(subscriber, to: file.rawValue)
+          let byteCount =
+            try parallel > 1
+            ? copyInParallel(subscriber, to: file.rawValue) : copy(subscriber, to: file.rawValue)
           if let expect { try FileDigest.check(file, is: expect, name: self.file) }
           return byteCount
         }
@@ -100,7 +119,40 @@ struct GetVerb: Verb {
     }
   }
 
+  private func copyInParallel(
+    _ subscriber: Subscriber, to descriptor: Int32
+  ) throws(PatchbayError) -> Int {
+    guard try FileLook(at: descriptor).isRegular else {
+      throw PatchbayError(
+        .inputOutput, "\(file) is not a regular file; --parallel needs one. Leave it out.")
+    }
+    guard subscriber.policy == .keep else {
+      throw PatchbayError(
+        .notPermitted,
+        "The blob \(key) keeps its last bytes only and is read in sequence; leave --parallel out.")
+    }
+    let progress = SharedProgress(Progress("\(key)", quiet: common.quiet))
+    let (start, count) = (from, count)
+    let (end, overflow) = start.addingReportingOverflow(count ?? .max)
+    let total: @Sendable () -> Int? = { Self.wanted(count, from: start, of: subscriber.byteCount) }
+    let copy = ParallelCopy(
+      subscriber, to: descriptor, start..<(overflow ? .max : end), deadline: reading.deadline
+    ) { progress.update($0, of: total()) }
+    do throws(PatchbayError) {
+      let byteCount = try copy.run(threadCount: parallel)
+      progress.finish(byteCount, of: total())
+      return byteCount
+    } catch {
+      progress.clear()
+      throw error
+    }
+  }
+
   private func wanted(of byteCount: Int?) -> Int? {
+    Self.wanted(count, from: from, of: byteCount)
+  }
+
+  private static func wanted(_ count: Int?, from: Int, of byteCount: Int?) -> Int? {
     guard let byteCount else { return count }
     return min(count ?? .max, max(0, byteCount - from))
   }

@@ -20,7 +20,10 @@ struct ListVerb: Verb {
 
   @Flag(
     name: .short,
-    help: "State, sizes, writers, readers, owner, mode and time of the last change as well.")
+    help: """
+      State, sizes, writers, readers, owner, mode, whether it is pinned or imported, and time of \
+      the last change as well.
+      """)
   var long = false
 
   func perform() throws {
@@ -28,7 +31,7 @@ struct ListVerb: Verb {
     var table = TextTable([
       ("STATE", .left), ("LENGTH", .right), ("COVERED", .right), ("MEMORY", .right),
       ("WRITERS", .right), ("READERS", .right), ("OWNER", .right), ("MODE", .left),
-      ("MODIFIED", .left), ("KEY", .left),
+      ("KEPT", .left), ("MODIFIED", .left), ("KEY", .left),
     ])
     try forEachBlob(client) { blob in
       if common.json {
@@ -52,11 +55,17 @@ struct ListVerb: Verb {
     }
   }
 
+  private static func kept(_ blob: BlobInfo) -> String {
+    let words = (blob.isPinned ? ["pinned"] : []) + (blob.isImported ? ["imported"] : [])
+    return words.isEmpty ? "-" : words.joined(separator: ",")
+  }
+
   private static func row(_ blob: BlobInfo) -> [String] {
     [
       "\(blob.state)", blob.byteCount.map { "\($0)" } ?? "-", "\(blob.coveredByteCount)",
       Shown.bytes(blob.residentByteCount), "\(blob.publisherCount)", "\(blob.subscriberCount)",
-      "\(blob.access.uid)", blob.octalMode, Shown.time(blob.modified), blob.key.description,
+      "\(blob.access.uid)", blob.octalMode, kept(blob), Shown.time(blob.modified),
+      blob.key.description,
     ]
   }
 }

@@ -41,6 +41,7 @@ enum JournalCoding {
   private static let extentByteCount = 4 + 8 + 4 + 8 + 8
   private static let flagCache: UInt32 = 1
   private static let flagPinned: UInt32 = 2
+  private static let flagImported: UInt32 = 4
 
   /// No body that is written has more bytes.
   static let bodyLimit =
@@ -58,7 +59,9 @@ enum JournalCoding {
     record.policy = info.policy.rawValue
     record.acknowledgement = info.acknowledgement.rawValue
     record.order = info.order.rawValue
-    record.flags = (info.isCache ? flagCache : 0) | (info.isPinned ? flagPinned : 0)
+    record.flags =
+      (info.isCache ? flagCache : 0) | (info.isPinned ? flagPinned : 0)
+      | (info.isImported ? flagImported : 0)
     record.uid = info.access.uid
     record.gid = info.access.gid
     record.mode = UInt32(info.access.mode)
@@ -130,7 +133,7 @@ enum JournalCoding {
   static func blob(
     _ record: pb_journal_record, _ body: ArraySlice<UInt8>
   ) throws(PatchbayError) -> JournaledBlob {
-    guard record.flags & ~(flagCache | flagPinned) == 0, record.byte_count >= -1,
+    guard record.flags & ~(flagCache | flagPinned | flagImported) == 0, record.byte_count >= -1,
       record.byte_count <= Int64(ExtentPlan.positionLimit), record.identity != 0,
       (0...Int64(WindowShape.segmentRange.upperBound)).contains(record.segment),
       let mode = UInt16(exactly: record.mode)
@@ -168,6 +171,7 @@ enum JournalCoding {
       created: moment(record.created), modified: moment(record.modified),
       lastRead: record.last_read == 0 ? nil : moment(record.last_read),
       isCache: record.flags & flagCache != 0, isPinned: record.flags & flagPinned != 0,
+      isImported: record.flags & flagImported != 0,
       access: Access(uid: record.uid, gid: record.gid, mode: mode),
       causeCode: causeCode == 0 ? nil : PatchbayError.Code(rawValue: causeCode), cause: cause,
       digest: digest)

@@ -1,0 +1,63 @@
+// Requests that come with a descriptor. One request does, an import; any other message with a
+// descriptor is against the protocol, and so is an import without one, or with several.
+
+import PatchbayLedger
+import PatchbaySystem
+import PatchbayTypes
+import PatchbayWire
+
+extension EventLoop {
+  /// Takes what has arrived on a connection. A descriptor comes in only with a packet that begins
+  /// as an import does, and only as long as there is room for it.
+  func receive(_ connection: Connection) throws(PatchbayError) -> ControlSocket.Arrival {
+    let hasRoom = imports.hasRoom
+    return try connection.receive { hasRoom && Frame.beginsImport($0) }
+  }
+
+  /// - Throws: `protocolViolation` for descriptors that must not be there, or one that must.
+  func checkOffered(
+    _ offered: ControlSocket.Offered, _ frame: Frame
+  ) throws(PatchbayError) {
+    guard frame.type == Request.Kind.import.rawValue else {
+      guard offered == .nothing else {
+        throw PatchbayError(
+          .protocolViolation,
+          "A message of type \(frame.type) came with descriptors; only an import may.")
+      }
+      return
+    }
+    switch offered {
+    // None was taken for want of room, or of a number, however many came.
+    case .one, .starved, .tooMany(nil): return
+    case .tooMany:
+      throw PatchbayError(
+        .protocolViolation, "An import came with more than one descriptor.")
+    case .nothing:
+      throw PatchbayError(
+        .protocolViolation, "An import came without the descriptor of its file.")
+    }
+  }
+
+  func take(
+    _ request: ImportRequest, _ offered: ControlSocket.Offered, number: UInt64,
+    _ connection: Connection
+  ) {
+    let (offer, found) = imports.offer(offered, of: request.key)
+    submit(.offered(connection.session, number: number, request, offer, found))
+  }
+
+  func lookAtFile(
+    of generation: Generation, _ session: SessionID, number: UInt64, _ request: Request
+  ) {
+    submit(
+      .fileLooked(generation, imports.look(at: generation), session, number: number, request))
+  }
+}
+
+extension Frame {
+  /// Whether the first bytes of a packet are those of an import.
+  static func beginsImport(_ head: [UInt8]) -> Bool {
+    guard head.count == headerByteCount else { return false }
+    return kind(ofHead: head) == Request.Kind.import.rawValue
+  }
+}
