@@ -40,6 +40,7 @@ func tests(_ name: String, _ needs: Target.Dependency...) -> Target {
 let arguments = Target.Dependency.product(
   name: "ArgumentParser", package: "swift-argument-parser")
 let histogram = Target.Dependency.product(name: "Histogram", package: "hdrhistogram-swift")
+let crypto = Target.Dependency.product(name: "Crypto", package: "swift-crypto")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 
 /// The documentation plug-in is fetched only when asked for: PATCHBAY_DOCS=1.
@@ -59,6 +60,7 @@ let package = Package(
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
     .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
+    .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
   ] + documentation,
   targets: [
     // Level 0: shared layouts, the system shim, plain types.
@@ -67,11 +69,13 @@ let package = Package(
     .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
     cRoom("CFloor"),
     room("PatchbayTypes"),
-    // Level 1: each system call once; control messages to bytes and back; places inside a ring.
+    // Level 1: each system call once; control messages to bytes and back; places inside a ring;
+    // digests.
     room("PatchbaySystem", "CPatchbaySystem", "PatchbayTypes"),
     room("PatchbayWire", "CPatchbayLayout", "PatchbayTypes"),
     room("PatchbayLayout", "CPatchbayLayout", "PatchbayTypes"),
     room("PatchbayText"),
+    room("PatchbayDigest", "PatchbayTypes", crypto),
     // Level 2: bytes of rings, bells and tables; what the broker knows and decides; bytes on disk.
     room("PatchbayRing", "CPatchbayLayout", "PatchbayLayout", "PatchbaySystem", "PatchbayTypes"),
     room("PatchbayLedger", "CPatchbayLayout", "PatchbayLayout", "PatchbayWire", "PatchbayTypes"),
@@ -79,7 +83,7 @@ let package = Package(
     // Level 3: the loop that runs the ledger; the client library.
     room(
       "PatchbayLoop", "PatchbayLedger", "PatchbaySpool", "PatchbayRing", "PatchbayWire",
-      "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout", "CPatchbaySystem", "PatchbayTypes",
+      "PatchbayLayout", "PatchbayDigest", "PatchbaySystem", "CPatchbayLayout", "CPatchbaySystem", "PatchbayTypes",
       logging),
     room(
       "Patchbay", "PatchbaySpool", "PatchbayRing", "PatchbayLayout", "PatchbayWire",
@@ -88,7 +92,7 @@ let package = Package(
     room("PatchbayBroker", "PatchbayLoop", "Patchbay", "PatchbaySystem", "PatchbayTypes", logging),
     program(
       "PatchbayCLI", "PatchbayBroker", "Patchbay", "PatchbaySpool", "PatchbayWire",
-      "PatchbaySystem", "CPatchbaySystem", "PatchbayText", "CLZ4", arguments, logging),
+      "PatchbayDigest", "PatchbaySystem", "CPatchbaySystem", "PatchbayText", "CLZ4", arguments, logging),
     program(
       "PatchbayLoad", "PatchbayBroker", "Patchbay", "PatchbaySystem", "PatchbayText", "CFloor",
       "PatchbayTypes", arguments, histogram, logging),
@@ -120,11 +124,11 @@ let package = Package(
       "PatchbayLedgerTests", "PatchbayLedger", "PatchbayWire", "PatchbayLayout", "PatchbayTypes"),
     tests(
       "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayRing",
-      "PatchbaySpool", "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout",
+      "PatchbayDigest", "PatchbaySpool", "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout",
       "PatchbayTypes", "PatchbayTestSupport", logging),
     tests(
-      "PatchbayCLITests", "PatchbayCLI", "PatchbaySpool", "PatchbaySystem", "PatchbayTypes",
-      "PatchbayTestSupport"),
+      "PatchbayCLITests", "PatchbayCLI", "PatchbayDigest", "PatchbaySpool", "PatchbaySystem",
+      "PatchbayTypes", "PatchbayTestSupport"),
     tests("PatchbayLoadTests", "PatchbayLoad", "CFloor", "PatchbayText"),
     tests(
       "PatchbayClientTests", "Patchbay", "PatchbayRing", "PatchbayBroker", "PatchbayWire",

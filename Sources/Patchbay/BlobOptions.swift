@@ -42,6 +42,12 @@ public struct BlobOptions: Sendable, Hashable {
   /// How long a blob that others may join is kept while nobody publishes it. Nil: ten minutes for
   /// one that was left or never had a publisher; one whose last publisher goes otherwise has failed.
   public var idleLimit: Duration?
+  /// What the content is to be: the broker compares at the seal, and a blob with another content has
+  /// failed with `digestMismatch`. Not for policies that keep the last bytes only.
+  public var expect: ContentDigest?
+  /// Has the broker compute this digest for `BlobInfo.digest`, whatever it is. What is expected
+  /// comes first.
+  public var digest: ContentDigest.Algorithm?
   /// Takes over the covered bytes of a failed blob of the key, if there is one; `missing` tells what
   /// is left to write. Length, order and sizes of extents must be what they were. Marks are not taken
   /// over.
@@ -60,8 +66,9 @@ public struct BlobOptions: Sendable, Hashable {
   public init(
     byteCount: Int? = nil, order: WriteOrder = .any, policy: FlowPolicy = .keep,
     mode: UInt16 = 0o600, replaces: Bool = false, type: String = "",
-    labels: [BlobInfo.Label] = []
+    labels: [BlobInfo.Label] = [], expect: ContentDigest? = nil
   ) {
+    self.expect = expect
     self.policy = policy
     slowestLimit = .seconds(10)
     self.byteCount = byteCount
@@ -75,8 +82,15 @@ public struct BlobOptions: Sendable, Hashable {
   /// Whether a small one may travel in one message: it has no place on disk.
   var isInlinable: Bool { policy == .keep && acknowledgement == .visible && compression == nil }
 
-  /// How long its seal may take where nobody says so: a disk takes as long as it takes.
-  var sealDeadline: Deadline { acknowledgement == .visible ? .standard : .never }
+  var digestWish: DigestWish? {
+    expect.map(DigestWish.init(expecting:)) ?? digest.map { DigestWish($0) }
+  }
+
+  /// How long a seal may take that nobody gave a deadline: what the broker has not hashed yet, and what
+  /// has to go to disk, take as long as they take, and a broker that goes is an answer.
+  var sealDeadline: Deadline {
+    digestWish == nil && acknowledgement == .visible ? .standard : .never
+  }
 
   /// The same for bytes that come in order.
   func appended(byteCount: Int?) -> BlobOptions {

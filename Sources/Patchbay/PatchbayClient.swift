@@ -125,7 +125,8 @@ public final class PatchbayClient: Sendable {
     var request = request(key, options)
     request.byteCount = bytes.count
     request.inlineBytes = bytes
-    return .create(request)
+    let terms = CreateTerms.plain(digest: options.digestWish)
+    return terms == .plain ? .create(request) : .createWith(request, terms)
   }
 
   /// Publishes a file and announces its length. Sealed afterwards. Blocks as the file does; the

@@ -34,7 +34,7 @@ extension PatchbayClient {
       request(key, options),
       CreateTerms(
         ownership: .ownerless, idleLimit: options.idleLimit, resumes: options.resumes,
-        compression: options.compression))
+        compression: options.compression, digest: options.digestWish))
   }
 
   /// Becomes one more publisher of a joinable blob. Blocks for the broker's answer. A client
@@ -143,7 +143,8 @@ extension PatchbayClient {
   func createRequest(_ key: BlobKey, _ options: BlobOptions) -> Request {
     let terms = CreateTerms(
       ownership: options.isJoinable ? .joinable : .exclusive, idleLimit: options.idleLimit,
-      resumes: options.resumes, compression: options.compression)
+      resumes: options.resumes, compression: options.compression,
+      digest: options.digestWish)
     let create = request(key, options)
     return terms == .plain ? .create(create) : .createWith(create, terms)
   }

@@ -166,10 +166,12 @@ public final class Publisher: Sendable {
   /// see it as the end. Blocks until writes under way have ended and the broker has looked at what
   /// is covered.
   ///
-  /// A joinable blob is sealed for all its publishers.
+  /// A joinable blob is sealed for all its publishers. Where a digest was asked for, the broker hashes
+  /// what it has not hashed yet before it answers.
   /// - Throws: `holesAtSeal` with the first missing ranges, `lengthMismatch` for an announced
   ///   length not reached, or `rangeOverlap` while another publisher of the blob holds a claim:
-  ///   then the blob is open still and writing can go on. `closed`, also while
+  ///   then the blob is open still and writing can go on. `digestMismatch` when the content is not what
+  ///   was expected: the blob has failed. `closed`, also while
   ///   another thread seals; `fenced`; `timedOut` or `noBroker`: when the broker did not answer the
   ///   blob may be sealed or not, nothing can be written, and `seal` can be called again.
   @available(*, noasync)
@@ -244,8 +246,9 @@ public final class Publisher: Sendable {
     }
   }
 
-  /// Goes back to writing after a seal that was refused, unless the blob failed meanwhile.
+  /// Goes back to writing after a seal that was refused, unless the blob failed meanwhile, or by that.
   func sealRefused(_ seal: Seal, _ error: PatchbayError) {
+    if seal.isAsked, error.code == .digestMismatch { return endFailed() }
     let isUnanswered = [.timedOut, .noBroker, .cancelled].contains(error.code)
     let next = seal.isAsked ? (isUnanswered ? Ending.unanswered : .none) : seal.before
     ending.withLock { ending in

@@ -20,7 +20,7 @@ extension BlobInfo {
     fields["subscriberCount"] = .integer(subscriberCount)
     fields["type"] = .string(type)
     fields["labels"] = .object(JSONFields(labels.map { ($0.name, .string($0.value)) }))
-    fields["digest"] = .null
+    fields["digest"] = .optional(digest?.description)
     fields["created"] = .string(Shown.time(created))
     fields["modified"] = .string(Shown.time(modified))
     fields["lastRead"] = .optional(lastRead.map(Shown.time))
@@ -55,6 +55,7 @@ extension BlobInfo {
     if isPinned { pairs.append(("pinned", "is not evicted")) }
     if spilledByteCount > 0 { pairs.append(("on disk", Shown.bytes(spilledByteCount))) }
     if acknowledgement != .visible || isCache { pairs.append(("kept", keeping)) }
+    if let digest { pairs.append(("digest", "\(digest)")) }
     if !type.isEmpty { pairs.append(("type", type)) }
     pairs += labels.map { ("label", "\($0.name)=\($0.value)") }
     pairs += [

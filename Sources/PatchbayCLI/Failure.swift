@@ -8,10 +8,13 @@ import Patchbay
 struct Failure: Error {
   let error: PatchbayError
   let key: BlobKey?
+  /// Whether the blob had failed, or failed, before its reader.
+  let isOfRead: Bool
 
-  init(_ error: PatchbayError, key: BlobKey? = nil) {
+  init(_ error: PatchbayError, key: BlobKey? = nil, isOfRead: Bool = false) {
     self.error = error
     self.key = key
+    self.isOfRead = isOfRead
   }
 
   /// Runs `body`; a library error from it is about `key`.
@@ -23,10 +26,22 @@ struct Failure: Error {
     }
   }
 
+  /// The same for a reader of `key`: a cause is the blob's, and says what somebody else has found.
+  static func reading<Result>(_ key: BlobKey, _ body: () throws -> Result) throws -> Result {
+    do {
+      return try body()
+    } catch let error as PatchbayError {
+      throw Failure(error, key: key, isOfRead: error.cause != nil)
+    }
+  }
+
   /// Whether the reader of our output has gone. That ends a filter quietly, as SIGPIPE would.
   var isBrokenPipe: Bool { error.systemErrno == EPIPE }
 
-  var exitCode: Int32 { isBrokenPipe ? 128 + SIGPIPE : ExitStatus.of(error.code) }
+  var exitCode: Int32 {
+    if isBrokenPipe { return 128 + SIGPIPE }
+    return isOfRead ? ExitStatus.ofRead(error.code) : ExitStatus.of(error.code)
+  }
 
   func report(asJSON: Bool) {
     guard !isBrokenPipe else { return }
@@ -93,6 +108,11 @@ enum ExitStatus {
 
   /// Of a code that is newer than this table, 70.
   static func of(_ code: PatchbayError.Code) -> Int32 { table[code] ?? `internal` }
+
+  /// Of a blob that failed before its reader: content that was wrong is for its publisher to mend.
+  static func ofRead(_ code: PatchbayError.Code) -> Int32 {
+    [.digestMismatch, .contentDiverged].contains(code) ? blobEnded : of(code)
+  }
 
   static let table: [PatchbayError.Code: Int32] = [
     .noBroker: noBroker, .noSuchKey: noSuchKey, .keyExists: exists, .invalidKey: usage,

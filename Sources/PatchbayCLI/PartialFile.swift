@@ -40,7 +40,7 @@ enum PartialFile {
     let partial = "\(path).part.\(getpid())"
     // Said before it is there: a signal in between finds nothing to remove.
     Interruption.removeWhenInterrupted(partial)
-    let file = try open(partial, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC)
+    let file = try open(partial, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC)
     do throws(PatchbayError) {
       let result = try body(file)
       guard unsafe rename(partial, path) == 0 else {

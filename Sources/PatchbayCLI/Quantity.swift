@@ -64,6 +64,24 @@ enum Typed {
     return mode
   }
 
+  /// `sha256:` and 64 hexadecimal digits, or the like.
+  static func digest(_ text: String) throws -> ContentDigest {
+    do {
+      return try ContentDigest(text)
+    } catch {
+      throw ValidationError(error.message)
+    }
+  }
+
+  /// `sha256`, `sha384` or `sha512`.
+  static func digestAlgorithm(_ text: String) throws -> ContentDigest.Algorithm {
+    do {
+      return try ContentDigest.Algorithm(named: text)
+    } catch {
+      throw ValidationError(error.message)
+    }
+  }
+
   /// `NAME=VALUE`; the value may be empty and may contain more equals signs.
   static func label(_ text: String) throws -> BlobInfo.Label {
     guard let equals = text.firstIndex(of: "="), equals != text.startIndex else {

@@ -2,7 +2,36 @@
 // names in the object are a contract.
 
 import Patchbay
+import PatchbayDigest
 import PatchbaySpool
+
+/// The digest that a sealed blob was given, and whether its bytes still have it.
+struct VerifiedDigest: Equatable {
+  let recorded: ContentDigest
+  /// Nil when not all bytes are there.
+  let found: ContentDigest?
+
+  var matches: Bool? { found.map { $0 == recorded } }
+
+  /// - Parameter state: behind the last byte that was verified; nil when there was none.
+  init?(_ report: ContainerReport, _ state: DigestState?) {
+    guard let header = try? report.header.get(), let recorded = Self.recorded(in: header) else {
+      return nil
+    }
+    self.recorded = recorded
+    found = report.isComplete ? (state ?? DigestState(recorded.algorithm)).digest : nil
+  }
+
+  /// Nil for a blob that is not sealed or has none, and for a digest that is of no known kind.
+  static func recorded(in header: ContainerHeader) -> ContentDigest? {
+    header.isSealed ? try? ContentDigest(header.digest) : nil
+  }
+
+  var mismatch: String {
+    "the \(recorded.algorithm) of its bytes is \(found?.hex ?? "unknown") and should be "
+      + recorded.hex
+  }
+}
 
 /// A file and what was found in it.
 struct VerifiedContainer {
@@ -20,7 +49,7 @@ struct VerifiedContainer {
   }
 
   enum Finding {
-    case report(ContainerReport)
+    case report(ContainerReport, VerifiedDigest?)
     case refused(PatchbayError)
     case leftAlone
   }
@@ -32,9 +61,9 @@ struct VerifiedContainer {
     switch finding {
     case .leftAlone: return .leftAlone
     case .refused: return .unreadable
-    case .report(let report):
+    case .report(let report, let digest):
       guard case .success = report.header else { return .unreadable }
-      guard report.isSound else { return .damaged }
+      guard report.isSound, digest?.matches != false else { return .damaged }
       return report.isComplete ? .sound : .incomplete
     }
   }
@@ -52,8 +81,13 @@ struct VerifiedContainer {
   }
 
   private var report: ContainerReport? {
-    guard case .report(let report) = finding else { return nil }
+    guard case .report(let report, _) = finding else { return nil }
     return report
+  }
+
+  private var digest: VerifiedDigest? {
+    guard case .report(_, let digest) = finding else { return nil }
+    return digest
   }
 
   private var header: ContainerHeader? { try? report?.header.get() }
@@ -85,6 +119,9 @@ struct VerifiedContainer {
     }
     damage += report.corrupt.sorted { $0.key < $1.key }
       .map { Damage(segment: $0.key, what: $0.value) }
+    if let digest, digest.matches == false {
+      damage.append(Damage(segment: nil, what: digest.mismatch))
+    }
     damage += report.framing.map { Damage(segment: nil, what: $0) }
     return damage
   }
@@ -136,6 +173,8 @@ struct VerifiedContainer {
     fields["verifiedBytes"] = .optional(whole?.verifiedByteCount)
     fields["fileBytes"] = .optional(report?.fileByteCount)
     fields["diskBytes"] = .optional(report?.allocatedByteCount)
+    fields["digest"] = .optional(header.flatMap { $0.digest.isEmpty ? nil : $0.digest })
+    fields["digestMatches"] = digest?.matches.map(JSON.boolean) ?? .null
     fields["missing"] = .array((whole?.missing ?? []).map(JSON.integer))
     fields["damage"] = .array(damage.map(\.json))
     return fields

@@ -29,7 +29,7 @@ extension Ledger {
     try checkTaken(old, request)
     try checkHandles(session)
     if let bytes = request.inlineBytes {
-      try createInline(session, number, request, bytes, replacing: old)
+      try createInline(session, number, request, terms, bytes, replacing: old)
     } else if let source = source(old, terms) {
       try resume(source, session, number, request, terms)
     } else {
@@ -64,12 +64,13 @@ extension Ledger {
     _ request: CreateRequest, _ terms: CreateTerms
   ) throws(PatchbayError) {
     guard terms != .plain else { return }
-    guard request.inlineBytes == nil else {
+    guard request.inlineBytes == nil || terms == CreateTerms.plain(digest: terms.digest) else {
       throw .badTerms(request.key, "a whole blob in one message is nobody's to write")
     }
     guard request.policy == .keep else {
       throw .badTerms(
-        request.key, "a window has one publisher, and nothing of it is kept to be taken over")
+        request.key,
+        "a window has one publisher, and nothing of it is kept to be taken over or verified")
     }
     guard terms.ownership != .exclusive || terms.idleLimit == nil else {
       throw .badTerms(
@@ -97,6 +98,7 @@ extension Ledger {
       first == request && blob.origin.terms.ownership == .ownerless
       && blob.origin.terms.idleLimit == terms.idleLimit
       && blob.origin.terms.compression == terms.compression
+      && blob.origin.terms.digest == terms.digest
       && blob.origin.access.uid == sessions[session]?.peer.uid
     return isSame ? blob : nil
   }
@@ -140,11 +142,11 @@ extension Ledger {
   }
 
   private mutating func createInline(
-    _ session: SessionID, _ number: UInt64, _ request: CreateRequest, _ bytes: [UInt8],
-    replacing old: Generation?
+    _ session: SessionID, _ number: UInt64, _ request: CreateRequest, _ terms: CreateTerms,
+    _ bytes: [UInt8], replacing old: Generation?
   ) throws(PatchbayError) {
     let plan = try ExtentPlan(first: ExtentPlan.page, limit: ExtentPlan.page)
-    guard let origin = makeOrigin(session, number, request, .plain, plan: plan) else { return }
+    guard let origin = makeOrigin(session, number, request, terms, plan: plan) else { return }
     _ = try findRoom(inline: bytes.count, of: origin.access.uid, request, replacing: old)
     var blob = Blob(origin: origin)
     blob.state = .sealed
@@ -152,8 +154,9 @@ extension Ledger {
     blob.inlineBytes = bytes
     blob.residentByteCount = bytes.count
     blob.sealer = session
-    inlineByteCount += bytes.count
-    charge(origin.access.uid, bytes.count)
+    settleDigest(&blob, bytes)
+    inlineByteCount += blob.residentByteCount
+    charge(origin.access.uid, blob.residentByteCount)
     keep(blob)
     owners[request.key] = origin.generation
     born(origin.generation)
@@ -332,6 +335,7 @@ extension Ledger {
       openBlobCount -= 1
       awaitPublisher(generation)
     }
+    followDigest(generation)
     born(generation)
   }
 
@@ -352,6 +356,8 @@ extension Ledger {
 
   /// Tells who created a blob, with its first extent if that makes it a publisher.
   private mutating func answerCreation(of blob: Blob, _ asker: RequestID) {
+    // It came and was wrong in one message.
+    guard blob.state != .failed else { return refuse(asker.session, asker.number, blob.failure) }
     let isPublisher = blob.publishers.contains(
       BlobPublisher(session: asker.session, number: asker.number))
     let (extent, descriptors) = isPublisher ? grantFirst(of: blob, asker) : (nil, [])

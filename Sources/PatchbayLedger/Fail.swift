@@ -67,6 +67,7 @@ extension Ledger {
     blobs[generation]?.causeCode = code
     blobs[generation]?.cause = cause
     blobs[generation]?.pendingSeal = nil
+    dropDigest(generation)
     blobs[generation]?.modified = now.wall
     if raisesEpoch { blobs[generation]?.epoch = before.nextEpoch }
     withdrawContainer(of: generation)

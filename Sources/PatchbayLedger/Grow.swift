@@ -146,6 +146,7 @@ extension Ledger {
     post(generation)
     for waiter in waiters { grantExtent(waiter, extent, of: generation) }
     ring(generation)
+    digestMore(generation)
     blobs[generation]?.spillLimit = .max
     offerToSpill(generation)
     spillMore()
@@ -159,6 +160,11 @@ extension Ledger {
     blobs[ring.generation]?.pendingExtents[ring.index] = nil
     blobs[ring.generation]?.residentByteCount -= ring.byteCount
     if ring.useNumber > 1, errno != EAGAIN { return replace(ring, of: blob) }
+    // The system has less than was hoped for; what rests in the pool is memory, too.
+    if [ENOSPC, ENOMEM].contains(errno), pool.byteCount > 0 {
+      while discardOldest() {}
+      return replace(ring, of: blob)
+    }
     let what = "\(ring.byteCount) bytes of shared memory for the blob \(blob.key)"
     let error: PatchbayError =
       errno == EAGAIN
@@ -170,8 +176,8 @@ extension Ledger {
     for waiter in ring.waiters { refuse(waiter.session, waiter.number, error) }
   }
 
-  /// A ring of the pool could not be used again: somebody has meddled with it. A fresh one takes its
-  /// place, and its room.
+  /// A ring could not be had: one of the pool because somebody has meddled with it, or a fresh one for
+  /// want of memory that the pool had. Another fresh one takes its place, and its room.
   private mutating func replace(_ ring: Ring, of blob: Blob) {
     guard
       let geometry = try? RingGeometry(

@@ -62,6 +62,7 @@ extension Ledger {
     blobs[generation]?.state = .open
     blobs[generation]?.suspensionEnd = nil
     openBlobCount += 1
+    followDigest(generation)
     changed(generation)
     record(generation)
     post(generation)

@@ -16,6 +16,8 @@ package struct Ledger: Sendable {
   let brokerUser: UInt32
   let started: Moment
   var tokenSource: any RandomNumberGenerator & Sendable
+  /// The digest of bytes that are at hand: of a small blob, or of an empty one.
+  let digestOfBytes: DigestFunction
 
   var now: Moment
   var actions: [LedgerAction] = []
@@ -49,6 +51,8 @@ package struct Ledger: Sendable {
 
   var rings: [RingID: Ring] = [:]
   var spilling = Spilling()
+  /// When digests of blobs that are being written go on, by the monotonic clock.
+  var digestLooks = Heap<DigestLook>()
   var pool = RingPool()
   var reuseCount: UInt64 = 0
   var restoreCount: UInt64 = 0
@@ -79,12 +83,16 @@ package struct Ledger: Sendable {
   var isJournalFull = false
   var isDraining = false
 
-  /// - Parameter tokenSource: where client tokens come from; in a broker one that cannot be guessed.
+  /// - Parameters:
+  ///   - tokenSource: where client tokens come from; in a broker one that cannot be guessed.
+  ///   - digest: always the same for the same bytes.
   package init(
     limits: LedgerLimits, instance: UInt64, brokerProcess: Int32, brokerUser: UInt32,
-    at moment: Moment, tokenSource: any RandomNumberGenerator & Sendable
+    at moment: Moment, tokenSource: any RandomNumberGenerator & Sendable,
+    digest: @escaping DigestFunction
   ) {
     self.limits = limits
+    digestOfBytes = digest
     watching = Watching(log: ChangeLog(removalLimit: limits.removalCount))
     self.instance = instance
     self.brokerProcess = brokerProcess
@@ -116,6 +124,7 @@ package struct Ledger: Sendable {
     case .boardRefused(let board, let errno): boardRefused(board, errno)
     case .inspected(let inspection, let result): inspected(inspection, result)
     case .copied(let copy, let error): copied(copy, error)
+    case .digested(let generation, let result): digested(generation, result)
     case .spilled(let generation, let result): spilled(generation, result)
     case .restored(let ring, let error): restored(ring, error)
     case .adopted(let copy, let result): adopted(copy, result)
@@ -130,6 +139,7 @@ package struct Ledger: Sendable {
       endLongSuspensions()
       trimPool()
       lookAfterSpills()
+      lookAfterDigests()
       sampleIfDue()
     case .congested(let session): congested(session)
     case .relieved(let session): relieved(session)
@@ -147,6 +157,7 @@ package struct Ledger: Sendable {
     if watching.hasMore { return now.monotonicNanoseconds }
     return [
       handshakes.nextDeadline, suspensions.first?.end, nextSample, nextTrim, nextSpillMoment,
+      digestLooks.first?.moment,
     ]
     .compactMap(\.self).min()
   }

@@ -53,6 +53,10 @@ package enum LedgerAction: Sendable, Hashable {
   /// frontiers; of a window how much ever was. Answered by `inspected`.
   case inspect(
     InspectionID, [ExtentRecord], onDisk: ExtentsOnDisk, ExtentPlan, isWindow: Bool, byteCount: Int)
+  /// Takes the next bytes of a blob into its digest; answered by `digested`.
+  case digest(DigestOrder)
+  /// The digest that was begun of a blob is wanted no more.
+  case dropDigest(Generation)
   /// Fills fresh rings with what others had covered; answered by `copied`.
   case copy(CopyID, [ExtentCopy])
   /// Sends `why`, after what rings, bell and tables say has been filled in.
@@ -178,14 +182,17 @@ package struct BlobRecord: Sendable, Hashable {
   package var inlineBytes: [UInt8]?
   package var ownership: Ownership
   package var idleLimit: Duration?
+  /// The digest that was asked for; what it is stands in `info` when the blob is sealed.
+  package var digest: DigestWish?
   /// Who created it, and by which request: a repeated create finds its own work.
   package var token: Token
   package var request: UInt64
   package init(
     info: BlobInfo, epoch: UInt32, plan: ExtentPlan, segment: Int, extents: [ExtentRecord],
-    inlineBytes: [UInt8]?, ownership: Ownership, idleLimit: Duration?, token: Token,
-    request: UInt64
+    inlineBytes: [UInt8]?, ownership: Ownership, idleLimit: Duration?,
+    digest: DigestWish? = nil, token: Token, request: UInt64
   ) {
+    self.digest = digest
     self.info = info
     self.epoch = epoch
     self.plan = plan

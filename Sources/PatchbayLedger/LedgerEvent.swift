@@ -23,6 +23,8 @@ package enum LedgerEvent: Sendable, Hashable {
   case boardRefused(UInt32, errno: Int32)
   /// Answer to `inspect`: the coverage, or why the rings could not be read.
   case inspected(InspectionID, Result<Coverage, PatchbayError>)
+  /// Answer to `digest`.
+  case digested(Generation, DigestResult)
   /// Answer to `copy`: nil when every byte and its mark is there.
   case copied(CopyID, PatchbayError?)
   /// Answer to `spill`.

@@ -179,6 +179,10 @@ struct Blob: Sendable {
   var isQueuedOnDisk = false
   var causeCode: PatchbayError.Code?
   var cause: String?
+  /// How far its digest is.
+  var digesting = DigestProgress()
+  /// The digest that was asked for, once it is sealed.
+  var digest: ContentDigest?
 
   init(origin: BlobOrigin) {
     self.origin = origin
@@ -248,6 +252,10 @@ struct PendingSeal: Sendable {
   var isDisturbed = false
   /// Whether it was found complete, and is being put on disk.
   var isPersisting = false
+  /// Whether all bytes were found, and their digest is awaited.
+  var isCovered = false
+  /// The digest, once it is known.
+  var digest: ContentDigest?
 }
 
 /// An open that cannot be answered yet.

@@ -72,7 +72,7 @@ extension Blob {
       subscriberCount: readerCount, type: request.type, labels: request.labels,
       created: origin.created, modified: modified, lastRead: lastRead, isCache: request.isCache,
       isPinned: isPinned, isImported: origin.file != nil, access: origin.access,
-      causeCode: causeCode, cause: cause)
+      causeCode: causeCode, cause: cause, digest: digest)
   }
 
   /// A sealed blob's description is exact; any other's rings know more.
@@ -90,7 +90,7 @@ extension BlobInfo {
   var encodedByteCount: Int {
     let texts = key.bytes.count + type.utf8.count + min(cause?.utf8.count ?? 0, WireLimit.cause)
     let labelBytes = labels.reduce(0) { $0 + 8 + $1.name.utf8.count + $1.value.utf8.count }
-    return 160 + texts + labelBytes
+    return 165 + WireLimit.digest + texts + labelBytes
   }
 }
 

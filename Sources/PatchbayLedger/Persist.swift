@@ -18,6 +18,8 @@ package struct StoredBlob: Sendable, Hashable {
   package var plan: ExtentPlan
   /// The blob's length; the request's is what was announced.
   package var byteCount: Int
+  /// Nil unless it was asked for.
+  package var digest: ContentDigest?
   package var segmentByteCount: Int
   package var created: WallTime
   package var modified: WallTime
@@ -26,9 +28,10 @@ package struct StoredBlob: Sendable, Hashable {
 
   package init(
     request: CreateRequest, generation: Generation, access: Access, plan: ExtentPlan,
-    byteCount: Int, segmentByteCount: Int, created: WallTime, modified: WallTime,
-    containerByteCount: Int
+    byteCount: Int, digest: ContentDigest? = nil, segmentByteCount: Int, created: WallTime,
+    modified: WallTime, containerByteCount: Int
   ) {
+    self.digest = digest
     self.request = request
     self.generation = generation
     self.access = access
@@ -78,12 +81,12 @@ extension Ledger {
   /// The last step of a seal: the flip, or first the container.
   mutating func completeSeal(_ generation: Generation, _ pending: PendingSeal) {
     guard let blob = blobs[generation], blob.origin.outlivesBroker, blob.isNamed else {
-      return finishSeal(generation, pending.byteCount, answering: pending.waiters)
+      return finishSeal(generation, pending)
     }
     var pending = pending
     pending.isPersisting = true
     blobs[generation]?.pendingSeal = pending
-    let order = persistOrder(blob, byteCount: pending.byteCount)
+    let order = persistOrder(blob, pending)
     let ranges =
       order.extents.map { order.range(of: $0) }
       + order.scratch.map { order.range(of: $0.index, $0.dataByteCount) }
@@ -102,14 +105,16 @@ extension Ledger {
     actions.append(.persist(order))
   }
 
-  private func persistOrder(_ blob: Blob, byteCount: Int) -> PersistOrder {
+  private func persistOrder(_ blob: Blob, _ pending: PendingSeal) -> PersistOrder {
     let plan = blob.origin.plan
+    let byteCount = pending.byteCount
     let extents = blob.extents.filter { plan.range(of: $0.index).lowerBound < byteCount }
     return PersistOrder(
       blob: StoredBlob(
         request: blob.origin.request, generation: blob.origin.generation,
         access: blob.origin.access, plan: plan, byteCount: byteCount,
-        segmentByteCount: blob.origin.containerSegment, created: blob.origin.created,
+        digest: pending.digest, segmentByteCount: blob.origin.containerSegment,
+        created: blob.origin.created,
         modified: now.wall, containerByteCount: 0),
       extents: extents,
       scratch: blob.patchwork.scratchRecords.filter {
@@ -157,7 +162,7 @@ extension Ledger {
       blobs[generation]?.isPersisted = blob.isNamed
       containerHasScratch(generation, below: pending.byteCount)
     }
-    finishSeal(generation, pending.byteCount, answering: pending.waiters)
+    finishSeal(generation, pending)
   }
 
   /// A seal comes while the container of one before, of which nobody waits any more, is being completed:
@@ -231,7 +236,9 @@ extension Ledger {
       stored.generation.rawValue <= lastGeneration
     else { return }
     let origin = BlobOrigin(
-      request: stored.request, terms: .plain, generation: stored.generation, access: stored.access,
+      request: stored.request,
+      terms: .plain(digest: stored.digest.map { DigestWish($0.algorithm) }),
+      generation: stored.generation, access: stored.access,
       plan: stored.plan, window: nil, created: stored.created,
       creator: RequestID(session: SessionID(rawValue: 0), number: 0), token: .none)
     var blob = Blob(origin: origin)
@@ -240,6 +247,7 @@ extension Ledger {
     blob.isPersisted = true
     blob.hasContainer = true
     blob.byteCount = stored.byteCount
+    blob.digest = stored.digest
     blob.modified = stored.modified
     if stored.byteCount > 0 {
       blob.spooled = Set(0...stored.plan.index(of: stored.byteCount - 1))

@@ -9,10 +9,12 @@ import PatchbayTypes
 import PatchbayWire
 
 extension Ledger {
-  /// The failed blob whose bytes a creation takes over; nil when there is nothing to take.
+  /// The failed blob whose bytes a creation takes over; nil when there is nothing to take, or it is
+  /// known to be wrong.
   func source(_ old: Generation?, _ terms: CreateTerms) -> Blob? {
     guard terms.resumes, let old, let blob = blobs[old], blob.isBorn, blob.state == .failed,
-      !blob.extents.isEmpty || !blob.spooled.isEmpty || !blob.patchwork.scratch.isEmpty
+      !blob.extents.isEmpty || !blob.spooled.isEmpty || !blob.patchwork.scratch.isEmpty,
+      blob.causeCode != .digestMismatch
     else { return nil }
     return blob
   }

@@ -1,7 +1,7 @@
 // The end that a publisher wants. A seal verifies the length, then the coverage from a private copy
-// of the maps, then flips the state, records it, wakes everybody, and answers: in that order. Whoever
-// loses its publisher before the flip has failed, a seal under way or not. A confirmed seal ends the
-// publisher's handle.
+// of the maps, then the digest where one was asked for (Digest.swift), then flips the state, records
+// it, wakes everybody, and answers: in that order. Whoever loses its publisher before the flip has
+// failed, a seal under way or not. A confirmed seal ends the publisher's handle.
 
 import PatchbayTypes
 import PatchbayWire
@@ -25,9 +25,7 @@ extension Ledger {
     if let pending = blob.pendingSeal {
       try join(pending, blob, asker, request)
     } else if end == 0 {
-      completeSeal(
-        request.blob.generation,
-        PendingSeal(byteCount: 0, inspectedEnd: 0, waiters: [asker]))
+      sealEmpty(blob, asker)
     } else {
       inspect(blob, asker, request, upTo: end)
     }
@@ -43,9 +41,11 @@ extension Ledger {
   private func isRepeatedSeal(
     _ session: SessionID, _ request: SealRequest
   ) throws(PatchbayError) -> Bool {
-    guard let blob = blobs[request.blob.generation], blob.isBorn, blob.state == .sealed,
+    guard let blob = blobs[request.blob.generation], blob.isBorn,
       request.blob.epoch == blob.epoch
     else { return false }
+    if blob.causeCode == .digestMismatch, isOwner(session, of: blob) { throw blob.failure }
+    guard blob.state == .sealed else { return false }
     guard blob.sealer == session || blob.isJoinable else {
       throw .ended(blob, step: .seal, code: .closed)
     }
@@ -54,6 +54,10 @@ extension Ledger {
         blob.key, announced: blob.byteCount ?? 0, found: request.byteCount)
     }
     return true
+  }
+
+  private func isOwner(_ session: SessionID, of blob: Blob) -> Bool {
+    sessions[session]?.peer.uid == blob.origin.access.uid
   }
 
   private func checkLength(_ blob: Blob, _ byteCount: Int) throws(PatchbayError) {
@@ -105,18 +109,18 @@ extension Ledger {
       let blob = blobs[generation], let pending = blob.pendingSeal,
       pending.inspection == inspection
     else { return }
-    blobs[generation]?.pendingSeal = nil
-    switch result {
-    case .success(let coverage):
-      do throws(PatchbayError) {
-        try checkCoverage(coverage, pending, blob)
-        try checkUndisturbed(pending, blob)
-        completeSeal(generation, pending)
-      } catch {
-        refuseSeal(pending, error)
-      }
-    case .failure(let error):
-      refuseSeal(pending, error)
+    do throws(PatchbayError) {
+      try checkCoverage(result.get(), pending, blob)
+      try checkUndisturbed(pending, blob)
+    } catch {
+      return refuseSeal(generation, pending, error)
+    }
+    if blob.origin.terms.digest == nil {
+      blobs[generation]?.pendingSeal = nil
+      completeSeal(generation, pending)
+    } else {
+      blobs[generation]?.pendingSeal?.isCovered = true
+      digestMore(generation)
     }
   }
 
@@ -149,27 +153,32 @@ extension Ledger {
   }
 
   /// The blob stays open: its publishers may fill the holes and try again.
-  private mutating func refuseSeal(_ pending: PendingSeal, _ error: PatchbayError) {
+  mutating func refuseSeal(
+    _ generation: Generation, _ pending: PendingSeal, _ error: PatchbayError
+  ) {
+    blobs[generation]?.pendingSeal = nil
     for waiter in pending.waiters { refuse(waiter.session, waiter.number, error) }
   }
 
   mutating func finishSeal(
-    _ generation: Generation, _ byteCount: Int, answering waiters: [RequestID]
+    _ generation: Generation, _ pending: PendingSeal
   ) {
     let orphans = orphanPendingRings(of: generation)
     endWriting(generation)
+    dropDigest(generation)
     forgetWriters(of: generation)
     blobs[generation]?.state = .sealed
-    blobs[generation]?.byteCount = byteCount
-    blobs[generation]?.sealer = waiters.first?.session
+    blobs[generation]?.digest = pending.digest
+    blobs[generation]?.byteCount = pending.byteCount
+    blobs[generation]?.sealer = pending.waiters.first?.session
     blobs[generation]?.modified = now.wall
-    forgetScratch(behind: byteCount, of: generation)
+    forgetScratch(behind: pending.byteCount, of: generation)
     guard let blob = blobs[generation] else { return }
     changed(generation)
     record(generation)
     post(generation)
     ring(generation)
-    for waiter in waiters { reply(waiter.session, waiter.number, .done) }
+    for waiter in pending.waiters { reply(waiter.session, waiter.number, .done) }
     for waiter in orphans {
       refuse(waiter.session, waiter.number, .ended(blob, step: .grow, code: .closed))
     }
@@ -187,7 +196,8 @@ extension Ledger {
           info: blob.info, epoch: blob.epoch, plan: blob.origin.plan,
           segment: blob.origin.window?.segmentByteCount ?? 0, extents: blob.extents,
           inlineBytes: blob.inlineBytes, ownership: blob.origin.terms.ownership,
-          idleLimit: blob.origin.terms.idleLimit, token: blob.origin.token,
+          idleLimit: blob.origin.terms.idleLimit, digest: blob.origin.terms.digest,
+          token: blob.origin.token,
           request: blob.origin.creator.number)))
   }
 }

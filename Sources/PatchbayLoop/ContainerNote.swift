@@ -84,7 +84,8 @@ struct ContainerNote: Sendable, Hashable {
     try reader.finish()
     blob = StoredBlob(
       request: request, generation: header.generation, access: access, plan: plan,
-      byteCount: byteCount, segmentByteCount: header.shape.segmentByteCount, created: created,
+      byteCount: byteCount, digest: try? ContentDigest(header.digest),
+      segmentByteCount: header.shape.segmentByteCount, created: created,
       modified: modified, containerByteCount: containerByteCount)
     try checkShape()
   }

@@ -47,6 +47,8 @@ extension EventLoop {
       let inspection, let extents, let onDisk, let plan, let isWindow, let byteCount):
       inspect(inspection, extents, onDisk, plan, isWindow: isWindow, byteCount: byteCount)
     case .copy(let copy, let pairs): self.copy(copy, pairs)
+    case .digest(let order): digest(order)
+    case .dropDigest(let generation): digests[generation] = nil
     case .sample(let blobs): sample(blobs)
     case .explain(let session, let number, let situation, let figures):
       explain(session, number: number, situation, figures)
@@ -164,7 +166,7 @@ extension EventLoop {
     }
   }
 
-  private func place(_ extents: [ExtentRecord]) -> [PlacedExtent] {
+  func place(_ extents: [ExtentRecord]) -> [PlacedExtent] {
     extents.map { PlacedExtent(extent: $0, place: rings[$0.ring]) }
   }
 
@@ -338,6 +340,7 @@ extension EventLoop {
     case .persisted(let generation, let result): submit(.persisted(generation, result))
     case .samples(let samples): submit(.sampled(samples))
     case .containersRemoved: break
+    case .digested(let generation, let state, let result): digested(generation, state, result)
     case .situation(let session, let number, let situation):
       deliver(.why(situation), [], to: session, number: number)
     case .coverage(let inspection, let coverage): submit(.inspected(inspection, coverage))

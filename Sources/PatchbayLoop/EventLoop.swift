@@ -12,6 +12,7 @@
 import CPatchbaySystem
 import Glibc
 import Logging
+import PatchbayDigest
 import PatchbayLedger
 import PatchbayRing
 import PatchbaySystem
@@ -34,6 +35,7 @@ enum WorkResult: Sendable {
   case adopted(CopyID, Result<Adoption, PatchbayError>)
   case persisted(Generation, PersistResult)
   case containersRemoved
+  case digested(Generation, DigestState, DigestResult)
 }
 
 final class EventLoop {
@@ -67,6 +69,7 @@ final class EventLoop {
   let imports: Imports
   /// What the spool had in it, until the ledger knows.
   private var findings: SpoolFindings?
+  let hasher: Worker<WorkResult>
   let journalStorage: SharedJournalStorage
   let journal: Journal
 
@@ -77,6 +80,8 @@ final class EventLoop {
   var processes = ProcessWatches()
   var rings: RingStore
   var boards: BoardStore
+  /// Digests under way, of blobs that are being written.
+  var digests: [Generation: DigestState] = [:]
   var clientTableCount = 0
   let sharedQueueRoom = SharedQueueRoom()
   var refusals: RateLimitedLog
@@ -139,12 +144,14 @@ final class EventLoop {
     inspector = try Worker("the inspector of rings", jobLimit: jobLimit)
     spooler = try Worker("the writer of the spool", jobLimit: jobLimit)
     keeper = try Worker("the keeper of the spool", jobLimit: jobLimit)
+    hasher = try Worker("the maker of digests", jobLimit: jobLimit)
     rings = RingStore(instance: instance)
     boards = BoardStore(instance: instance)
     refusals = RateLimitedLog(logger)
     ledger = Ledger(
       limits: limits, instance: instance, brokerProcess: getpid(), brokerUser: geteuid(),
-      at: Self.now, tokenSource: SystemRandomNumberGenerator())
+      at: Self.now, tokenSource: SystemRandomNumberGenerator(),
+      digest: { DigestState.digest(of: $1, $0) })
     journalStorage = SharedJournalStorage(instance: instance)
     do throws(PatchbayError) {
       journal = try Journal(instance: instance, storage: journalStorage)
@@ -154,6 +161,7 @@ final class EventLoop {
       try poller.add(inspector.finished.rawValue, .inspector)
       try poller.add(spooler.finished.rawValue, .spooler)
       try poller.add(keeper.finished.rawValue, .keeper)
+      try poller.add(hasher.finished.rawValue, .hasher)
     } catch {
       journalStorage.unlinkAll()
       throw error
@@ -171,6 +179,7 @@ final class EventLoop {
       try inspector.start()
       try spooler.start()
       try keeper.start()
+      try hasher.start()
       if ground.sweptCount > 0 {
         logger.info("Removed \(ground.sweptCount) objects of a broker that was killed.")
       }
@@ -260,6 +269,7 @@ final class EventLoop {
     case .inspector: for result in inspector.takeResults() { finish(result) }
     case .spooler: for result in spooler.takeResults() { finish(result) }
     case .keeper: for result in keeper.takeResults() { finish(result) }
+    case .hasher: for result in hasher.takeResults() { finish(result) }
     case .connection(let number):
       let session = SessionID(rawValue: number)
       if ready.isWritable { flush(session) }
@@ -332,6 +342,7 @@ final class EventLoop {
     inspector.stop()
     spooler.stop()
     keeper.stop()
+    hasher.stop()
     maker.stop()
     for case .ring(let ring, let result) in maker.takeResults() { rings.settle(ring, result) }
     rings.unlinkAll()

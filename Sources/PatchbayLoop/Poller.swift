@@ -13,12 +13,13 @@ enum PollSource: Hashable {
   case inspector
   case spooler
   case keeper
+  case hasher
   case connection(SessionNumber)
   case process(UInt64)
 
   typealias SessionNumber = UInt64
 
-  private static let kindBits: UInt64 = 3
+  private static let kindBits: UInt64 = 4
 
   var tag: UInt64 {
     switch self {
@@ -28,6 +29,7 @@ enum PollSource: Hashable {
     case .inspector: 5
     case .spooler: 6
     case .keeper: 7
+    case .hasher: 8
     case .connection(let number): number << Self.kindBits | 3
     case .process(let number): number << Self.kindBits | 4
     }
@@ -41,6 +43,7 @@ enum PollSource: Hashable {
     case 5: self = .inspector
     case 6: self = .spooler
     case 7: self = .keeper
+    case 8: self = .hasher
     case 3: self = .connection(tag >> Self.kindBits)
     case 4: self = .process(tag >> Self.kindBits)
     default: return nil

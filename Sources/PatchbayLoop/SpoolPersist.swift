@@ -67,6 +67,7 @@ extension Spool {
     let writer = try writer(for: order)
     var header = writer.header
     header.isSealed = true
+    header.digest = order.blob.digest?.description ?? ""
     header.note = ContainerNote(order.blob, boot: boot).bytes
     try writer.write(header: header)
     try writer.write(header: header)

@@ -60,6 +60,9 @@ package final class ForeignRing: Sendable {
   private let geometry: RingGeometry
   private let descriptor: Descriptor
   private let tag: UInt64
+  /// Whether a hole under covered bytes is an error; otherwise it reads as zeros. Each look takes as
+  /// long as the ring behind it is.
+  private let looksForHoles: Bool
   /// Copies in a row that were forgotten.
   private let lostCount = Atomic<Int>(0)
 
@@ -71,9 +74,10 @@ package final class ForeignRing: Sendable {
   /// Takes the descriptor over.
   package init(
     _ descriptor: consuming Descriptor, index: Int, start: Int, ringID: UInt64 = 0,
-    useNumber: UInt32, geometry: RingGeometry, window: WindowShape?
+    useNumber: UInt32, geometry: RingGeometry, window: WindowShape?, looksForHoles: Bool = true
   ) {
     self.ringID = ringID
+    self.looksForHoles = looksForHoles
     self.useNumber = useNumber
     self.descriptor = descriptor
     self.index = index
@@ -273,7 +277,8 @@ package final class ForeignRing: Sendable {
       throw cutOff(error)
     }
     let start = geometry.dataOffset + offset
-    let hasHole = try SharedObject.hasHole(descriptor, in: start..<start + count)
+    let hasHole =
+      looksForHoles ? try SharedObject.hasHole(descriptor, in: start..<start + count) : false
     // acquiring (fence): the copy is made before tag and base are read again. Pairs with TAG-END and
     // BASE.
     atomicMemoryFence(ordering: .acquiring)

@@ -47,18 +47,24 @@ package struct ContainerReport: Sendable, Hashable {
 /// Verifies containers.
 package enum ContainerScan {
   /// Verifies a file of a directory, changing nothing. Blocks while it reads all of it.
-  /// - Parameter onProgress: told behind each segment how much of the file, holes included, is done.
+  /// - Parameters:
+  ///   - onContent: given the verified bytes of each segment, in order.
+  ///   - onProgress: told behind each segment how much of the file, holes included, is done.
   /// - Throws: `inputOutput`, `notPermitted` when it cannot be opened or is no regular file.
   package static func scan(
-    in directory: borrowing Descriptor, name: String, onProgress: (Int) -> Void = { _ in }
+    in directory: borrowing Descriptor, name: String,
+    onContent: (ContainerHeader, [UInt8]) -> Void = { _, _ in },
+    onProgress: (Int) -> Void = { _ in }
   ) throws(PatchbayError) -> ContainerReport {
     try scan(
-      try DiskFile.open(in: directory, name: name, isWritable: false), onProgress: onProgress)
+      try DiskFile.open(in: directory, name: name, isWritable: false), onContent: onContent,
+      onProgress: onProgress)
   }
 
   /// Verifies an open file.
   package static func scan(
-    _ file: consuming Descriptor, onProgress: (Int) -> Void = { _ in }
+    _ file: consuming Descriptor, onContent: (ContainerHeader, [UInt8]) -> Void = { _, _ in },
+    onProgress: (Int) -> Void = { _ in }
   ) throws(PatchbayError) -> ContainerReport {
     let facts = try DiskFile.facts(of: file)
     let area = try ContainerArea.read(file)
@@ -76,7 +82,7 @@ package enum ContainerScan {
       report.note("the frame around the header is damaged")
     }
     var walk = try SegmentWalk(file, headers.header, report)
-    try walk.run(onProgress)
+    try walk.run(onContent, onProgress)
     return walk.report
   }
 }
@@ -107,12 +113,14 @@ private struct SegmentWalk: ~Copyable {
       room / shape.stride + (room % shape.stride == 0 ? 0 : 1), shape.segmentLimit)
   }
 
-  mutating func run(_ onProgress: (Int) -> Void) throws(PatchbayError) {
+  mutating func run(
+    _ onContent: (ContainerHeader, [UInt8]) -> Void, _ onProgress: (Int) -> Void
+  ) throws(PatchbayError) {
     report.segmentCount = header.byteCount.map(shape.segmentCount) ?? begunCount
     let count = min(report.segmentCount, begunCount)
     var segment = 0
     while segment < count {
-      segment += try visit(segment, limit: count)
+      segment += try visit(segment, limit: count, onContent)
       onProgress(shape.offset(ofSegment: segment))
     }
     report.addMissing(count..<report.segmentCount)
@@ -125,7 +133,9 @@ private struct SegmentWalk: ~Copyable {
   }
 
   /// Looks at a segment; how many it has dealt with.
-  private mutating func visit(_ segment: Int, limit: Int) throws(PatchbayError) -> Int {
+  private mutating func visit(
+    _ segment: Int, limit: Int, _ onContent: (ContainerHeader, [UInt8]) -> Void
+  ) throws(PatchbayError) -> Int {
     let sight: ContainerReader.Sight
     do throws(PatchbayError) {
       sight = try reader.look(segment: segment, expected: expectedByteCount(segment))
@@ -135,6 +145,7 @@ private struct SegmentWalk: ~Copyable {
     case .written(let bytes, let isRestWhole):
       report.presentCount += 1
       report.verifiedByteCount += bytes.count
+      onContent(header, bytes)
       if !isRestWhole { report.note("the frame behind segment \(segment) is damaged") }
     case .damaged(let how):
       let next = try nextWithData(behind: segment, limit: limit)

@@ -51,6 +51,9 @@ public struct BlobInfo: Sendable, Hashable {
   public var causeCode: PatchbayError.Code?
   /// Why it failed, in words.
   public var cause: String?
+  /// The digest of all its bytes, verified where a value was expected; nil unless it was asked for when
+  /// the blob was created, and until it is sealed.
+  public var digest: ContentDigest?
 
   /// A name and a value that travel with a blob.
   public struct Label: Sendable, Hashable {
@@ -71,8 +74,9 @@ public struct BlobInfo: Sendable, Hashable {
     policy: FlowPolicy, acknowledgement: Acknowledgement, publisherCount: Int,
     subscriberCount: Int, type: String, labels: [Label], created: WallTime, modified: WallTime,
     lastRead: WallTime?, isCache: Bool, isPinned: Bool, isImported: Bool = false, access: Access,
-    causeCode: PatchbayError.Code?, cause: String?
+    causeCode: PatchbayError.Code?, cause: String?, digest: ContentDigest? = nil
   ) {
+    self.digest = digest
     self.key = key
     self.generation = generation
     self.state = state

@@ -126,4 +126,6 @@ package enum WireLimit {
   package static let subscriptions = 1024
   package static let pageChanges = 64
   package static let parties = 64
+  /// The longest, of SHA-512.
+  package static let digest = 64
 }

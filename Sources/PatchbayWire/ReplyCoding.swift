@@ -188,6 +188,7 @@ extension WireWriter {
     put(info.access)
     put(info.causeCode?.rawValue ?? 0)
     put((info.cause ?? "").cut(toUTF8Count: WireLimit.cause))
+    put(info.digest)
   }
 
   mutating func put(_ statistics: BrokerStatistics) {
@@ -288,6 +289,7 @@ extension WireReader {
     let access = try takeAccess()
     let causeCode = try take(UInt16.self)
     let cause = try takeText(atMost: WireLimit.cause, "a cause")
+    let digest = try takeDigest()
     return BlobInfo(
       key: key, generation: generation, state: state, byteCount: byteCount, frontier: frontier,
       coveredByteCount: covered, residentByteCount: resident, spilledByteCount: spilled,
@@ -297,7 +299,7 @@ extension WireReader {
       lastRead: lastRead == 0 ? nil : WallTime(rawValue: lastRead), isCache: isCache,
       isPinned: isPinned, isImported: isImported, access: access,
       causeCode: causeCode == 0 ? nil : PatchbayError.Code(rawValue: causeCode),
-      cause: cause.isEmpty ? nil : cause)
+      cause: cause.isEmpty ? nil : cause, digest: digest)
   }
 
   mutating func takeStatistics() throws(PatchbayError) -> BrokerStatistics {

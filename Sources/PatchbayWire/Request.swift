@@ -32,7 +32,8 @@ package enum Request: Sendable, Hashable {
   case attachTable(TableRequest)
   /// A subscriber has held its publisher for too long.
   case detach(DetachRequest)
-  /// A create whose blob has other owners than its creator alone, or takes over covered bytes.
+  /// A create whose blob has other owners than its creator alone, takes over covered bytes, or has a
+  /// digest.
   case createWith(CreateRequest, CreateTerms)
   case join(JoinRequest)
   case claim(ClaimRequest)
@@ -133,11 +134,18 @@ package struct CreateTerms: Sendable, Hashable {
   package var resumes: Bool
   /// How its container keeps bytes; nil: as the broker does.
   package var compression: SpoolCompression?
+  /// The digest that is to be computed, and what it is to be.
+  package var digest: DigestWish?
   /// What a plain `create` means.
-  package static let plain = CreateTerms(ownership: .exclusive, idleLimit: nil, resumes: false)
+  package static let plain = plain(digest: nil)
+  package static func plain(digest: DigestWish?) -> CreateTerms {
+    CreateTerms(ownership: .exclusive, idleLimit: nil, resumes: false, digest: digest)
+  }
   package init(
-    ownership: Ownership, idleLimit: Duration?, resumes: Bool, compression: SpoolCompression? = nil
+    ownership: Ownership, idleLimit: Duration?, resumes: Bool, compression: SpoolCompression? = nil,
+    digest: DigestWish? = nil
   ) {
+    self.digest = digest
     self.ownership = ownership
     self.idleLimit = idleLimit
     self.resumes = resumes

@@ -201,6 +201,7 @@ extension CreateTerms {
     writer.put(idleLimit?.wholeNanoseconds ?? 0)
     writer.put(resumes)
     writer.put(compression?.rawValue ?? 0)
+    writer.put(digest)
   }
 
   init(from reader: inout WireReader) throws(PatchbayError) {
@@ -212,7 +213,8 @@ extension CreateTerms {
     }
     self.init(
       ownership: ownership, idleLimit: nanoseconds == 0 ? nil : .nanoseconds(nanoseconds),
-      resumes: try reader.takeFlag(), compression: try reader.takeCompression())
+      resumes: try reader.takeFlag(), compression: try reader.takeCompression(),
+      digest: try reader.takeDigestWish())
   }
 }
 

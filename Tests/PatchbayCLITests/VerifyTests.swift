@@ -1,6 +1,7 @@
 // `patchbay verify` on containers of every kind, as people and as scripts see it.
 
 import Glibc
+import PatchbayDigest
 import PatchbaySpool
 import PatchbaySystem
 import PatchbayTestSupport
@@ -21,14 +22,15 @@ private struct Shelf {
 
   /// Writes some of the segments of a blob.
   func add(
-    _ name: String, key: BlobKey, segments: [Int] = [0, 1, 2], byteCount: Int? = Self.byteCount
+    _ name: String, key: BlobKey, segments: [Int] = [0, 1, 2], byteCount: Int? = Self.byteCount,
+    digest: String = ""
   ) throws {
     let shape = try ContainerShape(segmentByteCount: 4096)
     let writer = try ContainerWriter.create(
       in: try DiskFile.openDirectory(path), name: name,
       ContainerHeader(
         key: key, generation: Generation(rawValue: 7), shape: shape, compression: .none,
-        byteCount: byteCount, isSealed: segments.count == 3))
+        byteCount: byteCount, isSealed: segments.count == 3, digest: digest))
     for segment in segments {
       try writer.write(
         segment: segment, oracleBytes(7, shape.range(ofSegment: segment, byteCount: byteCount)))
@@ -138,6 +140,31 @@ extension Outcome {
     #expect(named.exitCode == ExitStatus.contentFailed)
   }
 
+  @Test(arguments: ContentDigest.Algorithm.allCases)
+  func `the digest of a sealed container is compared with its content`(
+    _ algorithm: ContentDigest.Algorithm
+  ) throws {
+    let shelf = try Shelf()
+    let right = DigestState.digest(of: oracleBytes(7, 0..<Shelf.byteCount), algorithm)
+    let wrong = DigestState.digest(of: oracleBytes(8, 0..<Shelf.byteCount), algorithm)
+    try shelf.add("a.blob", key: "right", digest: "\(right)")
+    try shelf.add("b.blob", key: "wrong", digest: "\(wrong)")
+    try shelf.add("c.part", key: "not sealed", segments: [0, 2], digest: "\(wrong)")
+    try shelf.add("d.blob", key: "of another kind", digest: "blake3:00")
+    let outcome = try shelf.verify(["--spool", shelf.path])
+    #expect(outcome.exitCode == ExitStatus.contentFailed)
+    #expect(outcome.error.contains("1 of 4 containers is damaged"), "\(outcome.error)")
+    #expect(try outcome.line("a.blob").hasPrefix("sound "))
+    #expect(try outcome.line("b.blob").hasPrefix("damaged "))
+    #expect(try outcome.line("c.part").hasPrefix("incomplete "))
+    #expect(try outcome.line("d.blob").hasPrefix("sound "))
+    let reason = "  the \(algorithm) of its bytes is \(right.hex) and should be \(wrong.hex)"
+    #expect(outcome.lines.contains(reason), "\(outcome.output)")
+    let json = try shelf.verify(["--json", shelf.file("a.blob"), shelf.file("b.blob")]).lines
+    #expect(json[0].contains(#""digest":"\#(right)","digestMatches":true"#))
+    #expect(json[1].contains(#""digest":"\#(wrong)","digestMatches":false"#))
+  }
+
   @Test func `every file has one object with the same members`() throws {
     let shelf = try Shelf()
     try shelf.add("a.part", key: "whole")
@@ -153,7 +180,8 @@ extension Outcome {
         #"{"file":"\#(shelf.file("a.part"))","verdict":"sound","key":"whole","generation":7,"#
           + #""length":10000,"sealed":true,"compression":"none","segments":3,"presentSegments":3,"#
           + #""missingSegments":0,"damagedSegments":0,"verifiedBytes":10000,"fileBytes":"#))
-    #expect(lines[0].hasSuffix(#","missing":[],"damage":[]}"#))
+    let noDigest = #","digest":null,"digestMatches":null"#
+    #expect(lines[0].hasSuffix(noDigest + #","missing":[],"damage":[]}"#))
     #expect(lines[1].contains(#""verdict":"incomplete","key":"hole","#))
     #expect(lines[1].hasSuffix(#","missing":[0,1],"damage":[]}"#))
     #expect(
@@ -163,7 +191,7 @@ extension Outcome {
         == #"{"file":"\#(shelf.file("d"))","verdict":"leftAlone","key":null,"generation":null,"#
         + #""length":null,"sealed":null,"compression":null,"segments":null,"presentSegments":null,"#
         + #""missingSegments":null,"damagedSegments":null,"verifiedBytes":null,"fileBytes":null,"#
-        + #""diskBytes":null,"missing":[],"damage":[]}"#)
+        + #""diskBytes":null,"digest":null,"digestMatches":null,"missing":[],"damage":[]}"#)
     let names = lines.map { line in
       line.matches(of: /"([A-Za-z]+)":/).map { String($0.1) }
         .filter { $0 != "segment" && $0 != "what" }

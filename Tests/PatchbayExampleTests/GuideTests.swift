@@ -295,4 +295,19 @@ private final class Screen {
     for range in try publisher.missing() { try publisher.write(fetch(range), at: range.lowerBound) }
     try publisher.seal()
   }
+
+  @Test func `an expected digest`() async throws {
+    try await withBroker { broker in
+      let client = try await broker.makeClient()
+      let pieces = AsyncThrowingStream<[UInt8], any Error> { stream in
+        stream.yield(Array("foo\n".utf8))
+        stream.finish()
+      }
+      let hex = "b5bb9d8014a0f9b1d61e21e796d78dccdf1352f23cd32812f4850b878ae4944c"
+      try await client.withPublisher("layer", BlobOptions(expect: .sha256(hex))) { blob in
+        for try await piece in pieces { try await blob.append(piece) }
+      }
+      #expect(try await client.info("layer").digest == .sha256(hex))
+    }
+  }
 }

@@ -34,6 +34,7 @@ import Testing
     let level: [String: Int] = [
       "CPatchbayLayout": 0, "CPatchbaySystem": 0, "CLZ4": 0, "PatchbayTypes": 0,
       "PatchbaySystem": 1, "PatchbayWire": 1, "PatchbayLayout": 1, "PatchbayText": 1,
+      "PatchbayDigest": 1,
       "PatchbayRing": 2, "PatchbayLedger": 2, "PatchbaySpool": 2, "PatchbayLoop": 3,
       "Patchbay": 3, "PatchbayBroker": 4, "PatchbayCLI": 5, "PatchbayLoad": 5,
     ]

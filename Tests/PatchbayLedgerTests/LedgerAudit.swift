@@ -178,7 +178,7 @@ extension Ledger {
     blobs.isEmpty && owners.isEmpty && rings.isEmpty && inspections.isEmpty && copies.isEmpty
       && watching.watchers.isEmpty && watching.congested.isEmpty && watching.log.open.isEmpty
       && parkedOpens.isEmpty && sessions.count == 1 && ghosts.isEmpty && connectionCount == 1
-      && accounts.count == 1
+      && accounts.count == 1 && digestLooks.count == 0
       && accessClasses.values.allSatisfy { $0.waiting.isEmpty && $0.pendingBoard == nil }
   }
 }

@@ -1,5 +1,6 @@
 // The pool: which rings come to it, who gets them, and when they go.
 
+import Glibc
 import PatchbayLayout
 import PatchbayTypes
 import PatchbayWire
@@ -55,6 +56,34 @@ import Testing
     for first in expected { #expect(pool.takeOldest() == first.ring) }
     #expect(pool.takeOldest() == nil && pool.count == 0 && pool.byteCount == 0)
     #expect(kinds.allSatisfy { pool.take($0) == nil })
+  }
+
+  @Test func `what the system has no room for takes the room of the pool, once`() throws {
+    var rig = Rig()
+    let writer = rig.connect()
+    _ = try sealed(&rig, writer, "a")
+    remove(&rig, writer, "a")
+    #expect(rig.ledger.pool.count == 1)
+    rig.holdsRings = true
+    var request = CreateRequest(key: "b")
+    request.byteCount = 4 * Self.size
+    let asked = rig.post(writer, .create(request))
+    let made = { (rig: Rig) in
+      rig.trace.compactMap { if case .createRing(let ring, _, _, _, _) = $0 { ring } else { nil } }
+    }
+    let first = try need(made(rig).last)
+    let used = rig.ledger.usedByteCount
+    let pooled = rig.ledger.pool.byteCount
+    rig.send(.ringRefused(first, errno: ENOSPC))
+    #expect(rig.reply(writer, asked) == nil)
+    #expect(rig.ledger.pool.count == 0 && rig.ledger.usedByteCount == used - pooled)
+    let second = try need(made(rig).last)
+    #expect(second != first)
+    rig.send(.ringRefused(second, errno: ENOSPC))
+    #expect(rig.reply(writer, asked)?.code == .noSpaceMemory)
+    let third = rig.post(writer, .create(request))
+    rig.send(.ringCreated(try need(made(rig).last), inode: 3))
+    #expect(rig.reply(writer, third)?.grant != nil)
   }
 
   @Test func `another size, order or access class gets another ring`() throws {

@@ -22,6 +22,18 @@ struct SeededGenerator: RandomNumberGenerator, Sendable {
   }
 }
 
+/// The same for the same bytes, and another for others, mostly.
+@Sendable func simulatedDigest(
+  _ algorithm: ContentDigest.Algorithm, _ bytes: [UInt8]
+) -> ContentDigest {
+  var generator = SeededGenerator(seed: bytes.reduce(7) { $0 &* 31 &+ UInt64($1) })
+  let value = (0..<algorithm.byteCount).map { _ in UInt8.random(in: 0...255, using: &generator) }
+  guard let digest = try? ContentDigest(algorithm, value) else {
+    preconditionFailure("\(value.count) bytes are none of \(algorithm).")
+  }
+  return digest
+}
+
 struct Rig {
   static let user: UInt32 = 1000
   static let page = ExtentPlan.page
@@ -45,6 +57,9 @@ struct Rig {
   /// Scratch files, by generation and extent.
   private(set) var scratches: [Generation: Set<Int>] = [:]
   var holdsPersists = false
+  var holdsDigests = false
+  /// What a worker finds in any blob; nil: what `simulatedDigest` says of no bytes.
+  var digest: DigestResult?
   /// What disks do: takes an extent, or says why not.
   var spillResult: SpillResult?
   var persistResult: PersistResult?
@@ -63,7 +78,7 @@ struct Rig {
     adjust(&limits)
     ledger = Ledger(
       limits: limits, instance: 7, brokerProcess: 42, brokerUser: Rig.user, at: now,
-      tokenSource: SeededGenerator(seed: 1))
+      tokenSource: SeededGenerator(seed: 1), digest: simulatedDigest)
   }
 
   /// Handles an event and all that follows from it at once.
@@ -116,6 +131,17 @@ struct Rig {
     return .done(containerByteCount: containers[generation] ?? 0)
   }
 
+  /// A worker that finds everything covered.
+  private func digest(_ order: DigestOrder) -> DigestResult {
+    if let digest { return digest }
+    guard let end = order.end else {
+      let last = (order.extents.map(\.index) + order.spooled).max() ?? 0
+      let end = order.plan.range(of: last).upperBound
+      return .reached(min(end, order.byteCount ?? end), hasMore: false)
+    }
+    return .found(simulatedDigest(order.algorithm, []), byteCount: end)
+  }
+
   private mutating func forget(_ generation: Generation) -> LedgerEvent? {
     containers[generation] = nil
     scratches[generation] = nil
@@ -142,6 +168,7 @@ struct Rig {
       .spilled(order.generation, spill(order))
     case .persist(let order) where !holdsPersists:
       .persisted(order.blob.generation, persist(order))
+    case .digest(let order) where !holdsDigests: .digested(order.generation, digest(order))
     case .retractRing(let ring, _): .retracted(ring, isViewed: viewed.contains(ring))
     case .restore(let order) where !holdsRestores: .restored(order.ring, restoreError)
     case .adopt(let order) where !holdsCopies: .adopted(order.copy, adopt(order))
@@ -238,11 +265,12 @@ struct Rig {
   /// As `create`, with terms; a suspended blob unless told otherwise.
   mutating func create(
     _ session: SessionID, _ key: BlobKey, as ownership: Ownership, idle: Duration? = nil,
-    resumes: Bool = false, _ adjust: (inout CreateRequest) -> Void = { _ in }
+    resumes: Bool = false, digest: DigestWish? = nil,
+    _ adjust: (inout CreateRequest) -> Void = { _ in }
   ) -> Reply? {
     var request = CreateRequest(key: key)
     adjust(&request)
-    let terms = CreateTerms(ownership: ownership, idleLimit: idle, resumes: resumes)
+    let terms = CreateTerms(ownership: ownership, idleLimit: idle, resumes: resumes, digest: digest)
     return ask(session, .createWith(request, terms))
   }
 

@@ -39,6 +39,7 @@ struct SimulatedModel {
   private(set) var overhead = 0
   private(set) var watches = SimulatedWatches()
   private var storage = SimulatedStorage()
+  private(set) var digests = SimulatedDigests()
   /// Extents on their way to disk, those that have arrived, and whose containers are there.
   private var spilling: [Generation: Int] = [:]
   private var spooled: [Generation: Set<Int>] = [:]
@@ -110,6 +111,7 @@ struct SimulatedModel {
     case .adopted(let copy, let result): adopted(copy, result)
     case .persisted(let generation, let result):
       spooled[generation, default: []].formUnion(storage.persisted(generation, result))
+    case .digested(let generation, let result): digests.finished(generation, result)
     case .retracted(let ring, isViewed: false):
       // Its tag is gone, and nobody looks any more; but those whose tables are gone, too, may.
       for session in rings[ring]?.holders.keys ?? [:].keys where live.contains(session) {
@@ -261,7 +263,21 @@ struct SimulatedModel {
         let sizes = [pair.source, pair.target].map { rings[$0.ring].map(\.byteCount) }
         demand(sizes[0] != nil && sizes[0] == sizes[1], "\(pair) differs in size")
       }
-    case .recordBlob(let record): recorded(record)
+    case .digest(let order):
+      let wrong = digests.ordered(order, posted: posted[order.generation])
+      demand(wrong == nil, wrong ?? "")
+      for extent in order.extents {
+        demand(
+          rings[extent.ring]?.isUnlinked == false && extentOwners[extent.ring] == order.generation,
+          "the digest of \(order.generation) takes ring \(extent.ring), which is another's")
+      }
+    case .dropDigest(let generation):
+      let wrong = digests.dropped(generation)
+      demand(wrong == nil, wrong ?? "")
+    case .recordBlob(let record):
+      let wrong = digests.recorded(record)
+      demand(wrong == nil, wrong ?? "")
+      recorded(record)
     case .eraseBlob(let generation): erased(generation, after: event)
     case .sample(let reports):
       demand(!reports.isEmpty, "nothing is to be sampled")

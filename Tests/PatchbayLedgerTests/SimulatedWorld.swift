@@ -52,14 +52,22 @@ struct SimulatedWorld {
   private var scratches: [Generation: Set<Int>] = [:]
   private static let spool = 512 << 10
   private let spools: Bool
+  /// Whether some blobs are to have a digest, and what it is to be: that of one byte.
+  private let digests: Bool
+  private static let right: [UInt8] = [1]
+  private static let wrong: [UInt8] = [2]
   /// Whether clients pin blobs and import files.
   private let keeps: Bool
   private var lastOffer: UInt64 = 0
 
-  init(seed: UInt64, isShared: Bool = false, spools: Bool = false, keeps: Bool = false) {
+  init(
+    seed: UInt64, isShared: Bool = false, spools: Bool = false, keeps: Bool = false,
+    digests: Bool = false
+  ) {
     self.isShared = isShared
     self.spools = spools
     self.keeps = keeps
+    self.digests = digests
     generator = SeededGenerator(seed: seed)
     var limits = LedgerLimits(memoryByteCount: Self.memory)
     limits.entriesPerBoard = Self.entriesPerBoard
@@ -93,7 +101,7 @@ struct SimulatedWorld {
     }
     ledger = Ledger(
       limits: limits, instance: 1, brokerProcess: 1, brokerUser: 1000, at: now,
-      tokenSource: SeededGenerator(seed: seed ^ 0xabcd))
+      tokenSource: SeededGenerator(seed: seed ^ 0xabcd), digest: simulatedDigest)
     feed(.overheadChanged(byteCount: 50_000))
   }
 
@@ -154,7 +162,7 @@ struct SimulatedWorld {
     for action in actions {
       switch action {
       case .createRing, .reuseRing, .createBoard, .inspect, .copy, .sample, .spill, .retractRing,
-        .restore, .adopt, .persist, .lookAtFile:
+        .restore, .adopt, .persist, .lookAtFile, .digest:
         answers.append(action)
       case .dropScratch(let generation, let index): scratches[generation]?.remove(index)
       case .removeContainer(let generation):
@@ -326,6 +334,7 @@ struct SimulatedWorld {
     case .restore(let order): restore(order, fails: isRefused)
     case .adopt(let order): adopt(order, fails: isRefused)
     case .persist(let order): persist(order, mayFail: isRefused)
+    case .digest(let order): digest(order, mayFail: isRefused)
     case .retractRing(let ring, _):
       feed(.retracted(ring, isViewed: mayRefuse && chance(1, in: 4)))
     case .lookAtFile(let generation, let session, let number, let request):
@@ -370,6 +379,37 @@ struct SimulatedWorld {
     }
     containers[generation] = byteCount
     tell(.persisted(generation, .done(containerByteCount: byteCount)))
+  }
+
+  private mutating func digest(_ order: DigestOrder, mayFail: Bool) {
+    if mayFail {
+      let error = PatchbayError(.corrupt, "The ring cannot be read.")
+      return feed(.digested(order.generation, .failed(error)))
+    }
+    guard let end = order.end, chance(3, in: 4) else {
+      let last =
+        (order.extents.map(\.index) + order.spooled + order.scratch.map(\.index)).max() ?? 0
+      let reached = min(order.plan.range(of: last).upperBound, order.end ?? .max)
+      return feed(
+        .digested(order.generation, .reached(reached, hasMore: chance(1, in: 4))))
+    }
+    let bytes = chance(2, in: 3) ? Self.right : Self.wrong
+    feed(
+      .digested(
+        order.generation, .found(simulatedDigest(order.algorithm, bytes), byteCount: end)))
+  }
+
+  private mutating func randomWish() -> DigestWish? {
+    guard digests, chance(2, in: 3) else { return nil }
+    let algorithm = ContentDigest.Algorithm.allCases.randomElement(using: &generator) ?? .sha256
+    return chance(1, in: 3)
+      ? DigestWish(algorithm) : DigestWish(expecting: simulatedDigest(algorithm, Self.right))
+  }
+
+  /// As it is, or with a digest.
+  private mutating func create(_ request: CreateRequest) -> Request {
+    guard let wish = randomWish() else { return .create(request) }
+    return .createWith(request, .plain(digest: wish))
   }
 
   private mutating func spill(_ order: SpillOrder, mayFail: Bool) {
@@ -479,7 +519,7 @@ struct SimulatedWorld {
     }
     if chance(1, in: 8) { return randomSubscription(client) }
     return switch Int.random(in: 0..<160, using: &generator) {
-    case 0..<18: .create(randomCreate())
+    case 0..<18: create(randomCreate())
     case 18..<28:
       .grow(GrowRequest(blob: randomReference(client), index: smallIndex()))
     case 28..<40:
@@ -574,7 +614,7 @@ struct SimulatedWorld {
     return CreateTerms(
       ownership: ownership,
       idleLimit: ownership == .exclusive ? nil : limits.randomElement(using: &generator) ?? nil,
-      resumes: chance(1, in: 2))
+      resumes: chance(1, in: 2), digest: randomWish())
   }
 
   private mutating func randomRange() -> Range<Int> {
@@ -677,6 +717,7 @@ struct SimulatedWorld {
     }
     if scratches.contains(where: { !$0.value.isEmpty }) { return "scratch files remain" }
     if !model.imports.files.isEmpty { return "files are held: \(model.imports.files)" }
+    if !model.digests.begun.isEmpty { return "digests go on: \(model.digests.begun)" }
     if !containers.isEmpty { return "containers remain: \(containers.keys)" }
     if !ledger.isBare { return "the ledger remembers what is gone" }
     return ledger.isDrained ? nil : "the ledger does not drain"

@@ -3,6 +3,7 @@
 
 import Glibc
 import PatchbayLedger
+import PatchbayTypes
 import Testing
 
 @Suite struct SimulationTests {
@@ -116,6 +117,46 @@ import Testing
       "sealed", "open or sealed", "retract", "remove", "spooled", "noSpaceSpool", "persist",
       "withdraw", "inputOutput",
       "converted", "restore", "dropScratch", "scratch", "corrupt",
+    ] {
+      #expect(seen.contains(kind), "\(kind) never happened")
+    }
+  }
+
+  @Test(arguments: seeds)
+  func `no run of random clients who ask for digests breaks a promise`(seed: UInt64) {
+    var world = SimulatedWorld(
+      seed: seed, isShared: seed % 2 == 0, spools: seed % 3 == 0, digests: true)
+    world.run(steps: Self.steps)
+    if let violation = world.violation {
+      Issue.record("PATCHBAY_SEED=\(seed), digests, action \(world.trace.count): \(violation)")
+    }
+  }
+
+  @Test func `the runs with digests reach what they are meant to reach`() {
+    var seen: Set<String> = []
+    for seed in 1...12 as ClosedRange<UInt64> {
+      var world = SimulatedWorld(seed: seed, spools: seed % 2 == 0, digests: true)
+      world.run(steps: Self.steps)
+      var final: Set<Generation> = []
+      for action in world.trace {
+        switch action {
+        case .digest(let order):
+          seen.insert(order.end == nil ? "followed" : "to the end")
+          if order.end != nil { final.insert(order.generation) }
+          if !order.spooled.isEmpty { seen.insert("read back") }
+        case .recordBlob(let record) where record.digest != nil:
+          let wasFinal = final.remove(record.info.generation) != nil
+          if record.info.digest != nil { seen.insert(wasFinal ? "sealed" : "sealed at once") }
+          if wasFinal, record.info.causeCode == .abandoned { seen.insert("died meanwhile") }
+          if record.info.causeCode == .digestMismatch { seen.insert("mismatch") }
+        case .reply(_, _, .failure(let error), _): seen.insert("\(error.code)")
+        default: break
+        }
+      }
+    }
+    for kind in [
+      "followed", "to the end", "sealed", "sealed at once", "died meanwhile", "mismatch",
+      "digestMismatch",
     ] {
       #expect(seen.contains(kind), "\(kind) never happened")
     }

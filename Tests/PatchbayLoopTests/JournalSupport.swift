@@ -84,7 +84,7 @@ enum Sample {
       modified: WallTime(rawValue: 1_700_000_001_999_999_999),
       lastRead: WallTime(rawValue: 1_700_000_002_000_000_001), isCache: true, isPinned: true,
       access: Access(uid: 1001, gid: 1002, mode: 0o640), causeCode: .abandoned,
-      cause: "it went away")
+      cause: "it went away", digest: try ContentDigest(.sha384, Array(1...48)))
     let extents = (0..<extentCount).map {
       ExtentRecord(
         index: $0 * 2, ring: RingID(rawValue: 77 + UInt64($0)), useNumber: 5 + UInt32($0),
@@ -94,7 +94,8 @@ enum Sample {
       record: BlobRecord(
         info: info, epoch: 9, plan: try ExtentPlan(first: 4096, limit: 65536), segment: 8192,
         extents: extents, inlineBytes: inlineBytes, ownership: .joinable,
-        idleLimit: .nanoseconds(7), token: Token(high: .max, low: 1), request: 42),
+        idleLimit: .nanoseconds(7), digest: DigestWish(.sha384), token: Token(high: .max, low: 1),
+        request: 42),
       inodes: extents.indices.map { 9000 + UInt64($0) })
   }
 

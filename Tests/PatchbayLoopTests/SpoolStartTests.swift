@@ -1,6 +1,7 @@
 // What a broker makes of the files in its spool when it starts.
 
 import Glibc
+import PatchbayDigest
 import PatchbayLedger
 import PatchbaySpool
 import PatchbaySystem
@@ -187,7 +188,7 @@ import Testing
     var ledger = Ledger(
       limits: LedgerLimits(memoryByteCount: 64 << 20), instance: 1, brokerProcess: 1, brokerUser: 1,
       at: Moment(monotonicNanoseconds: 0, wall: WallTime(rawValue: 0)),
-      tokenSource: SystemRandomNumberGenerator())
+      tokenSource: SystemRandomNumberGenerator(), digest: { DigestState.digest(of: $1, $0) })
     _ = ledger.handle(
       .found(findings.blobs, last: findings.last),
       at: Moment(monotonicNanoseconds: 0, wall: WallTime(rawValue: 0)))

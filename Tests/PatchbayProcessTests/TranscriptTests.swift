@@ -73,6 +73,14 @@ private struct Transcript {
     #expect(try broker.waitForExit() == 0)
   }
 
+  @Test func `an expected digest from a shell`() throws {
+    let broker = try BrokerProcess()
+    let blocks = try Transcript.all(in: "Verification")
+    #expect(blocks.count == 1)
+    for block in blocks { try run(block, broker.socket) }
+    try broker.stop()
+  }
+
   @Test func `a blob patched together from a shell`() throws {
     let broker = try BrokerProcess()
     let blocks = try Transcript.all(in: "Patchwork")

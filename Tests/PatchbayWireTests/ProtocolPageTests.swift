@@ -127,6 +127,7 @@ private struct TableWalker {
         ["state", shown(BlobState.self)], ["order", shown(WriteOrder.self)],
         ["policy", shown(FlowPolicy.self)], ["acknowledgement", shown(Acknowledgement.self)],
         ["ownership", shown(Ownership.self)],
+        ["algorithm", shown(ContentDigest.Algorithm.self)],
         ["change", shown(BlobChange.Kind.self)], ["want", shown(BlobSituation.Want.self)],
       ])
   }
@@ -145,6 +146,7 @@ private struct TableWalker {
       ("sequential subscribers of a window", WireLimit.subscriptions),
       ("changes in a message", WireLimit.pageChanges),
       ("parties in an answer to why", WireLimit.parties),
+      ("bytes of a digest", WireLimit.digest),
       ("highest position", ExtentPlan.positionLimit),
     ]
     #expect(page.rows(under: "Limits") == limits.map { [$0.0, "\($0.1)"] })

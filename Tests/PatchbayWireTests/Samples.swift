@@ -88,7 +88,11 @@ enum Golden {
       .createWith(
         fullCreate,
         CreateTerms(
-          ownership: .ownerless, idleLimit: .seconds(60), resumes: true, compression: .lz4))),
+          ownership: .ownerless, idleLimit: .seconds(60), resumes: true, compression: .lz4,
+          digest: DigestWish(expecting: digest)))),
+    Sample(
+      "createWith, any digest", 34,
+      .createWith(CreateRequest(key: key), .plain(digest: DigestWish(.sha512)))),
     Sample("join", 28, .join(JoinRequest(key: key, generation: nil))),
     Sample(
       "join, one generation", 29,
@@ -297,6 +301,11 @@ enum Golden {
     info.labels = [BlobInfo.Label(name: "unit", value: "m")]
     info.lastRead = WallTime(rawValue: 1_700_000_000_000_000_003)
     info.isCache = true
+    info.digest = digest
+  }
+
+  private static let digest = right { () throws(PatchbayError) in
+    try ContentDigest(.sha256, Array(0..<32))
   }
 
   private static let failedInfo = info(state: .failed, byteCount: nil) { info in
@@ -399,7 +408,7 @@ enum Extreme {
         create,
         CreateTerms(
           ownership: .ownerless, idleLimit: .nanoseconds(Int64.max), resumes: true,
-          compression: .lz4))),
+          compression: .lz4, digest: DigestWish(expecting: digest)))),
     Sample("join", .max, .join(JoinRequest(key: longKey, generation: highest.generation))),
     Sample("claim", .max, .claim(ClaimRequest(blob: highest, range: top..<top))),
     Sample("release", .max, .release(ReleaseRequest(blob: highest, claim: .max))),
@@ -563,7 +572,11 @@ enum Extreme {
       created: WallTime(rawValue: .min), modified: WallTime(rawValue: .max),
       lastRead: WallTime(rawValue: -1), isCache: true, isPinned: true, isImported: true,
       access: Access(uid: .max, gid: .max, mode: .max),
-      causeCode: PatchbayError.Code(rawValue: .max), cause: text(WireLimit.cause))
+      causeCode: PatchbayError.Code(rawValue: .max), cause: text(WireLimit.cause), digest: digest)
+  }
+
+  private static let digest = right { () throws(PatchbayError) in
+    try ContentDigest(.sha512, [UInt8](repeating: 0xff, count: WireLimit.digest))
   }
 
   private static var smallInfo: BlobInfo {
@@ -572,6 +585,7 @@ enum Extreme {
     small.type = ""
     small.labels = []
     small.cause = nil
+    small.digest = nil
     return small
   }
 

@@ -90,7 +90,7 @@ struct CatVerb: Verb {
   func perform() throws {
     let client = try common.connect()
     for key in keys {
-      try Failure.about(key) { try stream(key, client) }
+      try Failure.reading(key) { try stream(key, client) }
     }
   }
 

@@ -64,13 +64,15 @@ struct CreateVerb: Verb {
 
   @OptionGroup var keeping: KeepingOptions
 
+  @OptionGroup var digest: DigestOptions
+
   @Flag(help: "Takes the place of a blob that has the key; its readers finish undisturbed.")
   var replace = false
 
   @Flag(
     help: """
       Begins with what was written of a failed blob of the key, which must have had the same \
-      length and rings.
+      length and rings; with nothing if its content was not what was expected.
       """)
   var resume = false
 
@@ -92,6 +94,7 @@ struct CreateVerb: Verb {
     options.idleLimit = idle
     options.resumes = resume
     keeping.apply(to: &options)
+    digest.apply(to: &options)
     let client = try common.connect()
     let generation = try Failure.about(key) { try client.create(key, options) }
     guard common.json else { return }

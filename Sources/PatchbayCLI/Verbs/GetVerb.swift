@@ -17,12 +17,15 @@ struct GetVerb: Verb {
       With --parallel several threads copy pieces of the blob at once. That pays where reading takes \
       longer than writing: for blobs on disk above all, compressed ones most.
 
+      With --expect the file is read back before it gets its name; one with another digest is \
+      removed.
+
       Example: patchbay get models/v7 weights.bin --wait-for 1m
       Example: patchbay get models/v7 weights.bin --parallel 4
 
-      Exits with 0 complete; 64 usage; 66 no such key; 69 no broker; 74 the file cannot be \
-      written; 75 time-out; 77 --parallel with a blob that keeps its last bytes only; 79 the blob \
-      failed, or was abandoned or removed; 130 interrupted; 143 terminated.
+      Exits with 0 complete; 64 usage; 65 not the expected digest; 66 no such key; 69 no broker; 74 \
+      the file cannot be written; 75 time-out; 77 --parallel with a blob that keeps its last bytes \
+      only; 79 the blob failed, or was abandoned or removed; 130 interrupted; 143 terminated.
       """)
 
   @OptionGroup var common: CommonOptions
@@ -48,6 +51,13 @@ struct GetVerb: Verb {
     help: ArgumentHelp("Copies with so many threads, 1 to 64.", valueName: "count"))
   var parallel = 1
 
+  @Option(
+    help: ArgumentHelp(
+      "Makes the file only if what it holds has this digest: sha256:HEX, sha384:HEX or sha512:HEX.",
+      valueName: "digest"),
+    transform: Typed.digest)
+  var expect: ContentDigest?
+
   @OptionGroup var reading: ReadingOptions
 
   static let parallelLimit = 64
@@ -56,6 +66,10 @@ struct GetVerb: Verb {
     guard (1...Self.parallelLimit).contains(parallel) else {
       throw ValidationError("--parallel takes 1 to \(Self.parallelLimit) threads.")
     }
+    guard file != "-" || expect == nil else {
+      throw ValidationError(
+        "What has gone to standard output cannot be taken back; --expect needs a FILE.")
+    }
     if parallel > 1, file == "-" {
       throw ValidationError("Standard output takes the bytes in order; leave --parallel out.")
     }
@@ -63,7 +77,7 @@ struct GetVerb: Verb {
 
   func perform() throws {
     let client = try common.connect()
-    try Failure.about(key) {
+    try Failure.reading(key) {
       let subscriber = try reading.open(key, client)
       let started = ContinuousClock.now
       let standing = try Standing(of: subscriber)
@@ -71,8 +85,12 @@ struct GetVerb: Verb {
         file == "-"
         ? try copyToStandardOutput(subscriber)
         : try PartialFile.fill(file) { (file) throws(PatchbayError) in
-          try parallel > 1
+          if expect != nil { try FileDigest.checkKind(of: file, name: self.file) }
+          let byteCount =
+            try parallel > 1
             ? copyInParallel(subscriber, to: file.rawValue) : copy(subscriber, to: file.rawValue)
+          if let expect { try FileDigest.check(file, is: expect, name: self.file) }
+          return byteCount
         }
       try report(subscriber, standing, byteCount, ContinuousClock.now - started)
     }

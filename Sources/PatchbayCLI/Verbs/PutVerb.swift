@@ -30,12 +30,17 @@ struct PutVerb: Verb {
       publishing goes on.
 
       Example: patchbay put models/v7 weights.bin --type application/octet-stream
+      With --expect the blob is sealed only if its content has that digest; otherwise it has failed, \
+      and nobody new gets it. Readers that have it open already get its bytes as they come, before \
+      anybody can know, and at the end the failure instead of the end.
+
       Example: patchbay put models/v8 weights.bin --ack durable --compress lz4
       Example: patchbay put build/log -- make -k all
 
-      Exits with 0 sealed; 64 usage; 65 not the announced length; 69 no broker; 73 the key \
-      exists; 74 the input cannot be read, or the command not be started; 75 no answer in time; 77 no \
-      spool for --ack or --compress; 79 the command did not exit with 0; 81 no space; 130 interrupted; 143 terminated.
+      Exits with 0 sealed; 64 usage; 65 not the announced length or the expected digest; 69 no \
+      broker; 73 the key exists; 74 the input cannot be read, or the command not be started; 75 no \
+      answer in time; 77 no spool for --ack or --compress; 79 the command did not exit with 0; 81 no \
+      space; 130 interrupted; 143 terminated.
       """)
 
   @OptionGroup var common: CommonOptions
@@ -103,6 +108,8 @@ struct PutVerb: Verb {
 
   @OptionGroup var flow: FlowOptions
 
+  @OptionGroup var digest: DigestOptions
+
   @Flag(help: "Takes the place of a blob that has the key; its readers finish undisturbed.")
   var replace = false
 
@@ -117,6 +124,10 @@ struct PutVerb: Verb {
     if shuffle != nil, flow.isWindow || flow.lines {
       throw ValidationError(
         "--shuffle writes out of order; leave --lines and policies that keep the last bytes out.")
+    }
+    if flow.isWindow, digest.isWished {
+      throw ValidationError(
+        "--expect and --digest need all bytes; leave policies that keep the last bytes out.")
     }
     if block != nil, shuffle == nil {
       throw ValidationError("--block is the block size of --shuffle; give both.")
@@ -216,6 +227,7 @@ struct PutVerb: Verb {
     }
     flow.apply(to: &options)
     keeping.apply(to: &options)
+    digest.apply(to: &options)
     return options
   }
 
@@ -227,7 +239,7 @@ struct PutVerb: Verb {
       } else {
         try transfer.appendAll()
       }
-      try publisher.seal(deadline: keeping.ack == .visible ? .standard : .never)
+      try publisher.seal(deadline: keeping.ack == .visible ? digest.sealDeadline : .never)
       transfer.progress.finish(transfer.byteCount, of: publisher.byteCount)
     } catch {
       transfer.progress.clear()

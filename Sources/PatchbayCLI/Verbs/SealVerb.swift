@@ -44,7 +44,7 @@ struct SealVerb: Verb {
       return
     }
     do {
-      // As long as the disk takes, of a blob that is to outlive its broker.
+      // As long as the broker has to hash what was written, and the disk to take it.
       try publisher.seal(deadline: .never)
     } catch {
       try? publisher.leave(deadline: .after(.seconds(3)))

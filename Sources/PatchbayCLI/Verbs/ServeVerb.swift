@@ -107,6 +107,8 @@ struct ServeVerb: Verb {
   func perform() throws {
     // A log reader that goes away must not take the broker with it.
     _ = signal(SIGPIPE, SIG_IGN)
+    // A file that may not grow any more is an error of one blob, not the broker's end.
+    _ = signal(SIGXFSZ, SIG_IGN)
     let isQuiet = common.quiet
     LoggingSystem.bootstrap { label in
       var handler = StreamLogHandler.standardError(label: label)

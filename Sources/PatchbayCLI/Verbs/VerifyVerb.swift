@@ -4,6 +4,7 @@
 import ArgumentParser
 import Glibc
 import Patchbay
+import PatchbayDigest
 import PatchbaySpool
 import PatchbaySystem
 
@@ -13,7 +14,8 @@ struct VerifyVerb: Verb {
     abstract: "Checks the containers of a spool, also without a broker.",
     discussion: """
       Reads every byte of every container (a file that ends in .part or .blob) and compares it with \
-      its checksums. Changes nothing, asks no broker, and may run beside one. Symbolic links are not \
+      its checksums, and all bytes of a sealed blob with its digest, where one was asked for when it \
+      was created. Changes nothing, asks no broker, and may run beside one. Symbolic links are not \
       followed. A file is sound (all bytes of its blob are there), incomplete (what is there is \
       sound), damaged (the reasons stand below it), or unreadable (no whole header, or it cannot be \
       opened).
@@ -21,7 +23,8 @@ struct VerifyVerb: Verb {
       With --json, one object for each file: file, verdict (sound, incomplete, damaged, unreadable, \
       leftAlone: a file of the directory that is no container), key, generation, length, sealed, \
       compression, segments, presentSegments, missingSegments, damagedSegments, verifiedBytes, \
-      fileBytes (holes included), diskBytes, missing (the first few segments), damage (the first \
+      fileBytes (holes included), diskBytes, digest, digestMatches (null where not all bytes are \
+      there), missing (the first few segments), damage (the first \
       few: segment or null, and what). What is not known is null.
 
       Example: patchbay verify --spool /var/spool/patchbay
@@ -121,7 +124,7 @@ private struct ContainerCheck {
           "\(path) is a symbolic link, which is not followed. Give the file that it points to.",
           systemErrno: ELOOP))
     }
-    if case .report(let report) = finding { doneByteCount += report.fileByteCount }
+    if case .report(let report, _) = finding { doneByteCount += report.fileByteCount }
     try note(VerifiedContainer(path: path, finding: finding))
   }
 
@@ -131,26 +134,39 @@ private struct ContainerCheck {
     in directory: borrowing Descriptor, _ name: String
   ) -> VerifiedContainer.Finding {
     do throws(PatchbayError) {
-      var report = try scan(in: directory, name)
-      for _ in 0..<Self.lookLimit - 1 where !report.isSound {
+      var found = try scan(in: directory, name)
+      for _ in 0..<Self.lookLimit - 1 where !found.isSound {
         let next = try scan(in: directory, name)
-        if next == report { break }
-        report = next
+        if next == found { break }
+        found = next
       }
-      return .report(report)
+      return .report(found.report, found.digest)
     } catch { return .refused(error) }
   }
 
   private static let lookLimit = 3
 
+  /// What one look at a file has found.
+  private struct Look: Equatable {
+    let report: ContainerReport
+    let digest: VerifiedDigest?
+    var isSound: Bool { report.isSound && digest?.matches != false }
+  }
+
   private mutating func scan(
     in directory: borrowing Descriptor, _ name: String
-  ) throws(PatchbayError) -> ContainerReport {
+  ) throws(PatchbayError) -> Look {
     let before = doneByteCount
     let total = totalByteCount
-    return try ContainerScan.scan(in: directory, name: name) { done in
+    var state: DigestState?
+    let report = try ContainerScan.scan(in: directory, name: name) { header, bytes in
+      guard let recorded = VerifiedDigest.recorded(in: header) else { return }
+      if state == nil { state = DigestState(recorded.algorithm) }
+      state?.update(bytes[...])
+    } onProgress: { done in
       progress.update(before + done, of: total)
     }
+    return Look(report: report, digest: VerifiedDigest(report, state))
   }
 
   private mutating func note(_ file: VerifiedContainer) throws {

@@ -38,7 +38,7 @@ struct WaitVerb: Verb {
   func perform() throws {
     let client = try common.connect()
     let deadline = timeout.map(Deadline.after) ?? .never
-    try Failure.about(key) {
+    try Failure.reading(key) {
       let subscriber = try client.open(key, waitUntil: deadline)
       if condition == .sealed { try subscriber.waitUntilSealed(deadline: deadline) }
       guard common.json else { return }

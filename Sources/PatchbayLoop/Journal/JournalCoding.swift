@@ -48,7 +48,7 @@ enum JournalCoding {
     4 * 8 + 2 * 4 + (4 + BlobKey.byteLimit) + (4 + WireLimit.type)
     + (4 + WireLimit.labelCount * 2 * (4 + WireLimit.labelPart))
     + (4 + extentLimit * extentByteCount) + (1 + 4 + Frame.inlineByteLimit)
-    + (2 + 1 + 4 + WireLimit.cause) + (1 + 8)
+    + (2 + 1 + 4 + WireLimit.cause) + (1 + 8) + 2 * (1 + 4 + WireLimit.digest)
 
   static func record(_ blob: JournaledBlob) -> pb_journal_record {
     let info = blob.record.info
@@ -125,6 +125,8 @@ enum JournalCoding {
     if let cause = info.cause { writer.put(cause.cut(toUTF8Count: WireLimit.cause)) }
     writer.put(blob.record.ownership.rawValue)
     writer.put(blob.record.idleLimit?.wholeNanoseconds ?? 0)
+    writer.put(blob.record.digest)
+    writer.put(info.digest)
     return writer.bytes
   }
 
@@ -155,6 +157,8 @@ enum JournalCoding {
       try reader.takeFlag() ? reader.takeText(atMost: WireLimit.cause, "a cause") : nil
     let ownership: Ownership = try reader.takeCase("an ownership")
     let idleLimit = try reader.take(Int64.self)
+    let wish = try reader.takeDigestWish()
+    let digest = try reader.takeDigest()
     try reader.finish()
     let info = BlobInfo(
       key: key, generation: Generation(rawValue: record.identity),
@@ -169,14 +173,16 @@ enum JournalCoding {
       isCache: record.flags & flagCache != 0, isPinned: record.flags & flagPinned != 0,
       isImported: record.flags & flagImported != 0,
       access: Access(uid: record.uid, gid: record.gid, mode: mode),
-      causeCode: causeCode == 0 ? nil : PatchbayError.Code(rawValue: causeCode), cause: cause)
+      causeCode: causeCode == 0 ? nil : PatchbayError.Code(rawValue: causeCode), cause: cause,
+      digest: digest)
     return JournaledBlob(
       record: BlobRecord(
         info: info, epoch: record.epoch,
         plan: try ExtentPlan(first: Int(record.first_extent), limit: Int(record.extent_limit)),
         segment: Int(record.segment), extents: extents, inlineBytes: inlineBytes,
         ownership: ownership, idleLimit: idleLimit > 0 ? .nanoseconds(idleLimit) : nil,
-        token: Token(high: record.token.0, low: record.token.1), request: record.request),
+        digest: wish, token: Token(high: record.token.0, low: record.token.1),
+        request: record.request),
       inodes: inodes)
   }
 
