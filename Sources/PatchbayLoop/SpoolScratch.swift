@@ -36,7 +36,7 @@ extension Spool {
   static let scratchSuffix = ".scratch"
 
   private func scratchName(_ generation: Generation, _ index: Int) -> String {
-    "\(ObjectName.prefix(instance: instance))\(ObjectName.hex(generation.rawValue))-\(index)\(Self.scratchSuffix)"
+    "\(stem(generation))-\(index)\(Self.scratchSuffix)"
   }
 
   /// A descriptor for a reader.

@@ -17,7 +17,7 @@ struct SimulatedModel {
   private(set) var owed: [RequestID: Request] = [:]
   private(set) var live: Set<SessionID> = []
   private var peers: [SessionID: Peer] = [:]
-  private(set) var rings: [RingID: SimulatedRing] = [:]
+  var rings: [RingID: SimulatedRing] = [:]
   private(set) var pendingBoards: Set<UInt32> = []
   private(set) var records: [Generation: BlobRecord] = [:]
   private(set) var extentOwners: [RingID: Generation] = [:]
@@ -29,7 +29,7 @@ struct SimulatedModel {
   private var writing: SimulatedClaims
   /// Keys that were to be resumed by a session that has ended; an ownerless blob is born after it.
   private var orphanedResumes: Set<BlobKey> = []
-  private var now: Int64 = 0
+  var now: Int64 = 0
   private var readers: [Generation: [SessionID: [UInt64]]] = [:]
   private var subscriptions: [Generation: [SessionID: Set<Int>]] = [:]
   private var heldTooLong: [Generation: Set<UInt32>] = [:]
@@ -41,13 +41,13 @@ struct SimulatedModel {
   private var storage = SimulatedStorage()
   private(set) var digests = SimulatedDigests()
   /// Extents on their way to disk, those that have arrived, and whose containers are there.
-  private var spilling: [Generation: Int] = [:]
-  private var spooled: [Generation: Set<Int>] = [:]
+  var spilling: [Generation: Int] = [:]
+  var spooled: [Generation: Set<Int>] = [:]
   private var containers: Set<Generation> = []
-  private var scratches: [Generation: Set<Int>] = [:]
+  var scratches: [Generation: Set<Int>] = [:]
   /// Rings that are being filled, and from which scratch file.
-  private var restoring: [RingID: RestoreOrder] = [:]
-  private var adopting: [CopyID: AdoptOrder] = [:]
+  var restoring: [RingID: RestoreOrder] = [:]
+  var adopting: [CopyID: AdoptOrder] = [:]
   private(set) var imports: SimulatedImports
   private(set) var violation: String?
 
@@ -56,7 +56,7 @@ struct SimulatedModel {
     imports = SimulatedImports(limit: importLimit)
   }
 
-  private mutating func demand(_ holds: Bool, _ claim: @autoclosure () -> String) {
+  mutating func demand(_ holds: Bool, _ claim: @autoclosure () -> String) {
     if !holds, violation == nil { violation = claim() }
   }
 
@@ -139,38 +139,6 @@ struct SimulatedModel {
     for generation in readers.keys { readers[generation]?[session] = nil }
     for generation in subscriptions.keys { subscriptions[generation]?[session] = nil }
     writing.hungUp(session)
-  }
-
-  private mutating func spilled(_ generation: Generation, _ result: SpillResult) {
-    guard let index = spilling.removeValue(forKey: generation) else { return }
-    switch result {
-    case .done: spooled[generation, default: []].insert(index)
-    case .partial: scratches[generation, default: []].insert(index)
-    case .empty, .incomplete, .failed: break
-    }
-  }
-
-  private mutating func adopted(_ copy: CopyID, _ result: Result<Adoption, PatchbayError>) {
-    guard let order = adopting.removeValue(forKey: copy), case .success(let adoption) = result
-    else {
-      return
-    }
-    spooled[order.target] = (spooled[order.source] ?? []).union(adoption.whole)
-    scratches[order.target] = Set(order.scratch).union(adoption.scratch.keys)
-  }
-
-  /// What came back is the extent's ring from now on.
-  private mutating func restored(_ ring: RingID, _ error: PatchbayError?) {
-    demand(restoring.removeValue(forKey: ring) != nil, "\(ring) came back unasked")
-  }
-
-  private mutating func gaveBack(_ session: SessionID, _ request: GiveBackRequest) {
-    for (ring, known) in rings where known.holders[session] == .writer {
-      guard extentOwners[ring] == request.blob.generation, known.index == request.index else {
-        continue
-      }
-      rings[ring]?.holders[session] = .reader
-    }
   }
 
   private mutating func quiesced(_ session: SessionID, _ generation: Generation) {
@@ -709,7 +677,7 @@ struct SimulatedModel {
   }
 
   /// What exists for a session, as each of its watchers that has been told all must know it.
-  private func known(to session: SessionID) -> SimulatedWatches.View {
+  func known(to session: SessionID) -> SimulatedWatches.View {
     SimulatedWatches.View(
       uniqueKeysWithValues: records.values.filter { mayRead(session, $0.info.generation) }.map {
         ($0.info.key, SimulatedWatches.Known(generation: $0.info.generation, state: $0.info.state))
