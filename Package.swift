@@ -83,7 +83,8 @@ let package = Package(
     // Level 3: the loop that runs the ledger; the client library.
     room(
       "PatchbayLoop", "PatchbayLedger", "PatchbaySpool", "PatchbayRing", "PatchbayWire",
-      "PatchbayLayout", "PatchbayDigest", "PatchbaySystem", "CPatchbayLayout", "CPatchbaySystem", "PatchbayTypes",
+      "PatchbayLayout", "PatchbayDigest", "PatchbaySystem", "CPatchbayLayout", "CPatchbaySystem",
+      "PatchbayTypes",
       logging),
     room(
       "Patchbay", "PatchbaySpool", "PatchbayRing", "PatchbayLayout", "PatchbayWire",
@@ -92,7 +93,8 @@ let package = Package(
     room("PatchbayBroker", "PatchbayLoop", "Patchbay", "PatchbaySystem", "PatchbayTypes", logging),
     program(
       "PatchbayCLI", "PatchbayBroker", "Patchbay", "PatchbaySpool", "PatchbayWire",
-      "PatchbayDigest", "PatchbaySystem", "CPatchbaySystem", "PatchbayText", "CLZ4", arguments, logging),
+      "PatchbayDigest", "PatchbaySystem", "CPatchbaySystem", "PatchbayText", "CLZ4", arguments,
+      logging),
     program(
       "PatchbayLoad", "PatchbayBroker", "Patchbay", "PatchbaySystem", "PatchbayText", "CFloor",
       "PatchbayTypes", arguments, histogram, logging),
@@ -124,7 +126,8 @@ let package = Package(
       "PatchbayLedgerTests", "PatchbayLedger", "PatchbayWire", "PatchbayLayout", "PatchbayTypes"),
     tests(
       "PatchbayLoopTests", "PatchbayBroker", "PatchbayLoop", "PatchbayLedger", "PatchbayRing",
-      "PatchbayDigest", "PatchbaySpool", "PatchbayWire", "PatchbayLayout", "PatchbaySystem", "CPatchbayLayout",
+      "PatchbayDigest", "PatchbaySpool", "PatchbayWire", "PatchbayLayout", "PatchbaySystem",
+      "CPatchbayLayout",
       "PatchbayTypes", "PatchbayTestSupport", logging),
     tests(
       "PatchbayCLITests", "PatchbayCLI", "PatchbayDigest", "PatchbaySpool", "PatchbaySystem",
