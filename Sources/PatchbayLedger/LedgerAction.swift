@@ -37,6 +37,8 @@ package enum LedgerAction: Sendable, Hashable {
   /// Copies what stands in memory of a blob to disk and makes its container the one of a complete blob;
   /// answered by `persisted`.
   case persist(PersistOrder)
+  /// From now on a broker finds the blob pinned, or not, when it starts.
+  case markContainer(Generation, isPinned: Bool)
   /// From now on no broker finds the container when it starts.
   case withdrawContainer(Generation)
   /// Takes a blob's container away, and its scratch files.

@@ -25,6 +25,7 @@ package struct StoredBlob: Sendable, Hashable {
   package var modified: WallTime
   /// Bytes of disk that the container takes.
   package var containerByteCount: Int
+  package var isPinned = false
 
   package init(
     request: CreateRequest, generation: Generation, access: Access, plan: ExtentPlan,
@@ -160,6 +161,7 @@ extension Ledger {
     blobs[generation]?.pendingSeal = nil
     if case .done = result {
       blobs[generation]?.isPersisted = blob.isNamed
+      if blob.isPinned { markContainer(of: generation) }
       containerHasScratch(generation, below: pending.byteCount)
     }
     finishSeal(generation, pending)
@@ -199,6 +201,12 @@ extension Ledger {
       return
     }
     actions.append(.withdrawContainer(generation))
+  }
+
+  /// The next broker finds a complete blob as it is: pinned or not.
+  mutating func markContainer(of generation: Generation) {
+    guard let blob = blobs[generation], blob.isPersisted else { return }
+    actions.append(.markContainer(generation, isPinned: blob.isPinned))
   }
 
   /// What stood in scratch files below a blob's end stands in its container, too.
@@ -246,6 +254,7 @@ extension Ledger {
     blob.isBorn = true
     blob.isPersisted = true
     blob.hasContainer = true
+    blob.isPinned = stored.isPinned
     blob.byteCount = stored.byteCount
     blob.digest = stored.digest
     blob.modified = stored.modified

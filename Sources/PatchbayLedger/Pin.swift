@@ -1,6 +1,6 @@
 // Pins: a blob that is pinned is not evicted, whatever is short, until it is unpinned or removed.
 // It is the blob that is kept, not its memory: its extents go to the spool as others do. What is
-// pinned counts as held, for its user's limit, too.
+// pinned counts as held, for its user's limit, too. A blob that outlives its broker stays pinned.
 
 import PatchbayTypes
 import PatchbayWire
@@ -19,6 +19,7 @@ extension Ledger {
       blobs[generation]?.isPinned = request.isPinned
       record(generation)
       updateIdle(generation)
+      markContainer(of: generation)
     }
     reply(session, number, .done)
   }

@@ -35,6 +35,7 @@ extension EventLoop {
     case .dropScratch(let generation, let index): dropScratch(generation, index)
     case .retractRing(let ring, let holders): retract(ring, heldBy: holders)
     case .persist(let order): persist(order)
+    case .markContainer(let generation, let isPinned): markContainer(generation, isPinned: isPinned)
     case .withdrawContainer(let generation): withdrawContainer(generation)
     case .removeContainer(let generation): removeContainer(generation)
     case .unlinkRing(let ring): unlink(ring, givesBack: false)

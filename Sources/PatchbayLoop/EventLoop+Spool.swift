@@ -102,6 +102,17 @@ extension EventLoop {
     finish(.persisted(order.blob.generation, .failed(busy, containerByteCount: nil)))
   }
 
+  func markContainer(_ generation: Generation, isPinned: Bool) {
+    do throws(PatchbayError) {
+      try spool?.mark(generation, isPinned: isPinned)
+    } catch {
+      let word = isPinned ? "unpinned" : "pinned"
+      refusals.warn(
+        "The container of generation \(generation) kept its name, and the next broker will find the "
+          + "blob \(word): \(error.message)")
+    }
+  }
+
   /// Done here and now: whoever is told afterwards that the blob is gone can rely on it.
   func withdrawContainer(_ generation: Generation) {
     do throws(PatchbayError) {

@@ -128,6 +128,18 @@ extension Spool {
     names.withLock { _ = $0.barred.remove(generation) }
   }
 
+  /// Whether a broker finds the blob pinned is part of its name, for a name changes in one step.
+  func mark(_ generation: Generation, isPinned: Bool) throws(PatchbayError) {
+    try names.withLock { (names) throws(PatchbayError) in
+      guard let old = names.complete[generation] else { return }
+      let suffix = isPinned ? SpoolStart.pinnedSuffix : SpoolStart.completeSuffix
+      let new = old.prefix { $0 != "." } + suffix
+      guard new != old else { return }
+      try DiskFile.rename(in: directory, from: old, to: String(new))
+      names.complete[generation] = String(new)
+    }
+  }
+
   /// No broker finds the container from now on, also if it is just being completed; readers that have it
   /// open do not mind.
   func withdraw(_ generation: Generation) throws(PatchbayError) {

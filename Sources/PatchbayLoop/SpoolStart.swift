@@ -34,6 +34,7 @@ struct SpoolStart: ~Copyable {
   /// Of names that are not ours, so many are listed.
   private static let listLimit = 8
   static let completeSuffix = ".blob"
+  static let pinnedSuffix = ".pinned"
   private static let partSuffix = ".part"
   private static let asideSuffix = ".quarantined"
   /// Numbers beyond it were never given out.
@@ -63,7 +64,9 @@ struct SpoolStart: ~Copyable {
     let name = entry.name
     note(name)
     if name == Spool.lockName || name.contains(Self.asideSuffix) { return }
-    guard entry.isRegular, let number = Self.generation(of: name, Self.completeSuffix) else {
+    let pinned = Self.generation(of: name, Self.pinnedSuffix)
+    guard entry.isRegular, let number = pinned ?? Self.generation(of: name, Self.completeSuffix)
+    else {
       if entry.isRegular, Self.isUnfinished(name), let previous,
         name.hasPrefix(ObjectName.prefix(instance: previous))
       {
@@ -73,7 +76,8 @@ struct SpoolStart: ~Copyable {
       return
     }
     do throws(PatchbayError) {
-      let blob = try stored(name)
+      var blob = try stored(name)
+      blob.isPinned = pinned != nil
       guard blob.generation == number, findings.names[number] == nil else {
         throw PatchbayError(
           .corrupt, "it says that it is generation \(blob.generation), which has another name.")
@@ -109,7 +113,7 @@ struct SpoolStart: ~Copyable {
   /// Whatever becomes of a file, its number is taken.
   private mutating func note(_ name: String) {
     let stem = name.firstRange(of: Self.asideSuffix).map { String(name[..<$0.lowerBound]) } ?? name
-    for suffix in [Self.completeSuffix, Self.partSuffix] {
+    for suffix in [Self.completeSuffix, Self.pinnedSuffix, Self.partSuffix] {
       if let number = Self.generation(of: stem, suffix) {
         findings.last = max(findings.last, number)
       }

@@ -362,6 +362,22 @@ import Testing
     #expect(rig.ledger.inconsistency == nil)
   }
 
+  @Test func `a pin is there again with its blob`() throws {
+    var rig = rig(spool: 2 << 20)
+    var blob = try stored("a", 1, byteCount: 1 << 20) { $0.isCache = true }
+    blob.isPinned = true
+    rig.send(.found([blob], last: blob.generation))
+    let writer = rig.connect()
+    #expect(rig.info(writer, "a")?.isPinned == true)
+    let next = try begin(&rig, writer, "b")
+    _ = rig.ask(writer, .grow(GrowRequest(blob: next.blob, index: 1)))
+    #expect(seal(&rig, writer, next, Self.extent + 1)?.code == .noSpaceSpool)
+    rig.ask(writer, .pin(PinRequest(key: "a", isPinned: false)))
+    #expect(rig.trace.contains(.markContainer(blob.generation, isPinned: false)))
+    #expect(seal(&rig, writer, next, Self.extent + 1) == .done)
+    #expect(rig.info(writer, "a") == nil)
+  }
+
   @Test func `no number is given out that a file bears`() throws {
     var rig = rig()
     rig.send(.found([try stored("a", 3)], last: Generation(rawValue: 70)))

@@ -276,6 +276,7 @@ struct SimulatedModel {
       demand(posted[order.blob.generation] == .open, "persists what is not open")
       containers.insert(order.blob.generation)
     case .withdrawContainer(let generation): storage.withdrawn(generation)
+    case .markContainer(let generation, let isPinned): storage.marked(generation, isPinned)
     case .retractRing(let ring, _):
       demand(rings[ring]?.isUnlinked == false, "takes back a gone ring")
       if let generation = extentOwners[ring], isPatchwork(generation) {

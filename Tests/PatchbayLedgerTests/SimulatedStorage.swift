@@ -10,6 +10,7 @@ struct SimulatedStorage: Sendable {
   /// Blobs whose containers are being completed, and those that are complete.
   private var underWay: [Generation: Set<Int>] = [:]
   private(set) var complete: Set<Generation> = []
+  private var pinned: Set<Generation> = []
   /// Those that are not to become complete any more.
   private var barred: Set<Generation> = []
 
@@ -40,6 +41,10 @@ struct SimulatedStorage: Sendable {
     return indices
   }
 
+  mutating func marked(_ generation: Generation, _ isPinned: Bool) {
+    if isPinned { pinned.insert(generation) } else { pinned.remove(generation) }
+  }
+
   mutating func withdrawn(_ generation: Generation) {
     complete.remove(generation)
     if underWay[generation] != nil { barred.insert(generation) }
@@ -61,6 +66,9 @@ struct SimulatedStorage: Sendable {
     for (generation, record) in records
     where record.info.state == .sealed && record.info.acknowledgement != .visible {
       if !complete.contains(generation) { return "no broker would find \(generation)" }
+      if pinned.contains(generation) != record.info.isPinned {
+        return "a broker would not know whether \(generation) is pinned"
+      }
     }
     return nil
   }

@@ -60,6 +60,8 @@ import Testing
       #expect(try second.run(["cat", key]).bytes == [1, 2, 3], "\(key)")
     }
     #expect(try second.run(["cat", "empty"]).bytes.isEmpty)
+    #expect(try second.run(["pin", "big"]).exitCode == 0)
+    #expect(names(in: spool).contains { $0.hasSuffix(".pinned") })
     let info = try second.run(["info", "big", "--json"]).output
     #expect(info.contains("\"ack\":\"durable\"") && info.contains("\"type\":\"x/y\""), "\(info)")
     #expect(
@@ -71,6 +73,10 @@ import Testing
     try second.stop()
     let third = try serve(spool)
     #expect(try third.run(["cat", "small"]).bytes == bytes)
+    #expect(try third.run(["info", "big", "--json"]).output.contains("\"pinned\":true"))
+    #expect(try third.run(["cat", "big"]).bytes == bytes)
+    #expect(try third.run(["unpin", "big"]).exitCode == 0)
+    #expect(!names(in: spool).contains { $0.hasSuffix(".pinned") })
     #expect(try third.run(["rm", "big", "small", "empty", "own", "shuffled"]).exitCode == 0)
     try third.stop()
     #expect(names(in: spool) == ["broker.lock"])
