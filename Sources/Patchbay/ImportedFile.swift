@@ -3,7 +3,7 @@
 // believed only if the file had the stamp of the import after the read. A file's clock is moved
 // before its bytes are changed, so whoever got a new byte finds a new stamp; unless the clock goes
 // in ticks and both fell into one, or the bytes were changed by stores into a mapping that was
-// writable before.
+// writable before. A tmpfs moves its clock after a hole was punched, and not for stores into a mapping.
 
 import PatchbaySystem
 import PatchbayTypes

@@ -528,6 +528,12 @@ extension Publisher {
       let range = try checkedRange(at: state.end, wanted)
       if let windowWriter { return lendInWindow(windowWriter, range, &state) }
       guard let extent = handle.mappedExtent(at: range.lowerBound) else {
+        guard !handle.isFull(handle.plan.index(of: range.lowerBound)) else {
+          throw PatchbayError(
+            .rangeOverlap,
+            "\(range.count) bytes at \(range.lowerBound) of the blob \(key) were to be lent, and are "
+              + "covered already. Write what is missing.", resumePosition: range.lowerBound)
+        }
         return .needsExtents(range.lowerBound..<range.lowerBound + 1)
       }
       let lent = range.clamped(to: extent.range)

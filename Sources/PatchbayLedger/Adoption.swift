@@ -50,13 +50,22 @@ extension Ledger {
     _ terms: CreateTerms, _ plan: ExtentPlan
   ) throws(PatchbayError) {
     guard let spool = limits.spool else { return }
+    // Its files become the new blob's, and whoever has them open sees what is written into them.
+    guard request.mode == source.origin.access.mode,
+      sessions[session]?.peer.gid == source.origin.access.gid
+    else {
+      throw .notResumable(
+        source,
+        "it is of \(source.origin.access.shown), and some of it stands on disk, where its files are "
+          + "taken over")
+    }
     let reserve = source.extents.reduce(0) { sum, extent in
       sum + self.reserve(range(of: extent, source), of: extent, source)
     }
     hold(source.origin.generation, true)
     do throws(PatchbayError) {
       _ = try makeRoomForBlob([], session, request)
-      try makeRoomOnDisk(reserve, for: source, spool)
+      try makeRoomOnDisk(source.spoolByteCount + reserve, for: source, spool)
     } catch {
       hold(source.origin.generation, false)
       throw error

@@ -125,7 +125,7 @@ extension Ledger {
         order.extents.append(extent)
       } else if blob.spooled.contains(index) {
         order.spooled.append(index)
-      } else if let record = blob.patchwork.scratchRecords.first(where: { $0.index == index }) {
+      } else if let record = blob.patchwork.scratch[index] {
         order.scratch.append(record)
       } else {
         break

@@ -42,6 +42,11 @@ package struct ScratchRecord: Sendable, Hashable {
   }
 }
 
+extension ScratchRecord {
+  /// Whether all of the extent is covered.
+  package var isFull: Bool { standing.coveredByteCount == dataByteCount }
+}
+
 /// What of a blob is not in memory.
 package struct ExtentsOnDisk: Sendable, Hashable {
   package var generation: Generation
@@ -144,10 +149,11 @@ extension Ledger {
     guard let phase = sessions[asker.session]?.phase, phase != .ghost,
       blobs[generation]?.isPatchwork == true
     else { return }
-    // Granted twice, it is the first grant that tells whether the session has it.
-    let first = blobs[generation]?.patchwork.holders[index]?[asker.session]
+    // Granted twice, one grant that does not arrive says nothing: no request has the number 0.
+    let isFirst = blobs[generation]?.patchwork.holders[index]?[asker.session] == nil
     blobs[generation]?.patchwork.holders[index, default: [:]][asker.session] =
-      first ?? asker.number
+      isFirst ? asker.number : 0
+    if blobs[generation]?.spillingIndex == index { blobs[generation]?.isSpillOutdated = true }
   }
 
   /// A publisher will not write into an extent before it is granted again.
@@ -203,9 +209,10 @@ extension Ledger {
     _ index: Int, _ generation: Generation, _ standing: ScratchStanding
   ) {
     guard let blob = blobs[generation], let extent = blob.extent(at: index),
-      blob.state.isLive, blob.mayLeaveMemory, !blob.patchwork.isHeld(index)
+      blob.state.isLive, blob.mayLeaveMemory, !blob.patchwork.isHeld(index), !blob.isSpillOutdated
     else {
-      // Somebody writes there again, or its blob has ended: it is copied again, later.
+      // Somebody writes there again, or has since it was copied, or its blob has ended: it is copied
+      // again, later.
       actions.append(.dropScratch(generation, index: index))
       return
     }
@@ -220,7 +227,7 @@ extension Ledger {
   /// Nothing is covered in it, and nobody has it: as if it had never been asked for.
   mutating func foundEmpty(_ index: Int, _ generation: Generation) {
     guard let blob = blobs[generation], blob.state.isLive, blob.mayLeaveMemory,
-      !blob.patchwork.isHeld(index)
+      !blob.patchwork.isHeld(index), !blob.isSpillOutdated
     else { return }
     vacate(index, generation)
   }

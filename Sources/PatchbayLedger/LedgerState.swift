@@ -120,6 +120,8 @@ struct Blob: Sendable {
   var spillingIndex: Int?
   /// Bytes of disk that were set aside for it.
   var spillReserve = 0
+  /// Whether the extent that is on its way was granted for writing meanwhile.
+  var isSpillOutdated = false
   /// Who has which extent for writing, and what stands in scratch files.
   var patchwork = Patchwork()
   /// From here on nothing was complete when it was last tried.

@@ -127,13 +127,13 @@ extension Ledger {
     guard let blob = blobs[generation], let reserve = blob.persistReserve else { return }
     blobs[generation]?.persistReserve = nil
     switch result {
-    case .done(let byteCount): setDisk(generation, byteCount + blob.patchwork.scratchByteCount)
+    case .done(let byteCount): setDisk(generation, byteCount + blob.besidesContainer)
     case .failed(_, let byteCount):
       setDisk(
         generation,
-        byteCount.map { $0 + blob.patchwork.scratchByteCount } ?? blob.spoolByteCount - reserve)
+        byteCount.map { $0 + blob.besidesContainer } ?? blob.spoolByteCount - reserve)
     case .lost(let error):
-      setDisk(generation, blob.patchwork.scratchByteCount)
+      setDisk(generation, blob.besidesContainer)
       if !blob.spooled.isEmpty, blob.state.isLive {
         failBlob(
           generation, .inputOutput, "its bytes on disk were lost: \(error.message)",
@@ -277,6 +277,11 @@ extension BlobOrigin {
 }
 
 extension Blob {
+  /// Bytes of disk that it takes, or may take in a moment, beside its container's.
+  fileprivate var besidesContainer: Int {
+    patchwork.scratchByteCount + (spillingIndex == nil ? 0 : spillReserve)
+  }
+
   /// Whether it leaves by removal only.
   var isKept: Bool { state == .sealed && origin.outlivesBroker && !origin.request.isCache }
 }

@@ -107,6 +107,13 @@ extension PatchbayError {
         + "\(state). Remove it first, or ask to replace it.")
   }
 
+  static func stillWritten(_ blob: Blob) -> PatchbayError {
+    PatchbayError(
+      .limitReached,
+      "The blob \(blob.key) cannot be taken over at this moment: some of it is on its way to disk. Try "
+        + "again.")
+  }
+
   static func beingSealed(_ blob: Blob) -> PatchbayError {
     PatchbayError(
       .closed,

@@ -57,6 +57,9 @@ extension Ledger {
   ) throws(PatchbayError) {
     let before = source.origin
     guard sessions[session]?.peer.uid == before.access.uid else { throw .foreignBlob(source) }
+    // What is spilled is a step of the one worker, which takes over afterwards; a container that is being
+    // completed has several steps.
+    guard source.persistReserve == nil else { throw .stillWritten(source) }
     guard request.byteCount == before.request.byteCount else {
       throw .otherLength(source, request.byteCount)
     }

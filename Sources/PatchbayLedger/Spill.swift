@@ -228,6 +228,7 @@ extension Ledger {
     guard blobs[generation] != nil else { return true }
     blobs[generation]?.spillingIndex = extent.index
     blobs[generation]?.spillReserve = reserve
+    blobs[generation]?.isSpillOutdated = false
     blobs[generation]?.hasContainer = true
     setDisk(generation, blob.spoolByteCount + reserve)
     spilling.underWay += 1

@@ -297,7 +297,7 @@ extension EventLoop {
   ) {
     let placed = PlacedBlob(
       plan: plan, extents: place(extents), spooled: onDisk.whole,
-      scratch: openScratches(onDisk, upTo: byteCount))
+      scratch: openScratches(onDisk, plan, upTo: byteCount))
     let look: @Sendable () -> WorkResult = {
       .coverage(
         inspection, RingLook.coverage(placed, isWindow: isWindow, byteCount: byteCount))

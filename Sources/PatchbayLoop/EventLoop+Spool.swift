@@ -13,7 +13,8 @@ extension EventLoop {
     let place = rings[order.extent.ring]
     guard let spool else { return }
     let isTaken = spooler.submit { .spilled(order.generation, spool.spill(order, from: place)) }
-    if !isTaken { finish(.spilled(order.generation, .incomplete)) }
+    // Not at once again: the thread is in a long job.
+    if !isTaken { finish(.spilled(order.generation, .failed(busy, containerByteCount: nil))) }
   }
 
   func restore(_ order: RestoreOrder) {
@@ -32,11 +33,9 @@ extension EventLoop {
 
   func dropScratch(_ generation: Generation, _ index: Int) {
     guard let spool else { return }
-    // With a full queue it goes with its blob.
-    _ = spooler.submit {
-      spool.removeScratch(generation, index)
-      return .containersRemoved
-    }
+    spool.drops(generation, index)
+    // With a full queue the next job does it.
+    _ = spooler.submit { spool.removeLeaving() }
   }
 
   func openScratch(_ generation: Generation, _ index: Int) throws(PatchbayError) -> Descriptor {
@@ -45,11 +44,14 @@ extension EventLoop {
   }
 
   /// Scratch files to look into. What cannot be opened is looked for in vain.
-  func openScratches(_ onDisk: ExtentsOnDisk, upTo byteCount: Int) -> PlacedScratch {
+  func openScratches(
+    _ onDisk: ExtentsOnDisk, _ plan: ExtentPlan, upTo byteCount: Int
+  ) -> PlacedScratch {
     var placed = PlacedScratch(records: onDisk.scratch)
-    let last = onDisk.scratch.last?.index
-    for (place, record) in onDisk.scratch.enumerated()
-    where place <= WireLimit.missing || record.index == last {
+    let last = plan.index(of: max(byteCount, 1) - 1)
+    let withGaps = onDisk.scratch.filter { !$0.isFull }.prefix(WireLimit.missing + 1)
+    let ending = onDisk.scratch.filter { $0.index == last && $0.isFull }
+    for record in Array(withGaps) + ending {
       placed.files[record.index] = Result { () throws(PatchbayError) in
         try ScratchFile(openScratch(onDisk.generation, record.index), record)
       }
@@ -80,7 +82,7 @@ extension EventLoop {
       } catch {
         let generation = order.blob.generation
         if let suspicion = spool.suspicion(of: generation) {
-          spool.leaves(generation)
+          spool.losesContainer(generation)
           return .persisted(generation, .lost(suspicion))
         }
         let byteCount = spool.takenByteCount(generation)

@@ -135,7 +135,7 @@ enum RingLook {
         missingLimit: WireLimit.missing)
     case .scratch(let record):
       guard let file = blob.scratch.files[record.index] else {
-        // The files before it have more gaps than are asked for.
+        // It is full, or the files before it have more gaps than are asked for.
         return (record.standing.coveredByteCount, [])
       }
       return try file.get().coverage(upTo: byteCount)

@@ -25,6 +25,15 @@ import Synchronization
     var withdrawn: Set<Generation> = []
   }
 
+  /// What goes with the next job.
+  private struct Leaving: Sendable {
+    /// Blobs that are gone.
+    var blobs: [Generation] = []
+    /// Containers that are lost, of blobs that are not.
+    var containers: [Generation] = []
+    var scratches: [(generation: Generation, index: Int)] = []
+  }
+
   /// A container that is open for writing.
   private struct OpenContainer {
     let writer: ContainerWriter
@@ -51,7 +60,7 @@ import Synchronization
   /// Of the worker thread, too: scratch files that are there, by the indices of their extents.
   var scratches: [Generation: Set<Int>] = [:]
   /// Of all threads: containers whose blobs are gone, or that are lost.
-  private let leaving = Mutex<[Generation]>([])
+  private let leaving = Mutex(Leaving())
   /// One segment on its way.
   @unsafe private var buffer = unsafe UnsafeMutableRawBufferPointer(start: nil, count: 0)
 
@@ -290,10 +299,12 @@ import Synchronization
   /// Takes containers away whose blobs are gone; readers that have a descriptor keep it.
   func removeLeaving() -> WorkResult {
     let gone = leaving.withLock { leaving in
-      defer { leaving = [] }
+      defer { leaving = Leaving() }
       return leaving
     }
-    for generation in gone {
+    for (generation, index) in gone.scratches { removeScratch(generation, index) }
+    for generation in gone.containers { forget(generation) }
+    for generation in gone.blobs {
       forget(generation)
       removeScratches(of: generation)
     }
@@ -303,7 +314,17 @@ import Synchronization
   // MARK: By anybody
 
   /// A blob is gone; its container goes with the next job.
-  func leaves(_ generation: Generation) { leaving.withLock { $0.append(generation) } }
+  func leaves(_ generation: Generation) { leaving.withLock { $0.blobs.append(generation) } }
+
+  /// A container is lost; what stands in memory and in scratch files is not.
+  func losesContainer(_ generation: Generation) {
+    leaving.withLock { $0.containers.append(generation) }
+  }
+
+  /// A scratch file is of no use any more.
+  func drops(_ generation: Generation, _ index: Int) {
+    leaving.withLock { $0.scratches.append((generation, index)) }
+  }
 
   /// At the end, when the worker has stopped.
   func leave() {

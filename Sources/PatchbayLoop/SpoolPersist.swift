@@ -117,7 +117,7 @@ extension Spool {
       let name = names.complete.removeValue(forKey: generation)
       if let name { try? DiskFile.rename(in: directory, from: name, to: partName(generation)) }
     }
-    leaves(generation)
+    losesContainer(generation)
     return .lost(error)
   }
 

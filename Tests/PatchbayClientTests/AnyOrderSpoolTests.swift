@@ -5,6 +5,7 @@ import Glibc
 import PatchbayTestSupport
 import PatchbayTypes
 import Synchronization
+import PatchbayDigest
 import Testing
 
 @testable import Patchbay
@@ -346,6 +347,43 @@ final class Pieces: Sendable {
       let reader = try client.open("big")
       #expect(try reader.readFully(0..<4 << 20) == quickBytes(1, 0..<4 << 20))
       publisher.close()
+    }
+  }
+
+  @Test func `a loan where an extent is full and on disk is refused`() throws {
+    try withSpool(memory: 20 << 20) { broker, client, _ in
+      let publisher = try client.publisher("big", options)
+      for start in stride(from: 0, to: 40 << 20, by: 1 << 20) {
+        try publisher.write(quickBytes(1, start..<start + 1 << 20), at: start)
+      }
+      let said = Complaints()
+      let thread = TestThread {
+        said.hold("loan") { _ = try publisher.loan(byteCount: 10) }
+      }
+      try eventually("the loan is answered") { !said.list.isEmpty }
+      publisher.close()
+      thread.join()
+    }
+  }
+
+  @Test(arguments: [3 as UInt64, 4, 5])
+  func `a digest takes in what is in memory, in the container and in scratch files`(seed: UInt64)
+    throws
+  {
+    let whole = quickBytes(1, 0..<Self.total)
+    var state = DigestState(.sha256)
+    state.update(whole[...])
+    let right = state.digest
+    try withSpool(memory: 20 << 20) { broker, client, _ in
+      var options = BlobOptions(byteCount: Self.total, expect: right)
+      options.replaces = true
+      let publisher = try client.publisher("big", options)
+      let pieces = Pieces(of: Self.total, by: Self.piece, seed: seed)
+      while let range = pieces.next() {
+        try publisher.write(Array(whole[range]), at: range.lowerBound)
+      }
+      try publisher.seal(deadline: .after(.seconds(60)))
+      #expect(try client.info("big").digest == right)
     }
   }
 

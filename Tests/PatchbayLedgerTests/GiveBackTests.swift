@@ -312,6 +312,87 @@ import Testing
     #expect(grow(&rig, writer, blob, 1)?.extent?.index == 1)
   }
 
+  @Test(arguments: [true, false])
+  func `what may have been written since it was copied stays`(isEmpty: Bool) throws {
+    var rig = rig()
+    rig.partial = Set(0..<64)
+    rig.holdsSpills = true
+    let writer = rig.connect()
+    let blob = try begin(&rig, writer, "big")
+    var index = 1
+    while orders(rig).isEmpty {
+      visit(&rig, writer, blob, [index])
+      index += 1
+    }
+    let spilled = try need(orders(rig).first)
+    let held = try need(grow(&rig, writer, blob, spilled)?.extent)
+    giveBack(&rig, writer, blob, spilled)
+    let standing = ScratchStanding(fileByteCount: 8192, coveredByteCount: 5, frontier: 0)
+    rig.send(.spilled(blob.blob.generation, isEmpty ? .empty : .partial(standing)))
+    #expect(!isRetracted(rig, held.ringID))
+  }
+
+  @Test func `a blob is not taken over while its container is completed`() throws {
+    var rig = rig()
+    rig.partial = Set(stride(from: 0, to: 64, by: 2))
+    rig.holdsPersists = true
+    rig.holdsCopies = true
+    let (writer, other) = (rig.connect(), rig.connect(process: 101))
+    let blob = try need(
+      rig.create(writer, "kept") {
+        $0.byteCount = 60 * Self.extent
+        size(&$0)
+        $0.acknowledgement = .retained
+      })
+    visit(&rig, writer, blob, 1..<60)
+    rig.post(writer, .seal(SealRequest(blob: blob.blob, byteCount: 60 * Self.extent)))
+    rig.send(.exited(writer))
+    _ = rig.create(other, "kept", as: .exclusive, resumes: true) {
+      $0.byteCount = 60 * Self.extent
+      size(&$0)
+      $0.acknowledgement = .retained
+    }
+    let place = rig.trace.place { if case .persist = $0 { true } else { false } }
+    #expect(place != nil)
+    let adopts = rig.trace.place { if case .adopt = $0 { true } else { false } }
+    #expect(adopts == nil)
+  }
+
+  @Test func `of two grants at once one that did not arrive takes nothing away`() throws {
+    var rig = rig()
+    let writer = rig.connect()
+    let blob = try begin(&rig, writer, "big")
+    rig.holdsRings = true
+    let first = rig.post(writer, .grow(GrowRequest(blob: blob.blob, index: 5)))
+    let second = rig.post(writer, .grow(GrowRequest(blob: blob.blob, index: 5)))
+    rig.holdsRings = false
+    var made: RingID?
+    for case .createRing(let ring, 5, _, _, _) in rig.trace { made = ring }
+    let ring = try need(made)
+    rig.send(.ringCreated(ring, inode: 5))
+    #expect(rig.reply(writer, first)?.extent != nil && rig.reply(writer, second)?.extent != nil)
+    rig.send(.undelivered(writer, number: first))
+    #expect(rig.ledger.blobs[blob.blob.generation]?.patchwork.isHeld(5) == true)
+  }
+
+  @Test func `files are not shared between access classes`() throws {
+    var rig = rig()
+    rig.partial = Set(stride(from: 0, to: 64, by: 2))
+    let (writer, other) = (rig.connect(), rig.connect(process: 101))
+    let blob = try need(
+      rig.create(writer, "big") {
+        $0.byteCount = 64 * Self.extent
+        $0.mode = 0o644
+        size(&$0)
+      })
+    visit(&rig, writer, blob, 1..<60)
+    rig.abandon(writer, blob.blob)
+    _ = resume(&rig, other)
+    var shared = false
+    for case .adopt(let order) in rig.trace { shared = order.hasContainer }
+    #expect(!shared)
+  }
+
   // MARK: Taking over
 
   /// A blob with extents in memory, in the container and in scratch files, whose publisher has gone.

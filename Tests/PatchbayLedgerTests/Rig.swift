@@ -135,7 +135,8 @@ struct Rig {
   private func digest(_ order: DigestOrder) -> DigestResult {
     if let digest { return digest }
     guard let end = order.end else {
-      let last = (order.extents.map(\.index) + order.spooled).max() ?? 0
+      let last =
+        (order.extents.map(\.index) + order.spooled + order.scratch.map(\.index)).max() ?? 0
       let end = order.plan.range(of: last).upperBound
       return .reached(min(end, order.byteCount ?? end), hasMore: false)
     }

@@ -19,7 +19,7 @@ struct SimulatedDigests {
     }
     if orders[generation] != nil { return "two digests of \(generation) are made at once" }
     if posted != .open { return "a digest of \(generation), which is \(posted as Any)" }
-    let indices = order.extents.map(\.index) + order.spooled
+    let indices = order.extents.map(\.index) + order.spooled + order.scratch.map(\.index)
     let first = indices.min() ?? 0
     guard indices.sorted() == Array(first..<first + indices.count) else {
       return "extents of \(generation) to be taken in order have gaps: \(indices)"

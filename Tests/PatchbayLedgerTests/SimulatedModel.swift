@@ -549,6 +549,9 @@ struct SimulatedModel {
       let hold = rings[ring]?.holders[session]
       if hold == nil || hold == .reader && isWritable {
         rings[ring]?.firstGrants[session] = request
+      } else if isWritable {
+        // One of several that does not arrive takes nothing away.
+        rings[ring]?.firstGrants[session] = nil
       }
       if isWritable {
         rings[ring]?.holders[session] = .writer

@@ -13,14 +13,15 @@ struct WithVerb: Verb {
       """,
     discussion: """
       Each {} in the command's words becomes /dev/fd/N, the first for the first key and so on: a \
-      file with exactly the blob's bytes and length that the command can read anywhere and map, and \
-      cannot write. It is not to be run, and has no other name.
+      file with exactly the blob's bytes and length that the command can read anywhere and map. It is \
+      not to be run, and has no other name.
 
       A blob is waited for until it is sealed, for --timeout at most. It costs one copy: each blob is \
       copied into memory of this command's own, beside what the broker has, before the command \
-      starts; the memory is free when the command has ended. An imported blob (`patchbay import`) \
-      costs nothing: the command gets the file itself. When that is changed while the command runs, \
-      which nothing prevents its owner from, a good end of the command becomes 65.
+      starts, and cannot be changed; the memory is free when the command, and whatever it has left \
+      running, has ended. An imported blob (`patchbay import`) costs nothing: the command gets the \
+      file itself, and writes to your file if it opens {} for writing. When that is changed while the \
+      command runs, a good end of the command becomes 65.
 
       Signals are passed on, and the command decides what they mean.
 
