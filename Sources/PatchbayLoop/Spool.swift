@@ -243,6 +243,7 @@ import Synchronization
 
   /// Gives a container a second name, that of another generation, whose header it has from then on.
   func adoptContainer(_ order: AdoptOrder) throws(PatchbayError) {
+    _ = removeLeaving()
     close(order.source)
     if let error = suspects[order.source] { throw error }
     try forgetOldName(order.source)
@@ -279,6 +280,9 @@ import Synchronization
       suspects[generation] = error
     }
   }
+
+  /// Somebody else writes a container through.
+  func handOver(_ generation: Generation) { open[generation] = nil }
 
   /// Why nothing that a container holds may be promised; nil: nothing is known against it.
   func suspicion(of generation: Generation) -> PatchbayError? { suspects[generation] }

@@ -62,8 +62,10 @@ extension Spool {
       isDurable: order.isDurable)
   }
 
-  /// Has the header say that the blob is complete.
+  /// Has the header say that the blob is complete. The worker has the file open no more then: what the
+  /// device refuses is told to one of those that share an open file only, and that is who keeps it.
   func ready(_ order: PersistOrder) throws(PatchbayError) -> ReadyContainer {
+    _ = removeLeaving()
     let writer = try writer(for: order)
     var header = writer.header
     header.isSealed = true
@@ -71,7 +73,9 @@ extension Spool {
     header.note = ContainerNote(order.blob, boot: boot).bytes
     try writer.write(header: header)
     try writer.write(header: header)
-    return ReadyContainer(try writer.descriptor())
+    let container = ReadyContainer(try writer.descriptor())
+    handOver(order.blob.generation)
+    return container
   }
 
   // MARK: By the thread that waits for the device
