@@ -54,6 +54,10 @@ public struct BrokerConfiguration: Sendable {
   public var isShared = false
   /// Bytes of memory that the blobs of one other user may take; nil: half of `memoryLimit`.
   public var userMemoryLimit: Int?
+  /// Bytes of memory that the blobs which one client writes at the same time may take; nil: all of
+  /// `memoryLimit`. With a spool a stream may be longer: what is complete of it leaves memory. What is
+  /// sealed does not count.
+  public var clientMemoryLimit: Int?
   /// Where its own lines go.
   public var logger: Logger
 
@@ -106,6 +110,7 @@ public final class Broker: Sendable {
     inner.drainLimit = configuration.drainLimit
     inner.isShared = configuration.isShared
     inner.userMemoryLimit = configuration.userMemoryLimit
+    inner.clientMemoryLimit = configuration.clientMemoryLimit
     inner.spool = configuration.spool.map {
       SpoolPlace(
         directory: $0.directory, byteLimit: $0.byteLimit, compression: $0.compression,

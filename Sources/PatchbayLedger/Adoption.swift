@@ -36,12 +36,13 @@ package struct Adoption: Sendable, Hashable {
 
 extension Ledger {
   /// Whether a failed blob is taken over on disk: it is there already, or fills much of memory.
-  func adopts(_ source: Blob, _ plan: ExtentPlan, _ request: CreateRequest) -> Bool {
-    guard source.isPatchwork, request.order == .any, heldExtentLimit(plan, request) > 0 else {
-      return false
-    }
+  func adopts(
+    _ source: Blob, _ plan: ExtentPlan, _ request: CreateRequest, _ budget: Int
+  ) -> Bool {
+    guard source.isPatchwork, request.order == .any, heldExtentLimit(plan, request, budget) > 0
+    else { return false }
     let isOnDisk = !source.spooled.isEmpty || !source.patchwork.scratch.isEmpty
-    return isOnDisk || source.residentByteCount > limits.memoryByteCount / 4
+    return isOnDisk || source.residentByteCount > budget / 4
   }
 
   /// Begins the new generation of a blob that is taken over on disk.

@@ -138,7 +138,8 @@ extension Ledger {
       access: Access(uid: creator.peer.uid, gid: creator.peer.gid, mode: request.mode), plan: plan,
       window: window, file: file, created: now.wall,
       creator: RequestID(session: session, number: number),
-      token: creator.token, heldExtentLimit: heldExtentLimit(plan, request))
+      token: creator.token,
+      heldExtentLimit: heldExtentLimit(plan, request, budget(of: session)))
   }
 
   private mutating func createInline(
@@ -172,7 +173,7 @@ extension Ledger {
       if let window {
         try ExtentPlan(first: window.ringByteCount, limit: window.ringByteCount)
       } else {
-        try makePlan(request)
+        try makePlan(request, budget(of: session))
       }
     let geometry = try firstGeometry(request, plan)
     let needs = try makeRoomForBlob(
@@ -195,6 +196,8 @@ extension Ledger {
     guard let peer = sessions[session]?.peer else { return [] }
     let access = Access(uid: peer.uid, gid: peer.gid, mode: request.mode)
     try checkAccessClass(access)
+    let byteCount = geometries.reduce(0) { $0 + $1.geometry.objectByteCount }
+    try checkShare(ofClient: session, byteCount, for: "the blob \(request.key)")
     return try findRoom(
       for: geometries.map { RingNeed(index: $0.index, $0.geometry, access) },
       others: boardNeed(access), of: peer.uid, request, replacing: old)
@@ -211,7 +214,7 @@ extension Ledger {
     let what = "the blob \(request.key)"
     let byteCount = needs.reduce(inline) { $0 + $1.byteCount }
     let share = byteCount + BlobOrigin.recordByteCount(of: request)
-    try checkRoom(byteCount + others, for: what, evicting: !canSpill)
+    try checkRoom(byteCount + others, for: what, evicting: !canSpill(in: .broker))
     try checkShare(of: uid, share, for: what)
     try makeRoomInCatalog(of: uid)
     if let old { unname(old) }
@@ -267,26 +270,29 @@ extension Ledger {
   }
 
   /// The extents as they were asked for, or one for the whole of a known length, or doubling ones.
-  func makePlan(_ request: CreateRequest) throws(PatchbayError) -> ExtentPlan {
+  /// - Parameter budget: the memory that its publisher may use.
+  func makePlan(
+    _ request: CreateRequest, _ budget: Int
+  ) throws(PatchbayError) -> ExtentPlan {
     let asked = max(request.firstExtent, request.extentLimit, request.byteCount ?? 0)
     guard min(request.firstExtent, request.extentLimit, request.byteCount ?? 0) >= 0,
       asked <= ExtentPlan.positionLimit
     else { throw .badSizes(request) }
     if let byteCount = request.byteCount, request.firstExtent == 0, request.extentLimit == 0,
-      limits.spool == nil || byteCount <= limits.memoryByteCount / 8
+      limits.spool == nil || byteCount <= budget / 8
     {
       let whole = max(ExtentPlan.page, RingGeometry.roundedToPage(byteCount))
       try checkPossible(request, whole)
       return try ExtentPlan(first: whole, limit: whole)
     }
-    let limit = request.extentLimit > 0 ? request.extentLimit : limits.chosenExtentLimit
+    let limit = request.extentLimit > 0 ? request.extentLimit : limits.chosenExtentLimit(budget)
     let first = RingGeometry.roundedToPage(
       request.firstExtent > 0 ? request.firstExtent : limits.chosenFirstExtent(request, limit))
     var rounded = max(first, ExtentPlan.page)
     while rounded < limit { rounded *= 2 }
     let plan = try ExtentPlan(first: first, limit: rounded)
     guard let byteCount = request.byteCount else { return plan }
-    if canStream(plan, request) {
+    if canStream(plan, request, budget) {
       try checkStreamable(request, byteCount)
     } else {
       try checkPossible(request, byteCount)

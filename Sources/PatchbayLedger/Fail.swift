@@ -93,7 +93,7 @@ extension Ledger {
 
   /// Takes a publisher's handle away from its session and from the blob.
   mutating func endPublisher(_ session: SessionID, _ generation: Generation) {
-    blobs[generation]?.publishers.removeAll { $0.session == session }
+    changePublishers(of: generation) { $0.removeAll { $0.session == session } }
     sessions[session]?.handles[generation]?.publishes = false
     sessions[session]?.handleCount -= 1
     if sessions[session]?.handles[generation]?.isEmpty == true {

@@ -113,19 +113,22 @@ extension Ledger {
   /// The most extents that one publisher of such a blob may have for writing: an eighth of memory's
   /// worth, so that four publishers leave half of it to what comes and goes. 0: any number, for then
   /// not even two of two publishers' fit, or nothing can leave.
-  func heldExtentLimit(_ plan: ExtentPlan, _ request: CreateRequest) -> Int {
+  /// - Parameter budget: the memory that its publisher may use.
+  func heldExtentLimit(
+    _ plan: ExtentPlan, _ request: CreateRequest, _ budget: Int
+  ) -> Int {
     guard limits.spool != nil, request.policy == .keep,
       let largest = try? RingGeometry(
         dataByteCount: plan.limit, hasMap: request.order == .any),
-      largest.objectByteCount <= (limits.memoryByteCount - overheadByteCount) / 4
+      largest.objectByteCount <= min(limits.memoryByteCount - overheadByteCount, budget) / 4
     else { return 0 }
-    return max(2, limits.memoryByteCount / 8 / largest.objectByteCount)
+    return max(2, budget / 8 / largest.objectByteCount)
   }
 
   /// Whether a blob may be longer than memory: some of it can leave while the rest is written.
-  func canStream(_ plan: ExtentPlan, _ request: CreateRequest) -> Bool {
+  func canStream(_ plan: ExtentPlan, _ request: CreateRequest, _ budget: Int) -> Bool {
     guard limits.spool != nil else { return false }
-    return request.order == .appendOnly || heldExtentLimit(plan, request) > 0
+    return request.order == .appendOnly || heldExtentLimit(plan, request, budget) > 0
   }
 
   /// A length that memory and disk together could never hold is refused at once.
@@ -278,7 +281,7 @@ extension Ledger {
   private mutating func restoreFailed(_ id: RingID, _ ring: Ring, _ error: PatchbayError) {
     let generation = ring.generation
     blobs[generation]?.pendingExtents[ring.index] = nil
-    blobs[generation]?.residentByteCount -= ring.byteCount
+    changeResident(generation, by: -ring.byteCount)
     dropRing(id, exists: true)
     if error.code == .corrupt {
       failBlob(
@@ -286,6 +289,7 @@ extension Ledger {
     }
     for waiter in ring.waiters { refuse(waiter.session, waiter.number, error) }
     serveRoomWaiters()
+    spillMore()
   }
 }
 

@@ -60,7 +60,8 @@ extension Ledger {
       offerToSpill(generation)
       let what = "extent \(request.index) of the blob \(blob.key)"
       let need = RingNeed(index: request.index, geometry, blob.origin.access)
-      try checkRoom(need.byteCount, for: what, evicting: !canSpill)
+      try checkRoom(need.byteCount, for: what, evicting: !canSpill(in: .broker))
+      try checkShare(ofClient: blob.payer, need.byteCount, for: what)
       try makeShare(of: need.kind.access.uid, need.byteCount, for: what)
       for need in try findRoom(for: [need], what: what) {
         requestRing(for: generation, need, waiters: [asker])
@@ -158,7 +159,7 @@ extension Ledger {
     dropRing(id, exists: ring.useNumber > 1)
     guard let blob = blobs[ring.generation], blob.pendingExtents[ring.index] == id else { return }
     blobs[ring.generation]?.pendingExtents[ring.index] = nil
-    blobs[ring.generation]?.residentByteCount -= ring.byteCount
+    changeResident(ring.generation, by: -ring.byteCount)
     if ring.useNumber > 1, errno != EAGAIN { return replace(ring, of: blob) }
     // The system has less than was hoped for; what rests in the pool is memory, too.
     if [ENOSPC, ENOMEM].contains(errno), pool.byteCount > 0 {

@@ -32,7 +32,9 @@ extension Ledger {
     case .stays, .becomes, .begins: break
     }
     try checkJoin(session, blob)
-    blobs[generation]?.publishers.append(BlobPublisher(session: session, number: number))
+    changePublishers(of: generation) {
+      $0.append(BlobPublisher(session: session, number: number))
+    }
     sessions[session]?.handles[generation, default: Handle()].publishes = true
     sessions[session]?.handleCount += 1
     if blob.state == .suspended { reopen(generation) }

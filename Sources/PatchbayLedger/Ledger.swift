@@ -51,6 +51,8 @@ package struct Ledger: Sendable {
 
   var rings: [RingID: Ring] = [:]
   var spilling = Spilling()
+  /// Of what the request at hand was refused for want of memory.
+  var shortage: RoomScope?
   /// When digests of blobs that are being written go on, by the monotonic clock.
   var digestLooks = Heap<DigestLook>()
   var pool = RingPool()
@@ -188,7 +190,7 @@ package struct Ledger: Sendable {
         try serve(session, number, request)
       } catch {
         let asker = RequestID(session: session, number: number)
-        if parksForRoom(asker, request, error) { return }
+        if parksForRoom(asker, request) { return }
         refuse(session, number, explained(error))
       }
     }
@@ -197,6 +199,7 @@ package struct Ledger: Sendable {
   mutating func serve(
     _ session: SessionID, _ number: UInt64, _ request: Request
   ) throws(PatchbayError) {
+    shortage = nil
     switch request {
     case .hello: return
     case .create(let create): try self.create(session, number, create)

@@ -33,6 +33,8 @@ struct Session: Sendable {
   var asked: [Generation] = []
   /// Blobs into whose rings it may still write, until it says that it is quiescent.
   var writes: Set<Generation> = []
+  /// Bytes in memory of the blobs that it pays for.
+  var paidByteCount = 0
   /// A ghost's blobs: their rings may be mapped until the process is gone.
   var haunted: [Generation] = []
 }
@@ -137,8 +139,8 @@ struct Blob: Sendable {
   var lateSeals: [LateSeal] = []
   /// Its container has failed.
   var isUnspillable = false
-  /// Whether it stands among the candidates.
-  var isOffered = false
+  /// Among which candidates it stands.
+  var offered: SpillOffers = []
   /// Who writes it, in the order of coming; one if it is exclusive, none unless it is open.
   var publishers: [BlobPublisher] = []
   /// Sessions that were given its rings to write, by which request first, and have not said that they
@@ -200,6 +202,8 @@ struct Blob: Sendable {
   /// Whether it has ended, its key with it, and nobody has it open: what is left waits for processes
   /// that may still have its rings mapped.
   var isGone: Bool { !isNamed && !state.isLive && !isHeld }
+  /// Whose share of memory it is charged to while it is being written: who came first of those that do.
+  var payer: SessionID? { publishers.first?.session }
   var isJoinable: Bool { origin.terms.ownership != .exclusive }
 
   func isPublished(by session: SessionID) -> Bool {

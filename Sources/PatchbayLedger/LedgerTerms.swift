@@ -116,6 +116,8 @@ package struct LedgerLimits: Hashable, Sendable {
   package var windowRing = 2 * 1024 * 1024
   /// Where extents go that do not fit; nil: nowhere.
   package var spool: SpoolTerms?
+  /// Bytes in memory of the blobs that one client writes at the same time; nil: as many as all together.
+  package var memoryPerClient: Int?
   /// Whether users other than the broker's own may connect.
   package var isShared = false
   /// What one user may have that is neither the broker's own nor root. Bytes: rings, inline blobs and

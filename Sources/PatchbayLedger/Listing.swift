@@ -40,6 +40,9 @@ extension Ledger {
       statistics.userMemoryByteCount = UInt64(max(0, accounts[uid]?.byteCount ?? 0))
       statistics.userMemoryLimit = UInt64(max(0, limit))
     }
+    statistics.clientMemoryByteCount = UInt64(max(0, sessions[session]?.paidByteCount ?? 0))
+    statistics.clientMemoryLimit = UInt64(
+      max(0, min(limits.memoryPerClient ?? .max, limits.memoryByteCount)))
     statistics.userCount = UInt64(accounts.count)
     statistics.blobCount = UInt64(catalog.count)
     statistics.memoryByteCount = UInt64(max(0, usedByteCount))

@@ -21,7 +21,7 @@ extension Ledger {
 
   /// - Throws: `noSpaceMemory` if not even eviction could make room, or eviction has to wait for what
   ///   can be spilled. Nothing is evicted then.
-  func checkRoom(
+  mutating func checkRoom(
     _ byteCount: Int, for what: String, evicting: Bool
   ) throws(PatchbayError) {
     let evictable = evicting ? idleByteCount : 0
@@ -39,8 +39,9 @@ extension Ledger {
     }
   }
 
-  func noRoom(_ byteCount: Int, for what: String) -> PatchbayError {
-    .noRoom(
+  mutating func noRoom(_ byteCount: Int, for what: String) -> PatchbayError {
+    shortage = .broker
+    return .noRoom(
       for: what, byteCount: byteCount, used: usedByteCount, limit: limits.memoryByteCount,
       held: ringByteCount + inlineByteCount - idleByteCount - pool.byteCount)
   }

@@ -23,9 +23,9 @@ extension Ledger {
     _ source: Blob, _ session: SessionID, _ number: UInt64, _ request: CreateRequest,
     _ terms: CreateTerms
   ) throws(PatchbayError) {
-    let plan = try makePlan(request)
+    let plan = try makePlan(request, budget(of: session))
     try checkResumable(source, session, request, plan)
-    if adopts(source, plan, request) {
+    if adopts(source, plan, request, budget(of: session)) {
       return try adopt(source, session, number, request, terms, plan)
     }
     var geometries: [(index: Int, geometry: RingGeometry)] = []

@@ -32,13 +32,13 @@ extension Ledger {
     for needs: [RingNeed], and extra: Int = 0, what: String
   ) throws(PatchbayError) -> [RingNeed] {
     let byteCount = needs.reduce(extra) { $0 + $1.byteCount }
-    try checkRoom(byteCount, for: what, evicting: !canSpill)
+    try checkRoom(byteCount, for: what, evicting: !canSpill(in: .broker))
     var needs = needs
     while true {
       takePooled(&needs)
       let missing = needs.reduce(extra) { $0 + ($1.pooled == nil ? $1.byteCount : 0) }
       if usedByteCount + missing <= limits.memoryByteCount { return needs }
-      guard discardOldest() || !canSpill && evictOne() else {
+      guard discardOldest() || !canSpill(in: .broker) && evictOne() else {
         for need in needs { if let pooled = need.pooled { rest(pooled) } }
         throw noRoom(byteCount, for: what)
       }
@@ -63,7 +63,8 @@ extension Ledger {
     rings[ring]?.index = need.index
     rings[ring]?.waiters = waiters
     blobs[generation]?.pendingExtents[need.index] = ring
-    blobs[generation]?.residentByteCount += need.byteCount
+    changeResident(generation, by: need.byteCount)
+    if let blob = blobs[generation] { notePressure(of: blob) }
     if need.pooled != nil, let useNumber = rings[ring]?.useNumber {
       reuseCount += 1
       rings[ring]?.useNumber = useNumber + 1
@@ -93,7 +94,7 @@ extension Ledger {
     var waiters: [RequestID] = []
     for (_, ring) in pending.sorted(by: { $0.key < $1.key }) {
       waiters += rings[ring]?.waiters ?? []
-      blobs[generation]?.residentByteCount -= rings[ring]?.byteCount ?? 0
+      changeResident(generation, by: -(rings[ring]?.byteCount ?? 0))
     }
     return waiters
   }

@@ -3,11 +3,7 @@
 // holds the marks; of one that is written in any order those that nobody has (GiveBack). A worker copies
 // an extent into the blob's container and looks that all of it is covered; then its tag is taken away,
 // readers who have it mapped find that and ask anew, and the ring goes to the pool, or waits for whoever
-// views it in place.
-//
-// Who needs memory while some can be had by spilling waits for it: its request is served again when a
-// ring has come back, and refused when none will. Those that wait are served in the order of coming; who
-// comes meanwhile and needs less may find enough and pass them.
+// views it in place. Who waits for memory meanwhile: RoomWaiting.
 
 import PatchbayLayout
 import PatchbayTypes
@@ -60,20 +56,12 @@ package enum SpillResult: Sendable, Hashable {
   case failed(PatchbayError, containerByteCount: Int?)
 }
 
-/// A blob that may have extents to spill: the one that was read least recently first.
-struct SpillCandidate: Sendable, Hashable, Comparable {
-  let stamp: UInt64
-  let generation: Generation
-  static func < (left: Self, right: Self) -> Bool {
-    (left.stamp, left.generation) < (right.stamp, right.generation)
-  }
-}
-
 /// The ledger's view of the disk.
 struct Spilling: Sendable {
-  var candidates = Heap<SpillCandidate>()
-  /// Extents on their way.
-  var underWay = 0
+  /// Blobs that may have extents to spill, for each share of memory that they are charged to.
+  var candidates: [RoomScope: SpillQueue] = [:]
+  /// Blobs with an extent on its way: one each.
+  var underWay: [Generation] = []
   /// Bytes of disk, those set aside for what is on its way included; and those of idle blobs.
   var byteCount = 0
   var idleByteCount = 0
@@ -89,6 +77,8 @@ struct Spilling: Sendable {
   var ghostPatience: Int64?
   /// Requests that wait for memory, in the order of coming.
   var waiters: [RoomWaiter] = []
+  /// Shares of users and clients that were nearly used up when they were last charged.
+  var pressed: [RoomScope] = []
   /// Until when nothing is tried, because the disk was full; and what it said.
   var pause: (until: Int64, error: PatchbayError)?
 
@@ -103,99 +93,33 @@ struct Spilling: Sendable {
   static let ghostInterval = Duration.seconds(2)
 }
 
-struct RoomWaiter: Sendable {
-  let asker: RequestID
-  let request: Request
-}
-
 extension Ledger {
-  // MARK: Waiting for memory
-
-  /// Whether spilling may still free memory: some is on its way, or could be.
-  var canSpill: Bool {
-    guard limits.spool != nil else { return false }
-    return spilling.underWay > 0 || !spilling.retracting.isEmpty || spilling.ghostPatience != nil
-      || spilling.pause == nil && spilling.candidates.count > 0
-  }
-
-  /// Puts a request that found no memory in line, if that is worth while.
-  mutating func parksForRoom(_ asker: RequestID, _ request: Request, _ error: PatchbayError) -> Bool
-  {
-    guard error.code == .noSpaceMemory, canSpill,
-      spilling.waiters.count < Spilling.waiterLimit
-    else { return false }
-    spilling.waiters.append(RoomWaiter(asker: asker, request: request))
-    spillMore()
-    return true
-  }
-
-  /// Why there is no memory: when nothing can leave it, what the disk said.
-  func explained(_ error: PatchbayError) -> PatchbayError {
-    guard error.code == .noSpaceMemory, let pause = spilling.pause else { return error }
-    return pause.error
-  }
-
-  /// Serves those that wait for memory again, until one has to wait on.
-  mutating func serveRoomWaiters() {
-    while let waiter = spilling.waiters.first {
-      spilling.waiters.removeFirst()
-      guard sessions[waiter.asker.session]?.phase == .talking else { continue }
-      do throws(PatchbayError) {
-        try serve(waiter.asker.session, waiter.asker.number, waiter.request)
-      } catch {
-        guard error.code == .noSpaceMemory, canSpill else {
-          refuse(waiter.asker.session, waiter.asker.number, explained(error))
-          continue
-        }
-        spilling.waiters.insert(waiter, at: 0)
-        return
-      }
-    }
-  }
-
   // MARK: Choosing
-
-  /// Takes note that a blob may have extents to spill.
-  mutating func offerToSpill(_ generation: Generation) {
-    guard limits.spool != nil, let blob = blobs[generation], !blob.isOffered,
-      blob.nextToSpill != nil
-    else { return }
-    blobs[generation]?.isOffered = true
-    spilling.candidates.push(
-      SpillCandidate(stamp: blob.accessStamp, generation: generation))
-  }
-
-  /// Memory that is neither free nor in the pool, and at which spilling begins, so that who needs
-  /// some finds it.
-  private var isOverMark: Bool {
-    usedByteCount - pool.byteCount > limits.memoryByteCount / 4 * 3
-  }
 
   /// Starts as much as is needed.
   mutating func spillMore() {
-    while spilling.underWay + spilling.retracting.count < Spilling.limit, spilling.pause == nil,
-      isOverMark || !spilling.waiters.isEmpty, startSpill()
+    while spilling.underWay.count + spilling.retracting.count < Spilling.limit,
+      spilling.pause == nil, startSpill()
     {}
     serveRoomWaitersInVain()
   }
 
-  /// Nothing can be spilled any more: who waits is told, or served by eviction.
-  private mutating func serveRoomWaitersInVain() {
-    guard !canSpill, !spilling.waiters.isEmpty else { return }
-    serveRoomWaiters()
+  /// Starts one extent: of a share that somebody waits for, or else of one that is nearly used up; false
+  /// if there is none.
+  private mutating func startSpill() -> Bool {
+    var tried: Set<RoomScope> = []
+    for waiter in spilling.waiters where tried.insert(waiter.scope).inserted {
+      if startSpill(in: waiter.scope) { return true }
+    }
+    let pressed = spilling.pressed.filter(isNearlyUsed)
+    spilling.pressed = pressed
+    for scope in pressed where startSpill(in: scope) { return true }
+    return isNearlyUsed(.broker) && startSpill(in: .broker)
   }
 
-  /// Starts one extent; false if there is none.
-  private mutating func startSpill() -> Bool {
-    while let candidate = spilling.candidates.pop() {
-      let generation = candidate.generation
-      guard let blob = blobs[generation], blob.isOffered else { continue }
-      blobs[generation]?.isOffered = false
-      guard blob.spillingIndex == nil, let extent = blob.nextToSpill else { continue }
-      guard blob.accessStamp == candidate.stamp else {
-        offerToSpill(generation)
-        continue
-      }
+  private mutating func startSpill(in scope: RoomScope) -> Bool {
+    while let generation = nextCandidate(in: scope) {
+      guard let blob = blobs[generation], let extent = blob.nextToSpill else { continue }
       return start(extent, of: blob)
     }
     return false
@@ -231,7 +155,7 @@ extension Ledger {
     blobs[generation]?.isSpillOutdated = false
     blobs[generation]?.hasContainer = true
     setDisk(generation, blob.spoolByteCount + reserve)
-    spilling.underWay += 1
+    spilling.underWay.append(generation)
     actions.append(
       .spill(
         SpillOrder(
@@ -319,7 +243,9 @@ extension Ledger {
   // MARK: What became of it
 
   mutating func spilled(_ generation: Generation, _ result: SpillResult) {
-    spilling.underWay -= 1
+    if let place = spilling.underWay.firstIndex(of: generation) {
+      spilling.underWay.remove(at: place)
+    }
     guard let blob = blobs[generation], let index = blob.spillingIndex else { return spillMore() }
     blobs[generation]?.spillingIndex = nil
     switch result {
@@ -374,7 +300,7 @@ extension Ledger {
     blobs[generation]?.patchwork.rests[index] = nil
     blobs[generation]?.extents.removeAll { $0.index == index }
     let byteCount = rings[extent.ring]?.byteCount ?? 0
-    blobs[generation]?.residentByteCount -= byteCount
+    changeResident(generation, by: -byteCount)
     if blobs[generation]?.isIdle == true {
       idleByteCount -= byteCount
       if let uid = rings[extent.ring]?.owner { accounts[uid]?.idleByteCount -= byteCount }
@@ -502,9 +428,10 @@ extension ExtentPlan {
 
 extension LedgerLimits {
   /// With a spool extents are a small part of memory, so that some can leave while others are written.
-  var chosenExtentLimit: Int {
+  /// - Parameter budget: the memory that its publisher may use.
+  func chosenExtentLimit(_ budget: Int) -> Int {
     guard spool != nil else { return extentLimit }
-    let part = max(Self.spooledFirstExtent, memoryByteCount / 32)
+    let part = max(Self.spooledFirstExtent, budget / 32)
     return min(extentLimit, 1 << (Int.bitWidth - 1 - part.leadingZeroBitCount))
   }
 

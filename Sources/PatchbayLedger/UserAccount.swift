@@ -57,21 +57,24 @@ extension Ledger {
 
   // MARK: Limits
 
-  /// - Throws: `noSpaceMemory` if not even evicting its own blobs would bring a user within its limit.
-  func checkShare(
+  /// - Throws: `noSpaceMemory` if a user would not be within its limit: not even when its own blobs were
+  ///   evicted, or before some have left for the disk.
+  mutating func checkShare(
     of uid: UInt32, _ byteCount: Int, for what: String
   ) throws(PatchbayError) {
     guard !isTrusted(uid) else { return }
     let account = accounts[uid] ?? UserAccount()
-    let held = account.byteCount - account.idleByteCount
+    let held = account.byteCount - (canSpill(in: .user(uid)) ? 0 : account.idleByteCount)
     let (needed, overflow) = held.addingReportingOverflow(byteCount)
     guard overflow || needed > limits.memoryPerOtherUser else { return }
+    shortage = .user(uid)
     throw .noShare(
       for: what, byteCount: byteCount, uid: uid, used: account.byteCount,
-      limit: limits.memoryPerOtherUser, held: held)
+      limit: limits.memoryPerOtherUser, held: account.byteCount - account.idleByteCount)
   }
 
-  /// Evicts blobs of a user until so much more fits its limit.
+  /// Evicts blobs of a user until so much more fits its limit; with a spool only when nothing of its can
+  /// leave memory.
   mutating func makeShare(
     of uid: UInt32, _ byteCount: Int, for what: String
   ) throws(PatchbayError) {

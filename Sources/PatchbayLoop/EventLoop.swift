@@ -135,6 +135,7 @@ final class EventLoop {
     limits.handshake = configuration.handshakeLimit
     limits.isShared = configuration.isShared
     if let own = configuration.userMemoryLimit { limits.memoryPerOtherUser = own }
+    limits.memoryPerClient = configuration.clientMemoryLimit
     limits.spool = try configuration.spool?.terms(found: findings?.byteCount ?? 0)
     limits.importCount = min(limits.importCount, Int(descriptorLimit) / 4)
     // While one is offered as many others may be held.

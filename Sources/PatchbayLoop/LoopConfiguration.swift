@@ -54,6 +54,8 @@ package struct LoopConfiguration: Sendable {
   package var isShared = false
   /// Bytes that blobs of one other user may take; nil: half of the memory limit.
   package var userMemoryLimit: Int?
+  /// Bytes in memory of the blobs that one client writes at the same time; nil: the memory limit.
+  package var clientMemoryLimit: Int?
   /// Where what does not fit in memory goes; nil: nowhere.
   package var spool: SpoolPlace?
   package var logger: Logger

@@ -143,6 +143,10 @@ public struct BrokerStatistics: Sendable, Hashable {
   public var userMemoryByteCount: UInt64 = 0
   /// The limit on them.
   public var userMemoryLimit: UInt64 = 0
+  /// Bytes in memory of the blobs that the asking client writes.
+  public var clientMemoryByteCount: UInt64 = 0
+  /// The limit on them.
+  public var clientMemoryLimit: UInt64 = 0
   /// How long the broker runs.
   public var uptime: Duration = .zero
 

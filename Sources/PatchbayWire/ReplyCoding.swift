@@ -209,6 +209,7 @@ extension BrokerStatistics {
       ("wakes", \.wakeCount), ("needlessWakes", \.needlessWakeCount),
       ("rescuedWaits", \.rescuedWaitCount), ("users", \.userCount),
       ("userMemoryBytes", \.userMemoryByteCount), ("userMemoryLimit", \.userMemoryLimit),
+      ("clientMemoryBytes", \.clientMemoryByteCount), ("clientMemoryLimit", \.clientMemoryLimit),
     ]
   }
 }

@@ -21,6 +21,13 @@ extension Ledger {
       if kept.phase != .ghost, kept.handleCount != handles + kept.asked.count {
         return "\(session) counts \(kept.handleCount) of \(handles) handles"
       }
+      let paid = blobs.values.reduce(0) { $0 + ($1.payer == session ? $1.residentByteCount : 0) }
+      if kept.paidByteCount != paid { return "\(session) pays \(kept.paidByteCount) of \(paid)" }
+      // Who joins a blob, or stays in one, may come to pay for more than it could have asked for.
+      let joined = blobs.values.contains { $0.payer == session && $0.isJoinable }
+      if let limit = limits.memoryPerClient, paid > limit, !joined {
+        return "\(session) has \(paid) bytes in blobs that it writes"
+      }
     }
     let pooled = rings.filter { pool.resting[$0.key] != nil }.map(\.value)
     let idle = blobs.values.reduce(0) { $0 + ($1.isIdle ? $1.residentByteCount : 0) }
@@ -52,7 +59,7 @@ extension Ledger {
         "idle bytes on disk", spilling.idleByteCount,
         blobs.values.reduce(0) { $0 + ($1.isIdle ? $1.spoolByteCount : 0) }
       ),
-      ("spills", spilling.underWay, blobs.values.count { $0.spillingIndex != nil }),
+      ("spills", spilling.underWay.count, blobs.values.count { $0.spillingIndex != nil }),
       ("files", importCount, blobs.values.count(where: \.holdsFile)),
       ("owners", owners.count, blobs.values.count { $0.isNamed && !$0.isSource }),
     ]

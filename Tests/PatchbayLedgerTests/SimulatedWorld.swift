@@ -98,6 +98,7 @@ struct SimulatedWorld {
     if spools {
       limits.memoryByteCount = Self.memory / 2
       limits.spool = SpoolTerms(byteCount: Self.spool, compression: .none)
+      if seed % 2 == 0 { limits.memoryPerClient = Self.memory / 6 }
     }
     ledger = Ledger(
       limits: limits, instance: 1, brokerProcess: 1, brokerUser: 1000, at: now,

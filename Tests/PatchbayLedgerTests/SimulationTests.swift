@@ -92,8 +92,8 @@ import Testing
 
   @Test func `the runs over a spool reach what they are meant to reach`() {
     var seen: Set<String> = []
-    for seed in 1...24 as ClosedRange<UInt64> {
-      var world = SimulatedWorld(seed: seed, spools: true)
+    for seed in 1...48 as ClosedRange<UInt64> {
+      var world = SimulatedWorld(seed: seed, isShared: seed % 3 == 0, spools: true)
       world.run(steps: Self.steps)
       for action in world.trace {
         switch action {
@@ -108,7 +108,10 @@ import Testing
         case .persist: seen.insert("persist")
         case .withdrawContainer: seen.insert("withdraw")
         case .reply(_, _, .spooled, _): seen.insert("spooled")
-        case .reply(_, _, .failure(let error), _): seen.insert("\(error.code)")
+        case .reply(_, _, .failure(let error), _):
+          seen.insert("\(error.code)")
+          if error.message.contains("one client") { seen.insert("a client's share") }
+          if error.message.contains("one user") { seen.insert("a user's share") }
         default: break
         }
       }
@@ -116,7 +119,8 @@ import Testing
     for kind in [
       "sealed", "open or sealed", "retract", "remove", "spooled", "noSpaceSpool", "persist",
       "withdraw", "inputOutput",
-      "converted", "restore", "dropScratch", "scratch", "corrupt",
+      "converted", "restore", "dropScratch", "scratch", "corrupt", "a client's share",
+      "a user's share",
     ] {
       #expect(seen.contains(kind), "\(kind) never happened")
     }

@@ -147,7 +147,8 @@ package func program(_ name: String) throws -> String { try buildDirectory() + "
 
 /// Runs a program of this build to its end.
 package func runProgram(
-  _ name: String, _ arguments: [String], input: String = "", environment: [String: String] = [:]
+  _ name: String, _ arguments: [String], input: String = "", environment: [String: String] = [:],
+  within seconds: Double = 120
 ) throws -> Outcome {
   let directory = try TemporaryDirectory()
   let errorPath = directory.file("stderr")
@@ -156,7 +157,7 @@ package func runProgram(
     errorPath: errorPath)
   try? child.send(input)
   child.closeInput()
-  let bytes = try child.rest()
+  let bytes = try child.rest(within: seconds)
   let code = try child.waitForExit()
   return Outcome(exitCode: code, bytes: bytes, error: try readFile(errorPath))
 }

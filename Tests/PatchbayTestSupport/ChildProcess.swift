@@ -18,6 +18,8 @@ package final class ChildProcess: Sendable {
   private let input: Int32
   private let output: Int32
   private let pending = Mutex<[UInt8]>([])
+  /// Whether its standard output has come to its end.
+  private let outputEnded = Mutex(false)
   private let status = Mutex<Int32?>(nil)
 
   /// Starts a program. Standard error goes to `errorPath` or stays the test's.
@@ -129,9 +131,13 @@ package final class ChildProcess: Sendable {
   }
 
   /// Everything up to the end of its standard output.
+  /// - Throws: when it had not ended within the watchdog's time.
   package func rest(within seconds: Double = 120) throws -> [UInt8] {
     let until = MonotonicTime.now.advanced(by: .seconds(seconds))
     while try fill(until: until) {}
+    guard outputEnded.withLock(\.self) else {
+      throw HarnessError("\(name) had not ended its output after \(seconds) s")
+    }
     return pending.withLock { bytes in
       defer { bytes = [] }
       return bytes
@@ -143,7 +149,10 @@ package final class ChildProcess: Sendable {
     guard pb_poll_readable(output, until.nanoseconds) > 0 else { return false }
     var chunk = [UInt8](repeating: 0, count: 65536)
     let got = unsafe chunk.withUnsafeMutableBytes { unsafe read(output, $0.baseAddress, $0.count) }
-    guard got > 0 else { return false }
+    guard got > 0 else {
+      outputEnded.withLock { $0 = true }
+      return false
+    }
     pending.withLock { $0 += chunk[..<got] }
     return true
   }

@@ -94,6 +94,13 @@ struct ServeVerb: Verb {
     transform: Typed.positiveSize)
   var userMemory: Int?
 
+  @Option(
+    help: ArgumentHelp(
+      "Shared memory that the blobs which one client writes may take.",
+      discussion: "Default: all of the memory limit.", valueName: "size"),
+    transform: Typed.positiveSize)
+  var clientMemory: Int?
+
   func validate() throws {
     if userMemory != nil, !shared {
       throw ValidationError("--user-memory is about other users; they need --shared.")
@@ -135,6 +142,7 @@ struct ServeVerb: Verb {
     configuration.idleLimit = idleExit
     configuration.isShared = shared
     configuration.userMemoryLimit = userMemory
+    configuration.clientMemoryLimit = clientMemory
     configuration.spool = spool.map {
       .directory(
         $0, byteLimit: spoolLimit, compression: compress ?? .none, freeByteFloor: spoolFloor)

@@ -38,7 +38,8 @@ extension BrokerStatistics {
       ("wakes", .unsigned(wakeCount)), ("needlessWakes", .unsigned(needlessWakeCount)),
       ("rescuedWaits", .unsigned(rescuedWaitCount)), ("users", .unsigned(userCount)),
       ("userMemoryBytes", .unsigned(userMemoryByteCount)),
-      ("userMemoryLimit", .unsigned(userMemoryLimit)), ("uptimeSeconds", .seconds(uptime)),
+      ("userMemoryLimit", .unsigned(userMemoryLimit)),
+      ("clientMemoryLimit", .unsigned(clientMemoryLimit)), ("uptimeSeconds", .seconds(uptime)),
     ])
   }
 
@@ -55,6 +56,7 @@ extension BrokerStatistics {
         "this user's",
         "\(Shown.bytes(userMemoryByteCount)) of \(Shown.bytes(userMemoryLimit))"
       ),
+      ("each client's", "at most \(Shown.bytes(clientMemoryLimit)) in blobs that it writes"),
     ]
   }
 
