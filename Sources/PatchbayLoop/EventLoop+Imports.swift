@@ -7,11 +7,12 @@ import PatchbayTypes
 import PatchbayWire
 
 extension EventLoop {
-  /// Takes what has arrived on a connection. A descriptor comes in only with a packet that begins
-  /// as an import does, and only as long as there is room for it.
+  /// Takes what has arrived on a connection. A descriptor comes in only from who may import, with a
+  /// packet that begins as an import does, and as long as there is room for it. Any other the kernel
+  /// lets go by itself, without the flush that a close would be, which may wait for another process.
   func receive(_ connection: Connection) throws(PatchbayError) -> ControlSocket.Arrival {
-    let hasRoom = imports.hasRoom
-    return try connection.receive { hasRoom && Frame.beginsImport($0) }
+    let mayCome = ledger.mayImport(connection.peer) && imports.hasRoom
+    return try connection.receive { mayCome && Frame.beginsImport($0) }
   }
 
   /// - Throws: `protocolViolation` for descriptors that must not be there, or one that must.
@@ -27,7 +28,7 @@ extension EventLoop {
       return
     }
     switch offered {
-    // None was taken for want of room, or of a number, however many came.
+    // None was taken for want of room, of a number or of permission, however many came.
     case .one, .starved, .tooMany(nil): return
     case .tooMany:
       throw PatchbayError(
