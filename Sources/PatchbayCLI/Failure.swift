@@ -84,7 +84,8 @@ struct Failure: Error {
   }
 
   static func json(
-    _ kind: String = "error", code: String, message: String, key: BlobKey?, cause: String?, resumePosition: Int? = nil,
+    _ kind: String = "error", code: String, message: String, key: BlobKey?, cause: String?,
+    resumePosition: Int? = nil,
     missing: [Range<Int>] = []
   ) -> String {
     var parts = JSONFields()

@@ -213,7 +213,8 @@ import Testing
     #expect(files.rig.ledger.inconsistency == nil)
   }
 
-  @Test func `nobody but the broker's own user and root imports, and a try changes nothing`() throws {
+  @Test func `nobody but the broker's own user and root imports, and a try changes nothing`() throws
+  {
     var files = Files(Rig { $0.isShared = true })
     let (own, root) = (files.rig.connect(), files.rig.connect(uid: 0))
     let alice = files.rig.connect(uid: 2000)

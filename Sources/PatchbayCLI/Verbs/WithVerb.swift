@@ -31,8 +31,9 @@ struct WithVerb: Verb {
 
       Exits with 0 when the command did, else with its status, or 128 + the signal that ended it; \
       with 65 when an imported file has changed and the command did well; or, before the command was \
-      started, with 64 usage; 65 an imported file has changed; 66 no such key; 69 no broker; 74 the command cannot be started; 75 time-out; 79 a blob has failed, or \
-      was abandoned or removed; 81 no memory for a copy.
+      started, with 64 usage; 65 an imported file has changed; 66 no such key; 69 no broker; 74 the \
+      command cannot be started; 75 time-out; 79 a blob has failed, or was abandoned or removed; 81 \
+      no memory for a copy.
       """)
 
   @OptionGroup var common: CommonOptions
