@@ -51,6 +51,7 @@ final class Conversation {
     case "reopen": return reopen()
     case "imports": return try importFiles(words)
     case "importWhile": return try importWhileChanging(words)
+    case "sendDescriptor": return try sendDescriptor(words)
     case "importOutcome": return try importOutcome()
     case "harass": return try harass(words)
     case "threads": return try writeFromThreads(words)

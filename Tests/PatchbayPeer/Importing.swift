@@ -2,7 +2,9 @@
 
 import Glibc
 import Patchbay
+import PatchbaySystem
 import PatchbayTestSupport
+import PatchbayWire
 import Synchronization
 
 /// An import that is under way elsewhere.
@@ -35,6 +37,19 @@ extension Conversation {
     }
     return outcomes.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }
       .joined(separator: " ")
+  }
+
+  /// `sendDescriptor SOCKET`: sends a descriptor with a message on a connection of its own; `sent`, or
+  /// the error number.
+  func sendDescriptor(_ words: [String]) throws -> String {
+    let socket = try ControlSocket.connect(
+      to: try word(words, 0), until: MonotonicTime.now.advanced(by: .seconds(20)))
+    do throws(PatchbayError) {
+      let outcome = try socket.send(Frame.encode(.ping, request: 1), descriptors: [STDIN_FILENO])
+      return "\(outcome)"
+    } catch {
+      return "\(error.systemErrno ?? 0)"
+    }
   }
 
   /// `importWhile KEY PATH thread|task`: begins an import of a file at a broker that stands still, and

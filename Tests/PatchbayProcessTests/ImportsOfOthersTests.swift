@@ -1,5 +1,6 @@
 // Imports on a broker that serves several users: other users read them, and import nothing.
 
+import CPatchbaySystem
 import Glibc
 import PatchbaySystem
 import PatchbayTestSupport
@@ -118,6 +119,28 @@ struct ImportsOfOthersTests {
     #expect(watch.mostSeen == 0 && watch.lookCount > 0)
     #expect(descriptorCount(of: pid) == before)
     #expect(try broker.statistic("blobs") == 0)
+    try broker.stop()
+  }
+
+  /// Whether this kernel can keep descriptors away from a socket: Linux 6.16 and later.
+  private static let canRefuse: Bool = {
+    guard let (one, other) = try? ControlSocket.pair() else { return false }
+    defer { for socket in [one, other] { _ = close(socket) } }
+    return pb_take_descriptors(one, 0) == 0
+  }()
+
+  /// Closing a descriptor that nobody has installed may wait, too: a socket may linger for hours.
+  @Test(.enabled(if: canRefuse, "needs Linux 6.16"))
+  func `another user's descriptors do not even leave it, with whatever message`() throws {
+    let broker = try BrokerProcess(memory: "64MiB", options: ["--shared"])
+    let alice = try broker.peer(OtherUser(2000).wrapper)
+    for _ in 0..<20 {
+      #expect(try alice.ask("sendDescriptor \(broker.socket)") == "\(EPERM)")
+    }
+    // Those of the broker's user do, once the broker has seen whose they are.
+    let own = try broker.peer()
+    let path = try file(broker, "file", 10)
+    #expect(try own.ask("imports \(path) 1") == "imported 1")
     try broker.stop()
   }
 }
