@@ -95,9 +95,17 @@ struct ImportsOfOthersTests {
     var lookCount: Int { looks.load(ordering: .relaxed) }
   }
 
-  @Test func `no descriptor of another user's gets into the broker, however many are sent`() throws
-  {
-    let broker = try BrokerProcess(memory: "64MiB", options: ["--shared"])
+  /// As a kernel before 6.16: it lets everybody send descriptors.
+  private static let oldKernel = [
+    "/usr/bin/strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=setsockopt", "-e",
+    "inject=setsockopt:error=ENOPROTOOPT",
+  ]
+
+  @Test(arguments: [[], oldKernel])
+  func `no descriptor of another user's gets into the broker, however many are sent`(
+    wrapper: [String]
+  ) throws {
+    let broker = try BrokerProcess(memory: "64MiB", wrapper: wrapper, options: ["--shared"])
     let path = try file(broker, "file", 1000)
     #expect(chmod(path, 0o644) == 0)
     let pid = broker.process.pid
@@ -118,6 +126,7 @@ struct ImportsOfOthersTests {
     #expect(try answer.get() == "notPermitted 2000")
     #expect(watch.mostSeen == 0 && watch.lookCount > 0)
     #expect(descriptorCount(of: pid) == before)
+    if !wrapper.isEmpty { #expect(try alice.ask("sendDescriptor \(broker.socket)") == "sent") }
     #expect(try broker.statistic("blobs") == 0)
     try broker.stop()
   }
