@@ -276,6 +276,14 @@ int pb_accept(int listener) {
   return connection < 0 ? -errno : connection;
 }
 
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
+
+int pb_take_descriptors(int socket, int takes) {
+  return setsockopt(socket, SOL_SOCKET, SO_PASSRIGHTS, &takes, sizeof takes) < 0 ? -errno : 0;
+}
+
 int pb_socket_pair(int *first, int *second) {
   int both[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, both) < 0) return -errno;

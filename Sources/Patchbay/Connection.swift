@@ -9,6 +9,7 @@
 // This file has what both kinds of calls share: sending, receiving, handing out. Nothing in it waits,
 // and nobody is woken while a lock is held.
 
+import Glibc
 import PatchbayRing
 import PatchbaySystem
 import PatchbayTypes
@@ -116,7 +117,7 @@ final class Connection: Sendable {
       var count = 0
       while let next = state.withLock({ $0.outbox.next }) {
         guard count < Self.packetsAtOnce else { return .some }
-        switch try socket.send(next.bytes, descriptors: next.descriptors) {
+        switch try put(next) {
         case .wouldBlock: return .full
         case .hungUp: return .hungUp
         case .sent: state.withLock { if !$0.outbox.isEmpty { $0.outbox.removeFirst() } }
@@ -124,11 +125,22 @@ final class Connection: Sendable {
         count += 1
       }
       guard let packet else { return .all }
-      return switch try socket.send(packet.bytes, descriptors: packet.descriptors) {
+      return switch try put(packet) {
       case .sent: .all
       case .wouldBlock: .full
       case .hungUp: .hungUp
       }
+    }
+  }
+
+  /// To a broker that takes no descriptors of this user the system lets nobody send one. Without it
+  /// the request is refused in the broker's words.
+  private func put(_ packet: Packet) throws(PatchbayError) -> ControlSocket.SendOutcome {
+    do throws(PatchbayError) {
+      return try socket.send(packet.bytes, descriptors: packet.descriptors)
+    } catch {
+      guard error.systemErrno == EPERM, !packet.descriptors.isEmpty else { throw error }
+      return try socket.send(packet.bytes)
     }
   }
 

@@ -10,7 +10,7 @@ import PatchbayTypes
 import Synchronization
 
 /// An imported file that is being read. Any number of threads at once; calls block for the disk.
-final class ImportedFile: SegmentSource {
+package final class ImportedFile: SegmentSource {
   /// Bytes that are read at once.
   static let segmentByteCount = 256 * 1024
 
@@ -60,16 +60,18 @@ final class ImportedFile: SegmentSource {
     if start < end { DiskFile.prefetch(granted, start..<end) }
   }
 
-  /// - Throws: `corrupt` when the file is not what it was when it was imported.
-  func checkUnchanged() throws(PatchbayError) {
+  /// Looks at the file, without the broker. Blocks for the file's system.
+  /// - Throws: `corrupt` when the file is not what it was when it was imported; `inputOutput` when
+  ///   nobody can say.
+  package func checkUnchanged() throws(PatchbayError) {
     if let difference = try FileLook(granted).stamp.difference(from: stamp) {
       throw changed(difference)
     }
   }
 
-  /// A descriptor of the file with an offset and flags of its own.
+  /// A descriptor of the file with an offset and flags of its own, for reading only.
   /// - Throws: `notPermitted` where its mode does not let this user open it.
-  func reopened() throws(PatchbayError) -> Descriptor {
+  package func reopened() throws(PatchbayError) -> Descriptor {
     try DiskFile.reopened(granted.rawValue)
   }
 
@@ -92,26 +94,12 @@ final class ImportedFile: SegmentSource {
 
 extension Subscriber {
   /// The file of an imported blob; nil for any other blob. Blocks for the broker's answer.
-  func importedFile(deadline: Deadline) throws(PatchbayError) -> ImportedFile? {
+  /// - Throws: `corrupt` when the blob has failed of a change; `closed`, `noBroker`, `timedOut`.
+  package func importedFile(deadline: Deadline) throws(PatchbayError) -> ImportedFile? {
     guard handle.entry != nil, handle.windowShape == nil, handle.byteCount ?? 0 > 0 else {
       return nil
     }
     try handle.attach(0, deadline: deadline, onBound: checkNotClosed)
     return handle.spooled.source as? ImportedFile
-  }
-
-  /// A descriptor of an imported blob's file, for a program to read it by: its own, at the
-  /// beginning, for reading only. Nil for any other blob, and where the file's mode does not let
-  /// this user open it.
-  /// - Throws: `corrupt` when the file has changed; `closed`, `noBroker`, `timedOut`.
-  package func fileDescriptor(deadline: Deadline) throws(PatchbayError) -> Descriptor? {
-    guard let file = try importedFile(deadline: deadline) else { return nil }
-    try file.checkUnchanged()
-    return try? file.reopened()
-  }
-
-  /// - Throws: `corrupt` when the file of an imported blob has changed.
-  package func checkFileUnchanged(deadline: Deadline) throws(PatchbayError) {
-    try importedFile(deadline: deadline)?.checkUnchanged()
   }
 }

@@ -40,19 +40,24 @@ public struct ImportOptions: Sendable, Hashable {
 extension PatchbayClient {
   /// Publishes a file as it is, without copying it: sealed at once, with the length that the file
   /// has, however long that is. Readers read the file itself; the broker never writes to it, and it
-  /// stays when the blob goes. Blocks for the file's system and the broker's answer.
+  /// stays when the blob goes. Only the broker's own user and root may import. Blocks for the file's
+  /// system and the broker's answer, and until the file has not been changed for 20 ms.
   ///
   /// The file must not be changed any more. A change is noticed by its times and its length: then
   /// reads throw `corrupt`, and the blob fails when it is next opened. Renaming, linking or
-  /// removing the file and a new mode or owner count as changes.
+  /// removing the file and a new mode or owner count as changes. A file that is changed between the
+  /// last look before the import and the first one after it is not imported: the blob is removed
+  /// again, one that it has replaced stays gone, and `corrupt` is thrown.
   /// - Parameters:
   ///   - path: a regular file. A symbolic link is followed.
   ///   - key: the blob's name.
   ///   - options: what the blob is to be.
-  ///   - deadline: when to give up waiting for the broker.
+  ///   - deadline: when to give up waiting for the file to rest, and for the broker.
   /// - Returns: the blob's generation.
-  /// - Throws: `inputOutput`, `notPermitted` for the file; `keyExists`, `limitReached` when the
-  ///   broker holds as many files as it can, `noBroker`, `timedOut`.
+  /// - Throws: `inputOutput` when it is no regular file or has not the length that it says,
+  ///   `notPermitted` for the file or this user; `corrupt`; `keyExists`, `limitReached` when the
+  ///   broker holds as many files as it can, `noBroker`, `timedOut`, also when the file is being
+  ///   written to.
   @available(*, noasync)
   @discardableResult
   public func importFile(
@@ -60,14 +65,21 @@ extension PatchbayClient {
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> Generation {
     let source = try ImportSource(path)
-    if let pause = source.pause { usleep(UInt32(pause.wholeNanoseconds / 1000)) }
-    return try session.connection.call(
+    while let pause = try source.pause(deadline) { usleep(UInt32(pause.wholeNanoseconds / 1000)) }
+    let imported = try session.connection.call(
       options.request(key), deadline: deadline, with: source.file
     ).created.blob.generation
+    do throws(PatchbayError) {
+      try source.checkUnchanged(as: key)
+    } catch {
+      try? session.perform(Self.removal(of: key, imported), deadline: .after(Self.removalLimit))
+      throw error
+    }
+    return imported
   }
 
-  /// Publishes a file as it is; as the blocking `importFile`. The file is opened by threads that do
-  /// nothing else.
+  /// Publishes a file as it is; as the blocking `importFile`. The file is opened and looked at by
+  /// threads that do nothing else.
   /// - Throws: as the blocking `importFile`; `cancelled`.
   @discardableResult
   public func importFile(
@@ -78,10 +90,36 @@ extension PatchbayClient {
       try ImportSource(path)
     }
     // Cancelled meanwhile, the call says so.
-    if let pause = source.pause { try? await Task.sleep(for: pause) }
-    return try await session.connection.call(
+    while !Task.isCancelled, let pause = try await source.pause(deadline) {
+      try? await Task.sleep(for: pause)
+    }
+    let imported = try await session.connection.call(
       options.request(key), deadline: deadline, with: source.file
     ).created.blob.generation
+    do throws(PatchbayError) {
+      try await FileThreads.shared.run { () throws(PatchbayError) in
+        try source.checkUnchanged(as: key)
+      }
+    } catch {
+      await remove(imported, of: key)
+      throw error
+    }
+    return imported
+  }
+
+  /// How long the removal of what should not have been imported may take.
+  private static let removalLimit = Duration.seconds(5)
+
+  private static func removal(of key: BlobKey, _ generation: Generation) -> Request {
+    .remove(RemoveRequest(key: key, generation: generation))
+  }
+
+  /// Removes what was just imported, also for a task that is cancelled.
+  private func remove(_ generation: Generation, of key: BlobKey) async {
+    await Task { [session] in
+      try? await session.perform(
+        Self.removal(of: key, generation), deadline: .after(Self.removalLimit))
+    }.value
   }
 
   /// Keeps a blob from being evicted, until it is unpinned or removed. Its bytes may move to the
@@ -109,34 +147,5 @@ extension PatchbayClient {
   /// - Throws: as the blocking `pin`; `cancelled`.
   public func unpin(_ key: BlobKey, deadline: Deadline = .standard) async throws(PatchbayError) {
     try await session.perform(.pin(PinRequest(key: key, isPinned: false)), deadline: deadline)
-  }
-}
-
-/// A file that is to be imported, opened.
-private struct ImportSource: Sendable {
-  let file: CarriedFile
-  /// How long to wait before it is handed over. A file's clock may go in ticks: a change within the
-  /// tick of the last one could not be told from it.
-  let pause: Duration?
-
-  private static let tick = Duration.milliseconds(20)
-
-  init(_ path: String) throws(PatchbayError) {
-    let file = try DiskFile.openForReading(path)
-    let look = try FileLook(file)
-    guard look.isRegular else {
-      throw PatchbayError(
-        .inputOutput, "\(path) is not a regular file, and only such can be imported.")
-    }
-    if look.stamp.byteCount == 0, try !DiskFile.read(file, at: 0, byteCount: 1).isEmpty {
-      throw PatchbayError(
-        .inputOutput,
-        "\(path) says that it is empty and is not: it is one of the kernel's files. Publish it with a "
-          + "copy.")
-    }
-    let age = WallTime.now.rawValue &- look.stamp.changed
-    let tick = Self.tick.wholeNanoseconds
-    pause = (0..<tick).contains(age) ? .nanoseconds(tick - age) : nil
-    self.file = CarriedFile(file)
   }
 }

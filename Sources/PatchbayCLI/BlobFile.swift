@@ -9,6 +9,9 @@ import PatchbaySystem
 
 final class BlobFile {
   private let descriptor: Descriptor
+  /// What the descriptor is of; nil: a copy, which nobody can change.
+  private let file: ImportedFile?
+  /// Open as long as the command runs: a reader among the blob's others.
   private let subscriber: Subscriber
 
   /// Waits until the blob is sealed and makes a file of it.
@@ -16,20 +19,23 @@ final class BlobFile {
   init(_ subscriber: Subscriber, deadline: Deadline) throws(PatchbayError) {
     let byteCount = try subscriber.waitUntilSealed(deadline: deadline)
     self.subscriber = subscriber
-    if let file = try subscriber.fileDescriptor(deadline: .standard) {
-      descriptor = try Self.inherited(file)
+    let file = try subscriber.importedFile(deadline: .standard)
+    try file?.checkUnchanged()
+    if let file, let reopened = try? file.reopened() {
+      descriptor = try Self.inherited(reopened)
+      self.file = file
     } else {
       descriptor = try Self.inherited(Self.copy(subscriber, byteCount, deadline))
+      self.file = nil
     }
   }
 
   /// What the child finds it under.
   var path: String { "/dev/fd/\(descriptor.rawValue)" }
 
-  /// - Throws: `corrupt` when the file of an imported blob is not what it was.
-  func checkUnchanged() throws(PatchbayError) {
-    try subscriber.checkFileUnchanged(deadline: .standard)
-  }
+  /// Looks whether what the child was given is still the blob; asks no broker.
+  /// - Throws: `corrupt` when it is not; `inputOutput` when nobody can say.
+  func checkUnchanged() throws(PatchbayError) { try file?.checkUnchanged() }
 
   /// A copy whose bytes and length are fixed, for reading only.
   private static func copy(

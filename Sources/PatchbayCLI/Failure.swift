@@ -75,8 +75,17 @@ struct Failure: Error {
     StandardError.write(text + "\n")
   }
 
+  /// A message about what does not change how the command ends.
+  static func warning(_ error: PatchbayError, key: BlobKey, asJSON: Bool) -> String {
+    asJSON
+      ? json(
+        "warning", code: "\(error.code)", message: error.message, key: key, cause: error.cause)
+      : "\(label) warning: \(error.message)"
+  }
+
   static func json(
-    code: String, message: String, key: BlobKey?, cause: String?, resumePosition: Int? = nil,
+    _ kind: String = "error", code: String, message: String, key: BlobKey?, cause: String?,
+    resumePosition: Int? = nil,
     missing: [Range<Int>] = []
   ) -> String {
     var parts = JSONFields()
@@ -86,7 +95,7 @@ struct Failure: Error {
     parts["cause"] = .optional(cause)
     if let resumePosition { parts["resumePosition"] = .integer(resumePosition) }
     if !missing.isEmpty { parts["missing"] = .ranges(missing) }
-    return JSON.object(JSONFields([("error", .object(parts))])).text
+    return JSON.object(JSONFields([(kind, .object(parts))])).text
   }
 }
 

@@ -3,6 +3,10 @@
 // is its owner's: nothing is ever written to it, and whatever becomes of the blob, the file stays
 // as it is.
 //
+// Only the broker's own user and root import. A file may be served by another process, which need
+// not answer: then a read of it waits, and so does the close of the broker's descriptor. Nobody
+// else gets a descriptor into the broker.
+//
 // A file can change. Whoever reads it compares its stamp after each read with the one that it had
 // when it was imported, and believes nothing else. The ledger has it looked at whenever somebody
 // opens the blob or asks for it: if it has changed the blob has failed, and its descriptor goes. An
@@ -23,11 +27,23 @@ extension Ledger {
     }
     noteRequest(session, number, .import(request))
     do throws(PatchbayError) {
+      // Before anything that says more than that.
+      try checkImporter(session, request)
       try importFile(session, number, request, offer, try found.get())
     } catch {
       actions.append(.dropOffer(offer))
       refuse(session, number, explained(error))
     }
+  }
+
+  /// Whether a file of this peer may become a blob, and so whether its descriptor may come in at all.
+  package func mayImport(_ peer: Peer) -> Bool { isTrusted(peer.uid) }
+
+  private func checkImporter(
+    _ session: SessionID, _ request: ImportRequest
+  ) throws(PatchbayError) {
+    guard let peer = sessions[session]?.peer, !mayImport(peer) else { return }
+    throw .foreignImport(request.key, by: peer.uid, broker: brokerUser)
   }
 
   /// Everything that can be refused is refused before anything changes.
@@ -46,7 +62,7 @@ extension Ledger {
     try checkOwner(old, session, create)
     try checkTaken(old, create)
     guard let uid = sessions[session]?.peer.uid else { return }
-    try checkImports(of: uid, replacing: old)
+    try checkImports(replacing: old)
     let whole = max(ExtentPlan.page, RingGeometry.roundedToPage(file.byteCount))
     let plan = try ExtentPlan(first: whole, limit: whole)
     _ = try findRoom(of: uid, create, replacing: old)
@@ -59,7 +75,6 @@ extension Ledger {
     blob.sealer = session
     keep(blob)
     importCount += 1
-    accounts[uid]?.importCount += 1
     actions.append(.keepFile(origin.generation, offer))
     owners[request.key] = origin.generation
     born(origin.generation)
@@ -67,16 +82,11 @@ extension Ledger {
   }
 
   /// - Throws: `limitReached` when as many files are held as may be.
-  private func checkImports(of uid: UInt32, replacing old: Generation?) throws(PatchbayError) {
+  private func checkImports(replacing old: Generation?) throws(PatchbayError) {
     // Only one that goes at once makes room.
     let goes = old.flatMap { blobs[$0] }.map { $0.holdsFile && !$0.isHeld && $0.ghostCount == 0 }
     let count = importCount - (goes == true ? 1 : 0)
     guard count < limits.importCount else { throw .tooManyImports(limit: limits.importCount) }
-    guard !isTrusted(uid) else { return }
-    let own = (accounts[uid]?.importCount ?? 0) - (goes == true ? 1 : 0)
-    guard own < limits.importsPerOtherUser else {
-      throw .userLimit(uid, "has imported \(own) files", limit: limits.importsPerOtherUser)
-    }
   }
 
   // MARK: Looking
@@ -138,7 +148,6 @@ extension Ledger {
     guard let blob = blobs[generation], blob.holdsFile else { return }
     blobs[generation]?.holdsFile = false
     importCount -= 1
-    accounts[blob.origin.access.uid]?.importCount -= 1
     actions.append(.releaseFile(generation))
   }
 
@@ -173,6 +182,14 @@ extension PatchbayError {
   static func noDescriptor(_ key: BlobKey) -> PatchbayError {
     PatchbayError(
       .protocolViolation, "The import of \(key) came without the descriptor of its file.")
+  }
+
+  static func foreignImport(_ key: BlobKey, by uid: UInt32, broker: UInt32) -> PatchbayError {
+    PatchbayError(
+      .notPermitted,
+      "User \(uid) may not import a file as \(key): only the broker's own user (\(broker)) and root "
+        + "may, since the broker would have to wait for whoever serves the file. Publish it with a "
+        + "copy: patchbay put.")
   }
 
   static func fileTooLong(_ key: BlobKey, byteCount: Int) -> PatchbayError {

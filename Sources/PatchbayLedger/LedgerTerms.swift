@@ -128,7 +128,6 @@ package struct LedgerLimits: Hashable, Sendable {
   package var waitingOpensPerOtherUser = 16384
   package var blobsPerOtherUser = 65536
   package var accessClassesPerOtherUser = 8
-  package var importsPerOtherUser = 64
   /// Places among those that the publisher of one blob waits for.
   package var subscriptionsPerOtherUser = 64
   package init(memoryByteCount: Int) {

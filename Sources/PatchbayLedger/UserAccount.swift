@@ -14,8 +14,6 @@ struct UserAccount: Sendable {
   var byteCount = 0
   /// Of them, what eviction could free.
   var idleByteCount = 0
-  /// Files that the broker holds open for it.
-  var importCount = 0
   /// Bytes of disk of its blobs, and of them, what eviction could free.
   var diskByteCount = 0
   var idleDiskByteCount = 0

@@ -48,6 +48,8 @@ extension EventLoop {
     let peer = Peer(
       process: process, uid: uid, gid: gid,
       groups: isShared ? Self.groups(of: socket.descriptor) : [])
+    // A system that knows no such option takes them: then nobody installs them.
+    _ = pb_take_descriptors(socket.descriptor.rawValue, ledger.mayImport(peer) ? 1 : 0)
     let connection = Connection(session, peer, socket, sharedRoom: sharedQueueRoom)
     connections[session] = connection
     let watch = processes.add(session, connection.peer, socket: connection.rawDescriptor, poller)
@@ -94,7 +96,7 @@ extension EventLoop {
       guard number != 0 else {
         throw PatchbayError(.protocolViolation, "A request has the number 0, which none may have.")
       }
-      try checkOffered(offered, frame)
+      try checkOffered(offered, frame, from: connection.peer)
       let request = try frame.decodeRequest(packet)
       if case .import(let request) = request {
         return take(request, offered, number: number, connection)

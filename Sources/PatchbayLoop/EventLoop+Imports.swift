@@ -7,16 +7,19 @@ import PatchbayTypes
 import PatchbayWire
 
 extension EventLoop {
-  /// Takes what has arrived on a connection. A descriptor comes in only with a packet that begins
-  /// as an import does, and only as long as there is room for it.
+  /// Takes what has arrived on a connection. A descriptor comes in only from who may import, with a
+  /// packet that begins as an import does, and as long as there is room for it. Any other the kernel
+  /// lets go by itself, without the flush that a close would be, which may wait for another process.
+  /// Even that may wait, for a socket that lingers; so where the kernel can, it does not let others
+  /// send any.
   func receive(_ connection: Connection) throws(PatchbayError) -> ControlSocket.Arrival {
-    let hasRoom = imports.hasRoom
-    return try connection.receive { hasRoom && Frame.beginsImport($0) }
+    let mayCome = ledger.mayImport(connection.peer) && imports.hasRoom
+    return try connection.receive { mayCome && Frame.beginsImport($0) }
   }
 
   /// - Throws: `protocolViolation` for descriptors that must not be there, or one that must.
   func checkOffered(
-    _ offered: ControlSocket.Offered, _ frame: Frame
+    _ offered: ControlSocket.Offered, _ frame: Frame, from peer: Peer
   ) throws(PatchbayError) {
     guard frame.type == Request.Kind.import.rawValue else {
       guard offered == .nothing else {
@@ -27,8 +30,10 @@ extension EventLoop {
       return
     }
     switch offered {
-    // None was taken for want of room, or of a number, however many came.
+    // None was taken for want of room, of a number or of permission, however many came.
     case .one, .starved, .tooMany(nil): return
+    // Who may not import cannot send one; the ledger says so.
+    case .nothing where !ledger.mayImport(peer): return
     case .tooMany:
       throw PatchbayError(
         .protocolViolation, "An import came with more than one descriptor.")

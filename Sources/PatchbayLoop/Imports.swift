@@ -1,8 +1,8 @@
 // The descriptors that clients have sent: of files that are offered, and of those that became
-// blobs. A file may be on a disk far away, or be served by a process of who sent it; so nothing is
-// asked of it here that could wait for them. It is looked at as far as this machine knows it,
-// handed on as it is, and closed by a thread that does nothing else: closing may wait. Nothing is
-// ever read or written.
+// blobs; only the broker's own user and root send any that come in. A file may be on a disk far away,
+// or be served by another process; so nothing is asked of it here that could wait for them. It is
+// looked at as far as this machine knows it, handed on as it is, and closed by a thread that does
+// nothing else: closing may wait. Nothing is ever read or written.
 
 import CPatchbaySystem
 import Glibc

@@ -44,6 +44,9 @@ final class SocketGround {
       var facts = stat()
       if unsafe lstat(path, &facts) == 0 { socketFile = (facts.st_dev, facts.st_ino) }
     }
+    // Whoever waits to be accepted sends none; on a system that knows no such option, nobody
+    // installs them.
+    _ = pb_take_descriptors(listener.rawValue, 0)
   }
 
   /// The socket's name goes if it is ours; the lock file stays, empty: nothing is left to clear up.

@@ -57,6 +57,26 @@ import Testing
         == #"{"error":{"code":"noBroker","message":"m","key":null,"cause":null}}"#)
   }
 
+  @Test func `a warning is told from an error`() {
+    let error = PatchbayError(.inputOutput, "It may be.")
+    #expect(Failure.warning(error, key: "k", asJSON: false).hasSuffix(" warning: It may be."))
+    #expect(
+      Failure.warning(error, key: "k", asJSON: true)
+        == #"{"warning":{"code":"inputOutput","message":"It may be.","key":"k","cause":null}}"#)
+  }
+
+  @Test func `only a file that has changed for certain spoils a good end, and nothing a bad one`() {
+    let changed = Finding("k", PatchbayError(.corrupt, "It has changed."))
+    let unknown = [PatchbayError.Code.inputOutput, .noBroker, .timedOut, .closed, .notPermitted]
+      .map { Finding("k", PatchbayError($0, "Who knows.")) }
+    #expect(Finding.exitCode([], afterStatus: 0) == 0)
+    #expect(Finding.exitCode(unknown, afterStatus: 0) == 0)
+    #expect(Finding.exitCode(unknown + [changed], afterStatus: 0) == 65)
+    for status in [1, 7, 137] as [Int32] {
+      #expect(Finding.exitCode(unknown + [changed], afterStatus: status) == status)
+    }
+  }
+
   @Test func `an error in words has its cause on a line of its own`() {
     let error = PatchbayError(.blobFailed, "It failed.", cause: "no more paper")
     #expect(Failure.text(error).hasSuffix(" It failed.\n  cause: no more paper"))

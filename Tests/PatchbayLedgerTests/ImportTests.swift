@@ -178,8 +178,8 @@ import Testing
   }
 
   @Test func `what cannot be imported is refused, and its descriptor dropped`() throws {
-    var files = Files(Rig { $0.isShared = true })
-    let (session, other) = (files.rig.connect(), files.rig.connect(uid: 2000))
+    var files = Files(Rig())
+    let session = files.rig.connect()
     let unfit = PatchbayError(.notPermitted, "It is a pipe.")
     #expect(files.offer(session, "f", .failure(unfit))?.error == unfit)
     var long = before
@@ -189,12 +189,11 @@ import Testing
     #expect(executable?.code == .protocolViolation)
     _ = try need(files.offer(session, "f", .success(before))?.grant)
     #expect(files.offer(session, "f", .success(before))?.code == .keyExists)
-    #expect(files.offer(other, "f", .success(before)) { $0.replaces = true }?.code == .notPermitted)
-    #expect(files.dropped == 5 && files.kept.count == 1)
+    #expect(files.dropped == 4 && files.kept.count == 1)
     // Without a hello, and without a descriptor.
     let silent = files.rig.connectOnly()
     #expect(files.offer(silent, "g", .success(before))?.code == .protocolViolation)
-    #expect(files.dropped == 6)
+    #expect(files.dropped == 5)
     #expect(
       files.ask(session, .import(ImportRequest(key: "h")))?.code == .protocolViolation)
     #expect(files.rig.ledger.inconsistency == nil)
@@ -214,23 +213,41 @@ import Testing
     #expect(files.rig.ledger.inconsistency == nil)
   }
 
-  @Test func `one other user cannot take all the places for files`() throws {
-    var files = Files(
-      Rig {
-        $0.isShared = true
-        $0.importCount = 10
-        $0.importsPerOtherUser = 2
-      })
-    let (own, alice) = (files.rig.connect(), files.rig.connect(uid: 2000))
-    for key in ["a", "b"] as [BlobKey] {
-      _ = try need(files.offer(alice, key, .success(before))?.grant)
+  @Test func `nobody but the broker's own user and root imports, and a try changes nothing`() throws
+  {
+    var files = Files(Rig { $0.isShared = true })
+    let (own, root) = (files.rig.connect(), files.rig.connect(uid: 0))
+    let alice = files.rig.connect(uid: 2000)
+    _ = try need(files.offer(own, "own", .success(before))?.grant)
+    _ = try need(files.offer(root, "root", .success(before)) { $0.mode = 0o644 }?.grant)
+    let used = files.rig.ledger.usedByteCount
+    let blobs = files.rig.ledger.blobs.keys.sorted()
+    // Whatever the key and the file are, the answer tells nothing of them.
+    let unfit = PatchbayError(.notPermitted, "It is a pipe.")
+    for (key, found) in [
+      ("new", .success(before)), ("own", .success(before)), ("root", .success(before)),
+      ("new", .failure(unfit)),
+    ] as [(BlobKey, Result<FileStamp, PatchbayError>)] {
+      for replaces in [false, true] {
+        let refused = try need(
+          files.offer(alice, key, found) {
+            $0.replaces = replaces
+            $0.mode = 0o777
+          }?.error)
+        #expect(refused == .foreignImport(key, by: 2000, broker: Rig.user))
+        #expect(refused.code == .notPermitted)
+        for words in ["User 2000", "\(key)", "user (\(Rig.user)) and root", "patchbay put"] {
+          #expect(refused.message.contains(words), "\(words)")
+        }
+      }
     }
-    #expect(files.offer(alice, "c", .success(before))?.code == .limitReached)
-    for index in 0..<8 {
-      _ = try need(files.offer(own, try BlobKey("o\(index)"), .success(before))?.grant)
-    }
-    #expect(files.offer(own, "last", .success(before))?.code == .limitReached)
+    #expect(files.dropped == 8 && files.kept.count == 2)
+    #expect(files.rig.ledger.usedByteCount == used)
+    #expect(files.rig.ledger.blobs.keys.sorted() == blobs)
     #expect(files.rig.ledger.inconsistency == nil)
+    // It reads what it may, as ever.
+    #expect(files.open(alice, "root")?.grant?.state == .sealed)
+    #expect(files.open(alice, "own")?.code == .noSuchKey)
   }
 
   @Test func `an empty file is an empty blob`() throws {

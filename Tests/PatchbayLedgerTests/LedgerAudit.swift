@@ -94,7 +94,6 @@ extension Ledger {
       let mine = Set(live.filter { $0.value.peer.uid == uid }.keys)
       if account.byteCount != bytes { return "user \(uid): \(account.byteCount) of \(bytes) bytes" }
       if account.idleByteCount != idle { return "user \(uid): \(account.idleByteCount) idle" }
-      if account.importCount != own.count(where: \.holdsFile) { return "user \(uid): imports" }
       let disk = own.reduce(0) { $0 + $1.spoolByteCount }
       if account.diskByteCount != disk { return "user \(uid): \(account.diskByteCount) on disk" }
       let idleDisk = own.reduce(0) { $0 + ($1.isIdle ? $1.spoolByteCount : 0) }
@@ -105,7 +104,7 @@ extension Ledger {
       if account.blobCount != own.count { return "user \(uid): \(account.blobCount) blobs" }
       if account.sessions != mine { return "user \(uid): sessions" }
       if isTrusted(uid) { continue }
-      if account.importCount > limits.importsPerOtherUser { return "user \(uid) imports" }
+      if own.contains(where: \.holdsFile) { return "user \(uid) has imported a file" }
       if bytes > limits.memoryPerOtherUser { return "user \(uid) has \(bytes) bytes" }
       if own.count > limits.blobsPerOtherUser { return "user \(uid) has \(own.count) blobs" }
       let handles = live.values.reduce(0) { $0 + ($1.peer.uid == uid ? $1.handleCount : 0) }

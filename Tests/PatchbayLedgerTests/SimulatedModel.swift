@@ -417,6 +417,9 @@ struct SimulatedModel {
       demand(
         grant.state == .sealed && imports.files.contains(generation)
           && records[generation]?.info.isImported == true, "\(generation) is no import")
+      demand(
+        peers[session].map { [0, 1000].contains($0.uid) } == true,
+        "\(generation) was imported by another user")
     case (.imported, .attachExtent(let extent)):
       demand(
         imports.files.contains(extent.generation) && extent.index == 0

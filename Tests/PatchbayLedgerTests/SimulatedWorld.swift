@@ -92,7 +92,6 @@ struct SimulatedWorld {
     limits.subscriptionsPerOtherUser = 3
     limits.removalCount = 6
     limits.importCount = Self.importLimit
-    limits.importsPerOtherUser = 2
     limits.watchesPerSession = 2
     limits.poolRest = .seconds(3)
     if spools {

@@ -11,6 +11,7 @@ final class Conversation {
   var publishers: [String: Publisher] = [:]
   var claims: [String: RangeClaim] = [:]
   var vandal: Vandal?
+  var importUnderWay: ImportUnderWay?
   private var subscribers: [String: Subscriber] = [:]
   private var leases: [Lease] = []
   /// Those that hold a publisher already.
@@ -48,6 +49,10 @@ final class Conversation {
       return try patch(verb, words)
     case "vandal", "act": return try vandalise(verb, words)
     case "reopen": return reopen()
+    case "imports": return try importFiles(words)
+    case "importWhile": return try importWhileChanging(words)
+    case "sendDescriptor": return try sendDescriptor(words)
+    case "importOutcome": return try importOutcome()
     case "harass": return try harass(words)
     case "threads": return try writeFromThreads(words)
     case "waiters": return try startWaiters(words)
@@ -63,7 +68,7 @@ final class Conversation {
   }
 
   /// The only socket of this process.
-  private func connectionDescriptor() -> Int32 {
+  func connectionDescriptor() -> Int32 {
     var information = stat()
     return (3..<64).first {
       fstat($0, &information) == 0 && information.st_mode & S_IFMT == S_IFSOCK

@@ -92,6 +92,29 @@ import Testing
     try broker.stop()
   }
 
+  @Test(arguments: ["thread", "task"])
+  func `a file that changes while the broker takes it is taken back`(form: String) throws {
+    let broker = try BrokerProcess(memory: "64MiB")
+    let path = try file(broker, "file", 1000)
+    let peer = try broker.peer()
+    try broker.suspend()
+    #expect(try peer.ask("importWhile f \(path) \(form)") == "changed")
+    broker.process.kill(SIGCONT)
+    let refused = try peer.askForError("importOutcome")
+    #expect(refused.code == "corrupt", "\(refused)")
+    for words in [path, "has 1001 bytes instead of 1000", "imported as f", "copy"] {
+      #expect(refused.description.contains(words), "\(refused)")
+    }
+    #expect(try broker.run(["info", "f"]).exitCode == 66)
+    try eventually("its descriptor is closed") {
+      openDescriptorCount(of: path, in: broker.process.pid) == 0
+    }
+    // Left alone it is imported.
+    #expect(try broker.run(["import", "f", path]).exitCode == 0)
+    #expect(try broker.run(["cat", "f"]).bytes.count == 1001)
+    try broker.stop()
+  }
+
   // MARK: pin
 
   @Test func `pinned blobs are shown and stay`() throws {
@@ -249,6 +272,71 @@ import Testing
     try broker.stop()
   }
 
+  @Test func `a command that fails has its own status, and a change is told besides`() throws {
+    let broker = try BrokerProcess(memory: "64MiB")
+    for (name, words) in [("one", "exit 7"), ("two", "kill -9 $$")] {
+      let path = try file(broker, name, 1000)
+      #expect(try broker.run(["import", name, path]).exitCode == 0)
+      let failed = try broker.run(["with", name, "--", "sh", "-c", words, "{}"])
+      let status: Int32 = name == "one" ? 7 : 137
+      #expect(failed.exitCode == status && failed.error.isEmpty, "\(failed.error)")
+      let changed = try broker.run(
+        ["with", name, "--json", "--", "sh", "-c", "echo x >> \(path); \(words)", "{}"])
+      #expect(changed.exitCode == status)
+      #expect(changed.error.hasPrefix("{\"error\":{\"code\":\"corrupt\""), "\(changed.error)")
+      #expect(changed.error.contains("\"key\":\"\(name)\""), "\(changed.error)")
+    }
+    try broker.stop()
+  }
+
+  /// The broker is killed by the command, which then may change the file.
+  @Test(arguments: [false, true])
+  func `whether a file has changed is found without the broker`(changes: Bool) throws {
+    let broker = try BrokerProcess(memory: "64MiB")
+    let path = try file(broker, "file", 1000)
+    #expect(try broker.run(["import", "f", path]).exitCode == 0)
+    #expect(try broker.run(["put", "k", "-"], input: "bytes").exitCode == 0)
+    let pid = broker.process.pid
+    let gone =
+      "kill -9 \(pid); while kill -0 \(pid) 2>&-; do grep -q '^State:.Z' /proc/\(pid)/status && break; done"
+    let words = gone + (changes ? "; echo x >> \(path)" : "")
+    let outcome = try broker.run(["with", "f", "k", "--", "sh", "-c", words, "{}", "{}"])
+    #expect(outcome.exitCode == (changes ? 65 : 0), "\(outcome.error)")
+    #expect(outcome.error.isEmpty != changes, "\(outcome.error)")
+    #expect(outcome.error.contains("since it was imported") == changes)
+    #expect(try broker.process.waitForExit() == 128 + SIGKILL)
+    // The next one takes away what the killed one has left.
+    let next = try ChildProcess(
+      program("patchbay"), ["serve", "--socket", broker.socket], errorPath: broker.logPath)
+    try eventually("the next broker answers") { try broker.run(["ping"]).exitCode == 0 }
+    next.kill(SIGTERM)
+    #expect(try next.waitForExit() == 0)
+    #expect(broker.objects.isEmpty, "\(broker.objects)")
+  }
+
+  /// The system refuses every look at a file but the first, before the command starts.
+  @Test func `a file that cannot be looked at any more does not spoil a good end`() throws {
+    let broker = try BrokerProcess(memory: "64MiB")
+    let path = try file(broker, "file", 1000)
+    #expect(try broker.run(["import", "f", path]).exitCode == 0)
+    let refused = ["-qq", "-o", "/dev/null", "-e", "inject=statx:error=EIO:when=2+"]
+    for (options, words) in [
+      ([], "warning: Nobody can say whether the file of the imported blob f was changed"),
+      (["--json"], "{\"warning\":{\"code\":\"inputOutput\""),
+    ] {
+      for (command, status) in [("exit 0", 0), ("exit 7", 7)] as [(String, Int32)] {
+        let outcome = try runProgram(
+          "/usr/bin/strace",
+          refused + [program("patchbay"), "with", "f"] + options
+            + ["--", "sh", "-c", command, "{}"],
+          environment: ["PATCHBAY_SOCKET": broker.socket])
+        #expect(outcome.exitCode == status, "\(outcome.error)")
+        #expect(outcome.error.contains(words), "\(outcome.error)")
+      }
+    }
+    try broker.stop()
+  }
+
   // MARK: get --parallel
 
   @Test(arguments: [2, 4, 64])
@@ -328,42 +416,6 @@ import Testing
     #expect(try broker.run(["fail", "open", "--why", "no more"]).exitCode == 0)
     #expect(try get.waitForExit() == 79)
     #expect(names(in: broker.directory.path).allSatisfy { !$0.hasPrefix("target") })
-    try broker.stop()
-  }
-
-  // MARK: Other users
-
-  @Test(
-    .enabled(if: OtherUser.isPossible, "needs root, setpriv, and a build that others can run"))
-  func `another user's import is read by its mode alone, whatever the file's`() throws {
-    let (alice, bob) = (OtherUser(2000, groups: [200, 300]), OtherUser(3000))
-    let broker = try BrokerProcess(memory: "64MiB", options: ["--shared"])
-    let path = try file(broker, "file", 300_000)
-    #expect(chown(path, 2000, 2000) == 0)
-    for (key, mode) in [("own", "0600"), ("all", "0644")] {
-      let outcome = try broker.run(as: alice, ["import", key, path, "--mode", mode])
-      #expect(outcome.exitCode == 0, "\(outcome.error)")
-    }
-    // The file itself is for its owner alone.
-    #expect(try broker.run(as: bob, ["cat", "all"]).bytes == oracleBytes(1, 0..<300_000))
-    #expect(try broker.run(as: bob, ["cat", "own"]).exitCode == 66)
-    #expect(
-      try broker.run(as: bob, ["with", "all", "--", "wc", "-c", "{}"]).output.hasPrefix("300000 "))
-    #expect(try broker.run(as: bob, ["pin", "all"]).exitCode == 77)
-    #expect(try broker.run(as: alice, ["pin", "all"]).exitCode == 0)
-    #expect(try broker.run(as: bob, ["rm", "all"]).exitCode == 77)
-    #expect(
-      try broker.run(as: bob, ["import", "all", "/etc/hostname", "--replace"]).exitCode == 77)
-    #expect(try broker.run(as: bob, ["import", "mine", path]).exitCode == 77)
-    // Another user's places for files are bounded.
-    let many = try broker.run(
-      as: alice, ["ls", "--json"])
-    #expect(many.output.split(separator: "\n").count == 2)
-    for index in 0..<62 {
-      #expect(try broker.run(as: alice, ["import", "f\(index)", path]).exitCode == 0)
-    }
-    #expect(try broker.run(as: alice, ["import", "last", path]).exitCode == 81)
-    #expect(try broker.run(["import", "root", path]).exitCode == 0)
     try broker.stop()
   }
 }

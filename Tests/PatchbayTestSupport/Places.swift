@@ -62,6 +62,16 @@ package func buildDirectory() throws -> String {
 /// How many descriptors a process has open.
 package func descriptorCount(of pid: Int32) -> Int { names(in: "/proc/\(pid)/fd").count }
 
+/// How many descriptors of a process lead to a file.
+package func openDescriptorCount(of path: String, in pid: Int32) -> Int {
+  names(in: "/proc/\(pid)/fd").count { name in
+    var target = [CChar](repeating: 0, count: 4096)
+    let count = unsafe readlink("/proc/\(pid)/fd/\(name)", &target, target.count)
+    return count > 0
+      && String(decoding: target[..<count].map(UInt8.init(bitPattern:)), as: UTF8.self) == path
+  }
+}
+
 /// A number from /proc/PID/status, such as VmRSS or Threads, in its own unit.
 package func processFigure(_ pid: Int32, _ field: String) -> Int? {
   guard let text = try? readFile("/proc/\(pid)/status") else { return nil }

@@ -98,6 +98,10 @@ int pb_connect_now(const char *path);
 // has at most capacity - 1 bytes. -EPROTOTYPE: it is no listening socket of that kind with a path.
 int pb_adopt_listener(int listener, char *path, size_t capacity);
 int pb_accept(int listener);
+// Whether packets with descriptors can be sent to a socket: 0, who tries gets EPERM. Set on a
+// listener it holds for each connection from its first packet on. From Linux 6.16; before,
+// -ENOPROTOOPT, and they can.
+int pb_take_descriptors(int socket, int takes);
 int pb_socket_pair(int *first, int *second);
 // One packet. -EAGAIN when the peer's queue is full (never blocks, never raises SIGPIPE).
 int64_t pb_send(int socket, const void *bytes, size_t byte_count, const int *descriptors, int count);

@@ -9,18 +9,20 @@ struct ImportVerb: Verb {
     abstract: "Publishes an existing file without copying it.",
     discussion: """
       The blob is sealed at once and takes no memory, however long the file is: readers read the file \
-      itself. The broker never writes to it, and it stays where it is when the blob is removed.
+      itself. The broker never writes to it, and it stays where it is when the blob is removed. Only \
+      the broker's own user and root may import; others copy: `patchbay put`.
 
       Do not change the file any more. A change is noticed by the file's length and times, and \
       renaming, linking, removing it or changing its mode counts as one: reads end with an error \
-      then, and the blob has failed. To publish a file that goes on changing, copy it: `patchbay \
-      put`.
+      then, and the blob has failed. An import waits until the file was left alone for 20 ms. To \
+      publish a file that goes on changing, copy it: `patchbay put`.
 
       Example: patchbay import models/v7 weights.bin --type application/octet-stream
 
-      Exits with 0; 64 usage; 69 no broker; 73 the key exists; 74 the file cannot be read; 76 a \
-      mode with other bits than those of reading and writing; 77 it may not be read, or has no \
-      name; 81 the broker holds as many files as it can.
+      Exits with 0; 64 usage; 65 the file was changed just as it was imported; 69 no broker; 73 the \
+      key exists; 74 the file cannot be read, or has not the length that it says; 75 it is being \
+      written to; 76 a mode with other bits than those of reading and writing; 77 it may not be read, \
+      has no name, or the broker is another user's; 81 the broker holds as many files as it can.
       """)
 
   @OptionGroup var common: CommonOptions

@@ -20,18 +20,20 @@ struct WithVerb: Verb {
       copied into memory of this command's own, beside what the broker has, before the command \
       starts, and cannot be changed; the memory is free when the command, and whatever it has left \
       running, has ended. An imported blob (`patchbay import`) costs nothing: the command gets the \
-      file itself, and writes to your file if it opens {} for writing. When that is changed while the \
-      command runs, a good end of the command becomes 65.
+      file itself, and writes to your file if it opens {} for writing. When that was changed while the \
+      command ran, an error says so, and a good end of the command becomes 65. When nobody can say \
+      whether it was, there is a warning, and the command's end stands.
 
       Signals are passed on, and the command decides what they mean.
 
       Example: patchbay with models/v7 -- sha256sum {}
       Example: patchbay with a b --wait-for 1m -- cmp {} {}
 
-      Exits with 0 when the command did, else with its status, or 128 + the signal that ended it; or, \
-      before the command was started, with 64 usage; 65 an imported file has changed; 66 no such \
-      key; 69 no broker; 74 the command cannot be started; 75 time-out; 79 a blob has failed, or \
-      was abandoned or removed; 81 no memory for a copy.
+      Exits with 0 when the command did, else with its status, or 128 + the signal that ended it; \
+      with 65 when an imported file has changed and the command did well; or, before the command was \
+      started, with 64 usage; 65 an imported file has changed; 66 no such key; 69 no broker; 74 the \
+      command cannot be started; 75 time-out; 79 a blob has failed, or was abandoned or removed; 81 \
+      no memory for a copy.
       """)
 
   @OptionGroup var common: CommonOptions
@@ -87,10 +89,50 @@ struct WithVerb: Verb {
     Interruption.react { _, _ in .goOn }
     let child = try ChildCommand(files.words(of: command))
     let status = child.exitCode()
-    guard status == 0 else { throw ExitCode(status) }
-    for (key, file) in zip(keys, files.files) {
-      try Failure.about(key) { try file.checkUnchanged() }
+    let findings = zip(keys, files.files).compactMap(Finding.init)
+    for finding in findings { finding.report(asJSON: common.json) }
+    let code = Finding.exitCode(findings, afterStatus: status)
+    guard code == 0 else { throw ExitCode(code) }
+  }
+}
+
+/// What is not as it should be with a file that a command was given, once the command has ended.
+struct Finding {
+  let key: BlobKey
+  let error: PatchbayError
+  /// Whether the file has changed for certain; otherwise it could not be looked at.
+  var isChange: Bool { error.code == .corrupt }
+
+  init(_ key: BlobKey, _ error: PatchbayError) {
+    self.key = key
+    self.error = error
+  }
+
+  /// Nil: it is as it was.
+  init?(_ key: BlobKey, _ file: BlobFile) {
+    do throws(PatchbayError) {
+      try file.checkUnchanged()
+      return nil
+    } catch {
+      self.init(key, error)
     }
+  }
+
+  /// Only a change that is certain spoils a good end, and nothing a bad one.
+  static func exitCode(_ findings: [Finding], afterStatus status: Int32) -> Int32 {
+    status == 0 && findings.contains(where: \.isChange) ? ExitStatus.of(.corrupt) : status
+  }
+
+  func report(asJSON: Bool) {
+    guard !isChange else { return Failure(error, key: key).report(asJSON: asJSON) }
+    StandardError.write(Failure.warning(words, key: key, asJSON: asJSON) + "\n")
+  }
+
+  private var words: PatchbayError {
+    PatchbayError(
+      error.code,
+      "Nobody can say whether the file of the imported blob \(key) was changed while the command ran: "
+        + error.message, systemErrno: error.systemErrno)
   }
 }
 
