@@ -25,8 +25,8 @@ final class Household: Sendable {
   func forget(worker: pid_t) { _ = state.withLock { $0.workers.remove(worker) } }
   func add(broker: pid_t, input: Int32) { state.withLock { $0.broker = (broker, input) } }
 
-  /// Ends the broker as a crash does. What it leaves is its heir's in the same directory, or goes at the
-  /// end.
+  /// Ends the broker as a crash does. What it leaves is its heir's in the same directory, or goes
+  /// at the end.
   func killBroker() {
     let broker = state.withLock { state in
       defer { state.broker = nil }
@@ -70,8 +70,8 @@ final class Household: Sendable {
     Self.remove(directory)
   }
 
-  /// A broker that was killed and had no heir has left its number in its lock file; one that ended in
-  /// order has not.
+  /// A broker that was killed and had no heir has left its number in its lock file; one that ended
+  /// in order has not.
   private static func removeSharedMemory(ofBrokerIn directory: String) {
     let path = BrokerProcess.socketPath(in: directory) + ".lock"
     let file = unsafe open(path, O_RDONLY | O_CLOEXEC)

@@ -188,8 +188,8 @@ enum ProcessorTime {
 // MARK: The others
 
 enum OtherProgram {
-  /// Runs a program to its end, looks at what it has written, and removes that: the next run begins with
-  /// a new file, as ours do.
+  /// Runs a program to its end, looks at what it has written, and removes that: the next run begins
+  /// with a new file, as ours do.
   static func run(_ words: [String], writing path: String) throws(LoadError) -> SpillRun {
     var arguments = unsafe words.map { unsafe strdup($0) } + [nil]
     defer { unsafe arguments.forEach { unsafe free($0) } }

@@ -1,5 +1,5 @@
-// `patchbay-load start`: how long a broker takes to start over a spool with many blobs, and how much
-// memory it has then. The broker before it was killed, so the new one clears up, too.
+// `patchbay-load start`: how long a broker takes to start over a spool with many blobs, and how
+// much memory it has then. The broker before it was killed, so the new one clears up, too.
 
 import ArgumentParser
 import Glibc
@@ -12,10 +12,10 @@ struct Start: ParsableCommand {
     discussion: """
       Blobs of up to 1000 bytes are published to a broker with a spool (--ack retained), which takes \
       a while, and that broker is killed. Then, --repeats times, a broker is started over the spool \
-      and killed: "start ms" is the time from the start of its process to its answer to a client that \
-      asks as soon as it can, "VmRSS MiB" and "VmHWM MiB" its memory then. Each time all blobs have to be listed \
-      and some, at random, to have their bytes. The files are in the system's cache. Needs about \
-      25 KiB per blob on the disk of $TMPDIR.
+      and killed: "start ms" is the time from the start of its process to its answer to a client \
+      that asks as soon as it can, "VmRSS MiB" and "VmHWM MiB" its memory then. Each time all blobs \
+      have to be listed and some, at random, to have their bytes. The files are in the system's \
+      cache. Needs about 20 KiB per blob on the disk of $TMPDIR.
       """)
 
   @Option(help: "Blobs in the spool.")

@@ -3,8 +3,8 @@
 import Glibc
 import PatchbayTestSupport
 
-/// A file system on a loop device whose file stands in a small tmpfs: when that is full, the device has no
-/// room for what it has promised, and bytes that programs have written already cannot reach it.
+/// A file system on a loop device whose file stands in a small tmpfs: when that is full, the device
+/// has no room for what it has promised, and bytes that programs have written already cannot reach it.
 final class LostDisk {
   private let place: TemporaryDirectory
   /// Where it is mounted.

@@ -1,5 +1,5 @@
-// What a container promises on its way to its name: a device's error reaches the one who promises, and
-// what was lost is not gone on with.
+// What a container promises on its way to its name: a device's error reaches the one who promises,
+// and what was lost is not gone on with.
 
 import Glibc
 import PatchbaySpool

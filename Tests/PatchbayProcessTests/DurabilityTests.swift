@@ -224,7 +224,8 @@ import Testing
     #expect(number > 1, "\(call) was never made")
   }
 
-  /// An empty blob's container is all that there is of it: nothing else is written before it is tried again.
+  /// An empty blob's container is all that there is of it: nothing else is written before it is
+  /// tried again.
   @Test(arguments: [0, 10_000])
   func `a seal that is tried again after the device has failed keeps its promise`(
     _ byteCount: Int

@@ -8,9 +8,9 @@ import PatchbayTestSupport
 import Testing
 
 @Suite struct SpoolProcessTests {
-  /// Everybody reads while it is written: one at the live end, one from the start who comes when two
-  /// thirds are there and most of those on disk only, one anywhere in those. The rest is withheld from the
-  /// publisher until the late ones have got their first bytes.
+  /// Everybody reads while it is written: one at the live end, one from the start who comes when
+  /// two thirds are there and most of those on disk only, one anywhere in those. The rest is
+  /// withheld from the publisher until the late ones have got their first bytes.
   @Test(arguments: ["none", "lz4"])
   func `a stream far larger than memory is exact for everybody, within the limit`(
     _ compression: String
