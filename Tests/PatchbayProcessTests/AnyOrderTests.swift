@@ -1,9 +1,7 @@
 // Blobs many times as large as memory that are written in any order, between processes.
 
 import Glibc
-import Patchbay
 import PatchbayTestSupport
-import Synchronization
 import Testing
 
 @Suite struct AnyOrderProcessTests {

@@ -2,8 +2,6 @@
 // it has left memory, and by random ranges.
 
 import Glibc
-import Patchbay
-import PatchbaySystem
 import PatchbayTestSupport
 import Testing
 
@@ -49,8 +47,11 @@ import Testing
     #expect(try late.waitForExit(within: 600) == 0, "from the start, meanwhile")
     #expect(random.finish() == "")
     let again = RandomReader(broker, file, 0..<size.total, count: 200)
-    let after = try broker.shell("\"$PATCHBAY\" cat big | cmp - \(file)")
-    #expect(try after.waitForExit(within: 600) == 0, "from the start, afterwards")
+    // What the late one had not got from disk; in the full tier all of it once more.
+    let start = isFullTier ? 0 : written
+    let after = try broker.shell(
+      "\"$PATCHBAY\" cat big --from \(start) | cmp -i 0:\(start) - \(file)")
+    #expect(try after.waitForExit(within: 600) == 0, "from \(start), afterwards")
     #expect(try broker.statistic("spills") > 0)
     #expect(try broker.statistic("spoolBytes") > size.total / 2)
     #expect(again.finish() == "")
