@@ -10,8 +10,16 @@ enum BrokerProcess {
   /// Starts a broker in a new directory; the path it listens on.
   /// - Parameter hasSpool: whether it has a directory on disk, which goes with it.
   static func start(memoryByteCount: Int, hasSpool: Bool = false) throws(LoadError) -> String {
-    let directory = try Household.shared.makeDirectory()
-    let path = "\(directory)/control.sock"
+    try start(
+      in: Household.shared.makeDirectory(), memoryByteCount: memoryByteCount, hasSpool: hasSpool)
+  }
+
+  /// Starts a broker over what another one, which has ended, has left in a directory; the path it
+  /// listens on.
+  static func start(
+    in directory: String, memoryByteCount: Int, hasSpool: Bool
+  ) throws(LoadError) -> String {
+    let path = socketPath(in: directory)
     let child = try ChildProcess(
       order: [
         "role": "broker", "socket": path, "memory": String(memoryByteCount),
@@ -22,6 +30,8 @@ enum BrokerProcess {
     _ = try child.expect("ready")
     return path
   }
+
+  static func socketPath(in directory: String) -> String { "\(directory)/control.sock" }
 
   /// The other side: serves until the input ends.
   static func serve(_ order: Fields) throws {

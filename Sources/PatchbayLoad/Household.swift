@@ -25,6 +25,19 @@ final class Household: Sendable {
   func forget(worker: pid_t) { _ = state.withLock { $0.workers.remove(worker) } }
   func add(broker: pid_t, input: Int32) { state.withLock { $0.broker = (broker, input) } }
 
+  /// Ends the broker as a crash does. What it leaves is its heir's in the same directory, or goes
+  /// at the end.
+  func killBroker() {
+    let broker = state.withLock { state in
+      defer { state.broker = nil }
+      return state.broker
+    }
+    guard let broker else { return }
+    _ = Glibc.kill(broker.process, SIGKILL)
+    _ = waitpid(broker.process, nil, 0)
+    _ = Glibc.close(broker.input)
+  }
+
   /// A new private directory, removed at the end with what is in it.
   func makeDirectory() throws(LoadError) -> String {
     let parent = unsafe getenv("TMPDIR").map { unsafe String(cString: $0) } ?? "/tmp"
@@ -52,21 +65,45 @@ final class Household: Sendable {
       _ = Glibc.close(broker.input)
       _ = waitpid(broker.process, nil, 0)
     }
-    if let directory = all.directory { Self.remove(directory) }
+    guard let directory = all.directory else { return }
+    Self.removeSharedMemory(ofBrokerIn: directory)
+    Self.remove(directory)
+  }
+
+  /// A broker that was killed and had no heir has left its number in its lock file; one that ended
+  /// in order has not.
+  private static func removeSharedMemory(ofBrokerIn directory: String) {
+    let path = BrokerProcess.socketPath(in: directory) + ".lock"
+    let file = unsafe open(path, O_RDONLY | O_CLOEXEC)
+    guard file >= 0 else { return }
+    defer { _ = Glibc.close(file) }
+    var digits = [UInt8](repeating: 0, count: 16)
+    guard unsafe read(file, &digits, digits.count) == digits.count else { return }
+    let prefix = "patchbay-\(String(decoding: digits, as: UTF8.self))-"
+    for name in names(in: "/dev/shm") where name.hasPrefix(prefix) {
+      _ = unsafe unlink("/dev/shm/\(name)")
+    }
   }
 
   static func remove(_ directory: String) {
-    if let listing = unsafe opendir(directory) {
-      while let entry = unsafe readdir(listing) {
-        let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-          unsafe String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-        }
-        let path = "\(directory)/\(name)"
-        if unsafe unlink(path) != 0, name != ".", name != ".." { remove(path) }
-      }
-      _ = unsafe closedir(listing)
+    for name in names(in: directory) {
+      let path = "\(directory)/\(name)"
+      if unsafe unlink(path) != 0 { remove(path) }
     }
     _ = unsafe rmdir(directory)
+  }
+
+  private static func names(in directory: String) -> [String] {
+    guard let listing = unsafe opendir(directory) else { return [] }
+    defer { _ = unsafe closedir(listing) }
+    var names: [String] = []
+    while let entry = unsafe readdir(listing) {
+      let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
+        unsafe String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+      }
+      if name != ".", name != ".." { names.append(name) }
+    }
+    return names
   }
 
   // MARK: Interrupts

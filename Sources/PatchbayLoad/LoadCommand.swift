@@ -17,7 +17,9 @@ struct LoadCommand: ParsableCommand {
       itself and removes it afterwards. Absolute figures depend on the machine and its mood: only
       ratios of runs that alternate (--floor) can be compared.
       """,
-    subcommands: [Throughput.self, Latency.self, Churn.self, Control.self, Spill.self, Worker.self])
+    subcommands: [
+      Throughput.self, Latency.self, Churn.self, Control.self, Spill.self, Start.self, Worker.self,
+    ])
 
   static func main() {
     Household.watchForInterrupts()

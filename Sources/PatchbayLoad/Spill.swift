@@ -75,7 +75,6 @@ struct Spill: ParsableCommand {
     _ source: SpillSource, _ compression: SpoolCompression, _ file: String, _ socket: String
   ) throws -> Report.Cell {
     let copy = file + ".copy"
-    defer { _ = unsafe unlink(copy) }
     var (ours, others) = (SpillFigures(), SpillFigures())
     for turn in 0..<repeats {
       ours.add(
@@ -189,10 +188,12 @@ enum ProcessorTime {
 // MARK: The others
 
 enum OtherProgram {
-  /// Runs a program to its end and looks at what it has written.
+  /// Runs a program to its end, looks at what it has written, and removes that: the next run begins
+  /// with a new file, as ours do.
   static func run(_ words: [String], writing path: String) throws(LoadError) -> SpillRun {
     var arguments = unsafe words.map { unsafe strdup($0) } + [nil]
     defer { unsafe arguments.forEach { unsafe free($0) } }
+    defer { _ = unsafe unlink(path) }
     let start = MonotonicTime.now
     var process = pid_t()
     let result = unsafe posix_spawnp(&process, words[0], nil, nil, &arguments, environ)

@@ -44,6 +44,8 @@ struct Worker: ParsableCommand {
     case "churn": try ChurnWorker.run(order)
     case "first-byte": try ChurnWorker.openRepeatedly(order)
     case "spill": try SpillWorker.run(order)
+    case "start-fill": try StartWorker.fill(order)
+    case "start-ask": try StartWorker.ask(order)
     case "control": try ControlWorker.run(order)
     default: throw LoadError("There is no worker role \(role).")
     }

@@ -9,13 +9,8 @@ import Testing
 @Suite struct GiveBackTests {
   private static let extent = 1 << 20
 
-  private func rig(
-    memory: Int = 24 << 20, spool: Int = 1 << 30, adjust: (inout LedgerLimits) -> Void = { _ in }
-  ) -> Rig {
-    Rig(memory: memory) { limits in
-      limits.spool = SpoolTerms(byteCount: spool, compression: .none)
-      adjust(&limits)
-    }
+  private func rig(spool: Int = 1 << 30) -> Rig {
+    Rig.spooling(memory: 24 << 20, spool: spool)
   }
 
   private func size(_ request: inout CreateRequest) {

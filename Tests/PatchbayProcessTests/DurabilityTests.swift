@@ -224,6 +224,36 @@ import Testing
     #expect(number > 1, "\(call) was never made")
   }
 
+  /// An empty blob's container is all that there is of it: nothing else is written before it is
+  /// tried again.
+  @Test(arguments: [0, 10_000])
+  func `a seal that is tried again after the device has failed keeps its promise`(
+    _ byteCount: Int
+  ) throws {
+    let place = try TemporaryDirectory()
+    let (spool, file) = (place.file("spool"), place.file("file"))
+    let bytes = Self.content(byteCount)
+    try writeFile(file, bytes)
+    let broker = try serve(spool)
+    #expect(try broker.run(["create", "k", "--ack", "durable"]).exitCode == 0)
+    if byteCount > 0 { #expect(try broker.run(["write", "k", file, "--at", "0"]).exitCode == 0) }
+    let trace = try SpoolTrace(
+      broker, ["-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=1"])
+    let refused = try broker.run(["seal", "k"])
+    #expect(refused.exitCode == 74, "\(refused.exitCode) \(refused.error)")
+    let sealed = try broker.run(["seal", "k"])
+    #expect(sealed.exitCode == 0, "\(sealed.exitCode) \(sealed.error)")
+    try trace.end()
+    // With it goes what the device has refused.
+    let next = try broker.run(["put", "next", "--ack", "durable", "-q"], input: "bytes")
+    #expect(next.exitCode == 0, "\(next.error)")
+    try kill(broker)
+    let after = try serve(spool)
+    #expect(try after.run(["ls"]).output == "k\nnext\n")
+    #expect(try after.run(["cat", "k"]).bytes == bytes)
+    try after.stop()
+  }
+
   /// A tmpfs of every size up to one that is enough: writes that come up short, and the ones after them.
   @Test func `a disk that is full after any page makes no false promise`() throws {
     let place = try TemporaryDirectory()

@@ -2,89 +2,80 @@
 // it has left memory, and by random ranges.
 
 import Glibc
-import Patchbay
-import PatchbaySystem
 import PatchbayTestSupport
 import Testing
 
 @Suite struct SpoolProcessTests {
-  private struct Size {
-    let total: Int
-    let memory: String
-    let memoryByteCount: Int
-  }
-
-  private static let size =
-    isFullTier
-    ? Size(total: 6 << 30, memory: "256MiB", memoryByteCount: 256 << 20)
-    : Size(total: 1 << 30, memory: "64MiB", memoryByteCount: 64 << 20)
-
-  /// A file of bytes that do not repeat: a key stream, made as fast as it can be written.
-  private func makeFile(_ path: String, _ total: Int) throws {
-    let outcome = try runProgram(
-      "/bin/sh", ["-c", "head -c \(total) /dev/urandom > \(path)"])
-    try #require(outcome.exitCode == 0, "\(outcome.error)")
-  }
-
-  private func shell(_ broker: BrokerProcess, _ script: String) throws -> ChildProcess {
-    try ChildProcess(
-      "/bin/sh", ["-c", script],
-      environment: ["PATCHBAY_SOCKET": broker.socket, "PATCHBAY": try program("patchbay")])
-  }
-
-  /// Bytes of memory that the broker's objects take, as the system counts them.
-  private func blockByteCount(_ broker: BrokerProcess) -> Int {
-    broker.objects.reduce(0) { sum, name in
-      var facts = stat()
-      guard stat("/dev/shm/\(name)", &facts) == 0 else { return sum }
-      return sum + Int(facts.st_blocks) * 512
-    }
-  }
-
+  /// Everybody reads while it is written: one at the live end, one from the start who comes when
+  /// two thirds are there and most of those on disk only, one anywhere in those. The rest is
+  /// withheld from the publisher until the late ones have got their first bytes.
   @Test(arguments: ["none", "lz4"])
   func `a stream far larger than memory is exact for everybody, within the limit`(
     _ compression: String
   ) throws {
-    let (place, size) = (try TemporaryDirectory(), Self.size)
+    let (place, size) = (try TemporaryDirectory(), LargeSize.ofTier)
     let (file, spool) = (place.file("source"), place.file("spool"))
-    try makeFile(file, size.total)
+    try makeLargeFile(file, size.total)
     let broker = try BrokerProcess(
       memory: size.memory, options: ["--spool", spool, "--compress", compression])
-    let live = try shell(broker, "\"$PATCHBAY\" cat big --wait-for 1m | cmp - \(file)")
-    let publisher = try shell(broker, "\"$PATCHBAY\" put big \(file) -q")
-    var highest = 0
-    while publisher.isRunning { highest = max(highest, blockByteCount(broker)) }
-    #expect(try publisher.waitForExit() == 0)
+    let memory = MemoryWatch(broker)
+    let live = try broker.shell("\"$PATCHBAY\" cat big --wait-for 1m | cmp - \(file)")
+    let written = size.total / 3 * 2
+    // Once with its length known from the start, once not.
+    let length = compression == "none" ? "--length \(size.total)" : ""
+    let publisher = try broker.shell(
+      "{ head -c \(written) \(file); read word; tail -c +\(written + 1) \(file); } | "
+        + "\"$PATCHBAY\" put big - \(length) -q")
+    try eventually("two thirds are written", within: 300) {
+      guard publisher.isRunning else { throw HarnessError("the publisher has ended") }
+      return try state(broker).coveredByteCount == written
+    }
+    let random = RandomReader(broker, file, 0..<written, count: 100)
+    let late = try broker.shell(
+      "\"$PATCHBAY\" cat big | { head -c 65536 | cmp -n 65536 - \(file) && echo begun && "
+        + "cmp -i 0:65536 - \(file); }")
+    #expect(try late.line(within: 60) == "begun")
+    try eventually("a random range has been read") {
+      random.rangeCount > 0 || !random.complaint.isEmpty
+    }
+    let begun = try state(broker)
+    #expect(begun.isOpen && begun.coveredByteCount == written && publisher.isRunning)
+    #expect(begun.spilledByteCount > written / 2)
+    try publisher.send("on\n")
+    #expect(try publisher.waitForExit(within: 600) == 0)
     #expect(try live.waitForExit(within: 600) == 0, "at the live end")
-    #expect(highest > 0 && highest <= size.memoryByteCount)
-    let late = try shell(broker, "\"$PATCHBAY\" cat big | cmp - \(file)")
-    #expect(try late.waitForExit(within: 600) == 0, "from the start, afterwards")
+    #expect(try late.waitForExit(within: 600) == 0, "from the start, meanwhile")
+    #expect(random.finish() == "")
+    let again = RandomReader(broker, file, 0..<size.total, count: 200)
+    // What the late one had not got from disk; in the full tier all of it once more.
+    let start = isFullTier ? 0 : written
+    let after = try broker.shell(
+      "\"$PATCHBAY\" cat big --from \(start) | cmp -i 0:\(start) - \(file)")
+    #expect(try after.waitForExit(within: 600) == 0, "from \(start), afterwards")
     #expect(try broker.statistic("spills") > 0)
     #expect(try broker.statistic("spoolBytes") > size.total / 2)
-    try readRandomly(broker, file, size.total)
+    #expect(again.finish() == "")
+    let highest = memory.finish()
+    #expect(highest > 0 && highest <= size.memoryByteCount, "\(highest) bytes of memory")
     try broker.stop()
     #expect(names(in: spool) == ["broker.lock"])
   }
 
-  private func readRandomly(_ broker: BrokerProcess, _ file: String, _ total: Int) throws {
-    let source = open(file, O_RDONLY)
-    defer { _ = close(source) }
-    let subscriber = try PatchbayClient(socketPath: broker.socket).open("big")
-    var random = SeededRandom(seed: 11)
-    for _ in 0..<300 {
-      let start = Int.random(in: 0..<total, using: &random)
-      let count = min(total - start, Int.random(in: 1...600_000, using: &random))
-      var expected = [UInt8](repeating: 0, count: count)
-      try #require(pread(source, &expected, count, off_t(start)) == count)
-      let bytes = try subscriber.readFully(start..<start + count)
-      #expect(bytes == expected, "\(count) bytes at \(start)")
-    }
+  /// What the broker says about the blob.
+  private func state(
+    _ broker: BrokerProcess
+  ) throws -> (isOpen: Bool, coveredByteCount: Int, spilledByteCount: Int) {
+    let info = try broker.run(["info", "big", "--json"]).output
+    return (
+      info.contains("\"state\":\"open\""), jsonNumber(info, "coveredBytes") ?? 0,
+      jsonNumber(info, "spilledBytes") ?? 0
+    )
   }
 
   @Test func `a spool serves one broker, and what a killed one left is taken away`() throws {
     let place = try TemporaryDirectory()
     let (file, spool) = (place.file("source"), place.file("spool"))
-    try makeFile(file, 64 << 20)
+    try makeLargeFile(file, 64 << 20)
     let killed = try BrokerProcess(memory: "32MiB", options: ["--spool", spool])
     #expect(try killed.run(["put", "big", file, "-q"]).exitCode == 0)
     #expect(names(in: spool).count == 2)
@@ -111,7 +102,7 @@ import Testing
       "/bin/mount", ["-t", "tmpfs", "-o", "size=16m,mode=0700", "none", disk])
     try #require(mounted.exitCode == 0, "\(mounted.error)")
     defer { _ = umount2(disk, Int32(MNT_DETACH)) }
-    try makeFile(file, 80 << 20)
+    try makeLargeFile(file, 80 << 20)
     let broker = try BrokerProcess(
       memory: "32MiB", options: ["--spool", "\(disk)/spool", "--spool-limit", "1GiB"])
     for round in 1...20 {
@@ -120,8 +111,7 @@ import Testing
       #expect(put.error.contains("spool") || put.error.contains("No space"), "\(put.error)")
       #expect(try broker.run(["ping"]).exitCode == 0)
     }
-    let small = try shell(
-      broker,
+    let small = try broker.shell(
       "head -c 4194304 \(file) | \"$PATCHBAY\" put small - -q && "
         + "\"$PATCHBAY\" cat small | cmp -n 4194304 - \(file)")
     #expect(try small.waitForExit() == 0)
@@ -180,5 +170,25 @@ import Testing
     }
     let refused = try runProgram("patchbay-load", ["spill", "--total", "1KiB"])
     #expect(refused.exitCode == 64 && refused.error.contains("--total"), "\(refused.error)")
+  }
+
+  @Test func `the load tool starts brokers over a spool, and finds all of it each time`() throws {
+    let place = try TemporaryDirectory()
+    // With a /dev/shm that nobody else has, and that is listed at the end: its brokers were killed.
+    let script =
+      "mount -t tmpfs none /dev/shm && \"$0\" start --blobs 600 --repeats 2 --json && ls -A /dev/shm"
+    let outcome = try runProgram(
+      "/usr/bin/unshare", ["-m", "/bin/sh", "-c", script, try program("patchbay-load")],
+      environment: ["TMPDIR": place.path])
+    #expect(outcome.exitCode == 0, "\(outcome.error)")
+    #expect(outcome.error.contains("600 of 600 blobs are published."), "\(outcome.error)")
+    let lines = outcome.output.split(separator: "\n").dropFirst()
+    #expect(lines.count == 1, "\(outcome.output)")
+    for name in ["start ms", "VmRSS MiB", "VmHWM MiB"] {
+      #expect(lines.last?.contains("\"\(name)\":{\"median\":") == true, "\(outcome.output)")
+    }
+    #expect(names(in: place.path) == [])
+    let refused = try runProgram("patchbay-load", ["start", "--blobs", "0"])
+    #expect(refused.exitCode == 64 && refused.error.contains("--blobs"), "\(refused.error)")
   }
 }
