@@ -133,9 +133,16 @@ extension Ledger {
       || spilling.pause == nil && spilling.candidates[scope]?.count ?? 0 > 0
   }
 
-  private func leaves(_ scope: RoomScope) -> Bool {
+  /// Whether something that is charged to a share is on its way.
+  func leaves(_ scope: RoomScope) -> Bool {
     let leaving = spilling.underWay + spilling.retracting.compactMap { rings[$0]?.generation }
     return leaving.contains { blobs[$0].map { isCharged($0, to: scope) } ?? (scope == .broker) }
+  }
+
+  /// The shares that somebody waits for, in the order of coming.
+  var awaitedScopes: [RoomScope] {
+    var known: Set<RoomScope> = []
+    return spilling.waiters.map(\.scope).filter { known.insert($0).inserted }
   }
 
   /// Puts a request that found no memory in line, if that is worth while.
@@ -155,14 +162,14 @@ extension Ledger {
   }
 
   /// Serves those that wait for memory again; behind one that has to wait on only those that wait for
-  /// another share.
+  /// another share, or in vain.
   mutating func serveRoomWaiters() {
     let waiters = spilling.waiters
     spilling.waiters = []
     var stuck: Set<RoomScope> = []
     var left: [RoomWaiter] = []
     for waiter in waiters {
-      guard stuck.isDisjoint(with: [.broker, waiter.scope]) else {
+      guard stuck.isDisjoint(with: [.broker, waiter.scope]) || !canSpill(in: waiter.scope) else {
         left.append(waiter)
         continue
       }

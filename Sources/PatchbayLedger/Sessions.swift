@@ -119,6 +119,7 @@ extension Ledger {
     // What it may still write it now haunts, or it is dead.
     for generation in ended.writes.sorted() { forgetWriter(session, generation) }
     sessions[session]?.handles = [:]
+    spilling.candidates[.client(session)] = nil
     if ended.phase == .talking { actions.append(.eraseClient(ended.clientID)) }
     if sessions[session]?.haunted.isEmpty ?? true {
       sessions[session] = nil
@@ -153,8 +154,10 @@ extension Ledger {
     }
   }
 
-  /// Most ghosts are gone in a moment: who waits for memory waits for that, too.
+  /// Most ghosts are gone in a moment: who waits for memory waits for that, too; not longer when others
+  /// come meanwhile, or it might never be told.
   private mutating func awaitGhost() {
+    guard spilling.ghostPatience == nil else { return }
     spilling.ghostPatience = now.monotonicNanoseconds.addingClamped(
       Spilling.ghostInterval.wholeNanoseconds)
   }

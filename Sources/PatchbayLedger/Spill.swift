@@ -104,13 +104,12 @@ extension Ledger {
     serveRoomWaitersInVain()
   }
 
-  /// Starts one extent: of a share that somebody waits for, or else of one that is nearly used up; false
-  /// if there is none.
+  /// Starts one extent: of a share that somebody waits for, first of those of which nothing leaves yet, or
+  /// else of one that is nearly used up; false if there is none.
   private mutating func startSpill() -> Bool {
-    var tried: Set<RoomScope> = []
-    for waiter in spilling.waiters where tried.insert(waiter.scope).inserted {
-      if startSpill(in: waiter.scope) { return true }
-    }
+    let scopes = awaitedScopes
+    for scope in scopes where !leaves(scope) && startSpill(in: scope) { return true }
+    for scope in scopes where startSpill(in: scope) { return true }
     let pressed = spilling.pressed.filter(isNearlyUsed)
     spilling.pressed = pressed
     for scope in pressed where startSpill(in: scope) { return true }

@@ -50,7 +50,9 @@ extension Ledger {
   }
 
   mutating func forgetIfEmpty(_ uid: UInt32) {
-    if accounts[uid]?.isEmpty == true { accounts[uid] = nil }
+    guard accounts[uid]?.isEmpty == true else { return }
+    accounts[uid] = nil
+    spilling.candidates[.user(uid)] = nil
   }
 
   // MARK: Limits

@@ -220,4 +220,51 @@ import Testing
     }
     for queue in rig.ledger.spilling.candidates.values { #expect(queue.count <= 65) }
   }
+
+  @Test func `clients and users that come and go leave no queues`() throws {
+    var rig = rigWithClientShare()
+    for number in 0..<20 {
+      let peer = rig.connect(process: Int32(500 + number), uid: Self.stranger + UInt32(number))
+      let blob = try begin(&rig, peer, "k")
+      for index in 1..<6 { _ = grow(&rig, peer, blob, index) }
+      #expect(rig.ledger.spilling.candidates.count == 3, "the broker's, the user's, the client's")
+      rig.ask(peer, .remove(RemoveRequest(key: "k", generation: nil)))
+      rig.send(.exited(peer))
+      #expect(rig.ledger.spilling.candidates.count == 1)
+      #expect(rig.ledger.inconsistency == nil)
+    }
+  }
+
+  @Test func `who waits in vain is told although others before it wait on`() throws {
+    var rig = rig { $0.memoryPerOtherUser = 8 << 20 }
+    rig.holdsSpills = true
+    let (own, other) = (rig.connect(), rig.connect(uid: Self.stranger))
+    for number in 0..<44 {
+      _ = try need(rig.sealed(own, try BlobKey("k\(number)"), byteCount: 1 << 20))
+    }
+    let window = rig.createError(own, "window") {
+      $0.order = .appendOnly
+      $0.policy = .dropOldest
+      $0.firstExtent = 40 << 20
+    }
+    #expect(window == nil, "it waits")
+    let stream = try begin(&rig, other, "stream")
+    #expect(try growToEnd(&rig, other, stream).answer == nil, "it waits, too")
+    #expect(rig.ledger.spilling.waiters.map(\.scope) == [.broker, .user(Self.stranger)])
+    // Both who spill are the broker's; the next one is for who has none.
+    let last = try need(rig.ledger.spilling.underWay.last)
+    rig.send(.spilled(last, .done(containerByteCount: Self.extent)))
+    #expect(rig.ledger.spilling.underWay.last == stream.blob.generation)
+    // Its container is broken: nothing of it can leave.
+    let before = rig.trace.count
+    let failed = SpillResult.failed(PatchbayError(.corrupt, "broken"), containerByteCount: nil)
+    rig.send(.spilled(stream.blob.generation, failed))
+    var refused: [SessionID] = []
+    for case .reply(let session, _, .failure(let error), _) in rig.trace[before...] {
+      #expect(error.code == .noSpaceMemory && error.message.contains("user \(Self.stranger)"))
+      refused.append(session)
+    }
+    #expect(refused == [other])
+    #expect(rig.ledger.spilling.waiters.map(\.scope) == [.broker])
+  }
 }
