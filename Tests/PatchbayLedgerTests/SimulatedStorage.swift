@@ -17,7 +17,10 @@ struct SimulatedStorage: Sendable {
   mutating func persists(_ order: PersistOrder) -> String? {
     let generation = order.blob.generation
     guard underWay[generation] == nil else { return "\(generation) is persisted twice at once" }
-    underWay[generation] = Set(order.extents.map(\.index) + order.scratch.map(\.index))
+    // All of the blob: what is not ordered stands there already, or was found where the simulation has no
+    // extent, by an inspection that does not look.
+    let last = order.blob.byteCount == 0 ? -1 : order.blob.plan.index(of: order.blob.byteCount - 1)
+    underWay[generation] = Set(0..<last + 1)
     barred.remove(generation)
     var end = order.extents.isEmpty ? order.blob.byteCount : 0
     for extent in order.extents {

@@ -11,7 +11,7 @@ import Testing
   /// Seeds that once found something wrong, in the ledger or in the model.
   private static let provenSeeds: [UInt64] = [
     463_288_779_678_386_189, 4_071_790_631_270_389_158, 10,
-    7_102_314_531_620_484_728,
+    7_102_314_531_620_484_728, 8_686_057_143_246_592_990, 988_375_049_516_452_696,
   ]
 
   private static func number(_ variable: String) -> UInt64? {
