@@ -183,12 +183,22 @@ static int address_of(const char *path, struct sockaddr_un *address) {
   return 0;
 }
 
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
+
+int pb_take_descriptors(int socket, int takes) {
+  return setsockopt(socket, SOL_SOCKET, SO_PASSRIGHTS, &takes, sizeof takes) < 0 ? -errno : 0;
+}
+
 int pb_listen(const char *path, int backlog, uint32_t mode) {
   struct sockaddr_un address;
   int result = address_of(path, &address);
   if (result < 0) return result;
   int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (listener < 0) return -errno;
+  // Before anybody can connect. A system that knows no such option lets descriptors be sent.
+  pb_take_descriptors(listener, 0);
   if (bind(listener, (struct sockaddr *)&address, sizeof address) < 0 ||
       chmod(path, mode) < 0 || listen(listener, backlog) < 0)
     return closed_with(listener, errno);
@@ -274,14 +284,6 @@ int pb_send_datagram(const char *path, const char *text) {
 int pb_accept(int listener) {
   int connection = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
   return connection < 0 ? -errno : connection;
-}
-
-#ifndef SO_PASSRIGHTS
-#define SO_PASSRIGHTS 83
-#endif
-
-int pb_take_descriptors(int socket, int takes) {
-  return setsockopt(socket, SOL_SOCKET, SO_PASSRIGHTS, &takes, sizeof takes) < 0 ? -errno : 0;
 }
 
 int pb_socket_pair(int *first, int *second) {

@@ -37,6 +37,8 @@ final class Connection: Sendable {
     /// What the broker is still to be told: what nobody waits for, as ends of handles and grants
     /// that came too late, and requests of tasks. Sent before anything else.
     var outbox = Outbox()
+    /// Imports that nobody waits for any more, until the broker answers them.
+    var lateImports: [UInt64: BlobKey] = [:]
     var attendance = Attendance()
 
     mutating func takeNumber() -> UInt64 {
@@ -240,25 +242,31 @@ final class Connection: Sendable {
       throw error
     }
     let delivery = Delivery(reply, holder.releaseDescriptors())
-    let recipient = state.withLock { state in
+    let (recipient, lateImport) = state.withLock { state in
       let recipient = state.takeCall(frame.request)
       // Under the same lock, so a call that is no longer pending has its outcome.
       if case .thread(let call) = recipient { call.outcome.withLock { $0 = .success(delivery) } }
-      return recipient
+      return (recipient, state.lateImports.removeValue(forKey: frame.request))
     }
     switch recipient {
     case .thread(let call): call.wake()
     case .task(let call, _): call.awaited.finish(.success(delivery))
-    case .nobody, nil: giveBack(reply)
+    case .nobody, nil: giveBack(reply, lateImport)
     }
   }
 
   /// A grant whose caller has gone. Sent after the reader's role is passed on: a reader that waited
   /// until it can send would read nothing.
-  private func giveBack(_ reply: Reply) {
+  /// - Parameter lateImport: the key, when a file was to be imported.
+  private func giveBack(_ reply: Reply, _ lateImport: BlobKey?) {
     switch reply {
     case .opened(let grant): owe(.close(grant.blob))
-    case .created(let grant): owe(.abandon(grant.blob))
+    case .created(let grant):
+      let generation = grant.blob.generation
+      // Nobody has looked whether its file is still what it was.
+      owe(
+        lateImport.map { .remove(RemoveRequest(key: $0, generation: generation)) }
+          ?? .abandon(grant.blob))
     case .joined(let grant): owe(.leave(grant.blob))
     case .claimed(let grant): owe(RangeClaim.release(grant))
     default: break
@@ -273,6 +281,7 @@ final class Connection: Sendable {
       let failure = state.failure ?? error
       state.failure = failure
       state.outbox = Outbox()
+      state.lateImports = [:]
       state.taskCount = 0
       defer { state.calls = [:] }
       return (Array(state.calls.values), failure)
@@ -309,5 +318,13 @@ extension Connection.State {
     if taskCount > 0 { return .courier }
     guard case .thread(let call) = calls.values.first else { return nil }
     return .thread(call)
+  }
+}
+
+extension Request {
+  /// The key when a file is to be imported.
+  var importKey: BlobKey? {
+    guard case .import(let request) = self else { return nil }
+    return request.key
   }
 }

@@ -114,6 +114,7 @@ extension Connection {
       guard case .task(let call, _) = state.calls[number] else { return nil }
       let until = MonotonicTime.now.advanced(by: Self.graceTime)
       state.calls[number] = .nobody(until: until)
+      state.lateImports[number] = call.importKey
       state.attendance.firstLook = min(state.attendance.firstLook, until)
       if call.isHeld {
         let cancel = Request.cancel(CancelRequest(request: number))
@@ -181,8 +182,12 @@ extension Connection {
 
   /// As `giveUp`, without a courier that could read on.
   private func giveUpAlone(_ number: UInt64, _ error: PatchbayError) {
-    let recipient = state.withLock { $0.takeCall(number) }
-    if case .task(let call, _) = recipient { call.awaited.finish(.failure(error)) }
+    let call: TaskCall? = state.withLock { state in
+      guard case .task(let call, _) = state.takeCall(number) else { return nil }
+      state.lateImports[number] = call.importKey
+      return call
+    }
+    call?.awaited.finish(.failure(error))
   }
 
   /// What the courier is to wait for until it comes back.

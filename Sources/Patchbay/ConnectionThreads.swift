@@ -34,14 +34,16 @@ extension Connection {
     let until = MonotonicTime(deadline)
     let call = PendingCall()
     let number = try register(call)
+    var isSent = false
     do throws(PatchbayError) {
       let packet = Packet(bytes: Frame.encode(request, request: number), file: file)
       try send(packet, until: until)
+      isSent = true
       let delivery = try awaitOutcome(of: call, until: until, onBound)
       if case .failure(let error) = delivery.reply { throw error }
       return delivery
     } catch {
-      if forget(number) {
+      if forget(number, isSent ? request.importKey : nil) {
         if case .open(let open) = request, open.waits {
           owe(.cancel(CancelRequest(request: number)))
         }
@@ -70,9 +72,12 @@ extension Connection {
 
   /// Gives a call up; false when it had ended already. It may have been chosen for the reader's
   /// role a moment ago, so the role is offered on.
-  private func forget(_ number: UInt64) -> Bool {
+  /// - Parameter importKey: the key of an import that was sent.
+  private func forget(_ number: UInt64, _ importKey: BlobKey?) -> Bool {
     let (wasPending, next) = state.withLock { state in
-      (state.takeCall(number) != nil, state.nextReader)
+      let wasPending = state.takeCall(number) != nil
+      if wasPending { state.lateImports[number] = importKey }
+      return (wasPending, state.nextReader)
     }
     wake(next)
     return wasPending

@@ -120,6 +120,8 @@ final class PendingCall: Sendable {
 /// A task that waits for its reply.
 final class TaskCall: Sendable {
   let awaited = Awaited<Delivery>()
+  /// The key when a file is to be imported.
+  let importKey: BlobKey?
   let until: MonotonicTime
   /// Whether the broker keeps the request until something happens: it is told when nobody waits.
   let isHeld: Bool
@@ -130,6 +132,7 @@ final class TaskCall: Sendable {
     _ request: Request, until: MonotonicTime,
     check: (@Sendable () throws(PatchbayError) -> Void)?
   ) {
+    importKey = request.importKey
     self.until = until
     self.check = check
     if case .open(let open) = request { isHeld = open.waits } else { isHeld = false }

@@ -48,6 +48,22 @@ final class ImportSource: Sendable {
     try await FileThreads.shared.run { () throws(PatchbayError) in try self.pause(deadline) }
   }
 
+  /// Looks at the file until it can be handed over.
+  /// - Parameter pausing: waits for so long.
+  /// - Throws: as `pause`.
+  func waitForRest(
+    _ deadline: Deadline, pausing: (Duration) -> Void
+  ) throws(PatchbayError) {
+    while let needed = try pause(deadline) { pausing(needed) }
+  }
+
+  /// As the blocking `waitForRest`; also returns when the task is cancelled.
+  func waitForRest(
+    _ deadline: Deadline, pausing: (Duration) async -> Void
+  ) async throws(PatchbayError) {
+    while !Task.isCancelled, let needed = try await pause(deadline) { await pausing(needed) }
+  }
+
   private func neededPause() throws(PatchbayError) -> Duration? {
     let stamp = try FileLook(file.descriptor).stamp
     let before = lastLook.withLock { last in

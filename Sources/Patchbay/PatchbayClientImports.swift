@@ -47,7 +47,9 @@ extension PatchbayClient {
   /// reads throw `corrupt`, and the blob fails when it is next opened. Renaming, linking or
   /// removing the file and a new mode or owner count as changes. A file that is changed between the
   /// last look before the import and the first one after it is not imported: the blob is removed
-  /// again, one that it has replaced stays gone, and `corrupt` is thrown.
+  /// again, one that it has replaced stays gone, and `corrupt` is thrown. A blob that came into
+  /// being too late for the deadline, or for a task that is cancelled, is removed, too, when the
+  /// broker's answer is read: by the next call of this client. If the process ends before, it stays.
   /// - Parameters:
   ///   - path: a regular file. A symbolic link is followed.
   ///   - key: the blob's name.
@@ -65,7 +67,7 @@ extension PatchbayClient {
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> Generation {
     let source = try ImportSource(path)
-    while let pause = try source.pause(deadline) { usleep(UInt32(pause.wholeNanoseconds / 1000)) }
+    try source.waitForRest(deadline) { usleep(UInt32($0.wholeNanoseconds / 1000)) }
     let imported = try session.connection.call(
       options.request(key), deadline: deadline, with: source.file
     ).created.blob.generation
@@ -90,9 +92,7 @@ extension PatchbayClient {
       try ImportSource(path)
     }
     // Cancelled meanwhile, the call says so.
-    while !Task.isCancelled, let pause = try await source.pause(deadline) {
-      try? await Task.sleep(for: pause)
-    }
+    try await source.waitForRest(deadline) { try? await Task.sleep(for: $0) }
     let imported = try await session.connection.call(
       options.request(key), deadline: deadline, with: source.file
     ).created.blob.generation

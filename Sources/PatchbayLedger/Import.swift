@@ -179,9 +179,12 @@ extension ImportRequest {
 }
 
 extension PatchbayError {
-  static func noDescriptor(_ key: BlobKey) -> PatchbayError {
+  package static func noDescriptor(_ key: BlobKey) -> PatchbayError {
     PatchbayError(
-      .protocolViolation, "The import of \(key) came without the descriptor of its file.")
+      .notPermitted,
+      "The import of \(key) came without the descriptor of its file. If the importing program did send "
+        + "one, its system refused that (EPERM), as a security module or a seccomp filter does: let "
+        + "the program send descriptors, or publish the file with a copy: patchbay put.")
   }
 
   static func foreignImport(_ key: BlobKey, by uid: UInt32, broker: UInt32) -> PatchbayError {

@@ -20,13 +20,13 @@ enum BrokerProcess {
     in directory: String, memoryByteCount: Int, hasSpool: Bool
   ) throws(LoadError) -> String {
     let path = socketPath(in: directory)
-    let child = try ChildProcess(
-      order: [
-        "role": "broker", "socket": path, "memory": String(memoryByteCount),
-        "directory": directory, "spool": String(hasSpool),
-      ], isApart: true)
-    let input = fcntl(child.input, F_DUPFD_CLOEXEC, 0)
-    Household.shared.add(broker: child.process, input: input)
+    let child = try Household.shared.startBroker { () throws(LoadError) in
+      try ChildProcess(
+        order: [
+          "role": "broker", "socket": path, "memory": String(memoryByteCount),
+          "directory": directory, "spool": String(hasSpool),
+        ], isApart: true)
+    }
     _ = try child.expect("ready")
     return path
   }

@@ -1,6 +1,7 @@
 // Everything this run has started or made, so that nothing is left behind however it ends. An
 // interrupt is taken by a thread of its own, which ends the workers, lets the broker go, removes the
-// directory and exits.
+// directory and exits. From that moment on nothing is started or made any more: whoever wants to
+// waits for the end of the process.
 
 import Glibc
 import Synchronization
@@ -14,47 +15,81 @@ final class Household: Sendable {
     /// The broker ends, and cleans up, when this descriptor is closed.
     var broker: (process: pid_t, input: Int32)?
     var directory: String?
+    /// Nothing is added any more, and the process is about to end.
+    var isInterrupted = false
   }
 
   private let state = Mutex(State())
-  private let isInterrupted = Mutex(false)
 
   private init() {}
 
-  func add(worker: pid_t) { _ = state.withLock { $0.workers.insert(worker) } }
+  /// Starts a worker. Once this run is interrupted it starts none, and does not return.
+  func startWorker(
+    _ start: () throws(LoadError) -> ChildProcess
+  ) throws(LoadError) -> ChildProcess {
+    try add { (state) throws(LoadError) in
+      let worker = try start()
+      state.workers.insert(worker.process)
+      return worker
+    }
+  }
+
   func forget(worker: pid_t) { _ = state.withLock { $0.workers.remove(worker) } }
-  func add(broker: pid_t, input: Int32) { state.withLock { $0.broker = (broker, input) } }
+
+  /// Starts a broker. Once this run is interrupted it starts none, and does not return.
+  func startBroker(
+    _ start: () throws(LoadError) -> ChildProcess
+  ) throws(LoadError) -> ChildProcess {
+    try add { (state) throws(LoadError) in
+      let broker = try start()
+      state.broker = (broker.process, fcntl(broker.input, F_DUPFD_CLOEXEC, 0))
+      return broker
+    }
+  }
 
   /// Ends the broker as a crash does. What it leaves is its heir's in the same directory, or goes
   /// at the end.
   func killBroker() {
-    let broker = state.withLock { state in
-      defer { state.broker = nil }
-      return state.broker
+    // It has ended before anybody removes what it leaves.
+    state.withLock { state in
+      guard let broker = state.broker else { return }
+      _ = Glibc.kill(broker.process, SIGKILL)
+      _ = waitpid(broker.process, nil, 0)
+      _ = Glibc.close(broker.input)
+      state.broker = nil
     }
-    guard let broker else { return }
-    _ = Glibc.kill(broker.process, SIGKILL)
-    _ = waitpid(broker.process, nil, 0)
-    _ = Glibc.close(broker.input)
+  }
+
+  /// Adds what is made under the lock: an interrupt finds all of it, or it is not made.
+  private func add<Added>(
+    _ make: (inout State) throws(LoadError) -> Added
+  ) throws(LoadError) -> Added {
+    let added = try state.withLock { (state) throws(LoadError) -> Added? in
+      state.isInterrupted ? nil : try make(&state)
+    }
+    guard let added else { waitForTheEnd() }
+    return added
   }
 
   /// A new private directory, removed at the end with what is in it.
   func makeDirectory() throws(LoadError) -> String {
     let parent = unsafe getenv("TMPDIR").map { unsafe String(cString: $0) } ?? "/tmp"
-    var template = Array("\(parent)/patchbay-load-XXXXXX".utf8CString)
-    guard unsafe mkdtemp(&template) != nil else {
-      throw LoadError("Making a directory in \(parent) failed with error \(errno).")
+    return try add { (state) throws(LoadError) in
+      var template = Array("\(parent)/patchbay-load-XXXXXX".utf8CString)
+      guard unsafe mkdtemp(&template) != nil else {
+        throw LoadError("Making a directory in \(parent) failed with error \(errno).")
+      }
+      let directory = String(
+        decoding: template.dropLast().map(UInt8.init(bitPattern:)), as: UTF8.self)
+      state.directory = directory
+      return directory
     }
-    let directory = String(
-      decoding: template.dropLast().map(UInt8.init(bitPattern:)), as: UTF8.self)
-    state.withLock { $0.directory = directory }
-    return directory
   }
 
   /// Ends and removes everything. Does nothing the second time.
   func close() {
     let all = state.withLock { state in
-      defer { state = State() }
+      defer { state = State(isInterrupted: state.isInterrupted) }
       return state
     }
     for worker in all.workers {
@@ -110,7 +145,11 @@ final class Household: Sendable {
 
   /// Leaves the end of the process to the thread that cleans up, when that is under way.
   func yieldToInterrupt() {
-    while isInterrupted.withLock({ $0 }) { _ = pause() }
+    if state.withLock({ $0.isInterrupted }) { waitForTheEnd() }
+  }
+
+  private func waitForTheEnd() -> Never {
+    while true { _ = pause() }
   }
 
   private static func endingSignals() -> sigset_t {
@@ -133,7 +172,7 @@ final class Household: Sendable {
         var number: Int32 = 0
         _ = unsafe sigwait(&set, &number)
         // Before the workers go: the main thread sees their end and would take it for a failure.
-        Household.shared.isInterrupted.withLock { $0 = true }
+        Household.shared.state.withLock { $0.isInterrupted = true }
         Household.shared.close()
         _exit(128 + number)
       }, nil)

@@ -28,8 +28,9 @@ final class Team {
   }
 
   private func begin(_ order: Fields, region: Int32?) throws(LoadError) -> ChildProcess {
-    let worker = try ChildProcess(order: order, region: region)
-    Household.shared.add(worker: worker.process)
+    let worker = try Household.shared.startWorker { () throws(LoadError) in
+      try ChildProcess(order: order, region: region)
+    }
     workers.append(worker)
     return worker
   }

@@ -96,7 +96,7 @@ extension EventLoop {
       guard number != 0 else {
         throw PatchbayError(.protocolViolation, "A request has the number 0, which none may have.")
       }
-      try checkOffered(offered, frame, from: connection.peer)
+      try checkOffered(offered, frame)
       let request = try frame.decodeRequest(packet)
       if case .import(let request) = request {
         return take(request, offered, number: number, connection)

@@ -1,5 +1,6 @@
 // Requests that come with a descriptor. One request does, an import; any other message with a
-// descriptor is against the protocol, and so is an import without one, or with several.
+// descriptor is against the protocol, and so is an import with several. One without any is refused,
+// and the connection goes on: the client's system may have kept it from sending one.
 
 import PatchbayLedger
 import PatchbaySystem
@@ -17,9 +18,9 @@ extension EventLoop {
     return try connection.receive { mayCome && Frame.beginsImport($0) }
   }
 
-  /// - Throws: `protocolViolation` for descriptors that must not be there, or one that must.
+  /// - Throws: `protocolViolation` for descriptors that must not be there.
   func checkOffered(
-    _ offered: ControlSocket.Offered, _ frame: Frame, from peer: Peer
+    _ offered: ControlSocket.Offered, _ frame: Frame
   ) throws(PatchbayError) {
     guard frame.type == Request.Kind.import.rawValue else {
       guard offered == .nothing else {
@@ -31,15 +32,10 @@ extension EventLoop {
     }
     switch offered {
     // None was taken for want of room, of a number or of permission, however many came.
-    case .one, .starved, .tooMany(nil): return
-    // Who may not import cannot send one; the ledger says so.
-    case .nothing where !ledger.mayImport(peer): return
+    case .nothing, .one, .starved, .tooMany(nil): return
     case .tooMany:
       throw PatchbayError(
         .protocolViolation, "An import came with more than one descriptor.")
-    case .nothing:
-      throw PatchbayError(
-        .protocolViolation, "An import came without the descriptor of its file.")
     }
   }
 

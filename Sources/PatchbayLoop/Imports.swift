@@ -33,7 +33,9 @@ final class Imports {
   ) -> (FileOffer, Result<FileStamp, PatchbayError>) {
     lastOffer += 1
     let offer = FileOffer(rawValue: lastOffer)
-    guard case .one(let descriptor) = offered else { return (offer, .failure(noneLeft)) }
+    guard case .one(let descriptor) = offered else {
+      return (offer, .failure(offered == .nothing ? .noDescriptor(key) : noneLeft))
+    }
     offers[offer] = descriptor
     do throws(PatchbayError) {
       return (offer, .success(try Self.check(descriptor, key)))

@@ -36,6 +36,9 @@ final class SocketGround {
     try lock.note(instance)
     if let given {
       listener = given
+      // For connections made from now on, unless who made the socket has seen to it. Whoever has
+      // connected before may have sent some: nobody installs them.
+      _ = pb_take_descriptors(listener.rawValue, 0)
     } else {
       try Self.removeStaleSocket(path)
       listener = Descriptor(
@@ -44,9 +47,6 @@ final class SocketGround {
       var facts = stat()
       if unsafe lstat(path, &facts) == 0 { socketFile = (facts.st_dev, facts.st_ino) }
     }
-    // Whoever waits to be accepted sends none; on a system that knows no such option, nobody
-    // installs them.
-    _ = pb_take_descriptors(listener.rawValue, 0)
   }
 
   /// The socket's name goes if it is ours; the lock file stays, empty: nothing is left to clear up.

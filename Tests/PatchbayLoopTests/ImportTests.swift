@@ -128,8 +128,52 @@ private final class Opened {
     #expect(try isImported(client, "k", file.number))
   }
 
-  @Test func `descriptors with other messages, several, or none with an import end a connection`()
+  @Test func `an import without a descriptor is refused, and the connection and its blobs go on`()
     throws
+  {
+    let broker = try TestBroker()
+    let client = try broker.client()
+    let created = try client.call(.create(CreateRequest(key: "open"))).reply
+    guard case .created(let grant) = created else {
+      Issue.record("not created: \(created)")
+      return
+    }
+    let error = try #require(try refusal(client, "k", []))
+    #expect(error.code == .notPermitted)
+    for words in ["The import of k came without", "EPERM", "patchbay put"] {
+      #expect(error.message.contains(words), "\(error.message)")
+    }
+    #expect(try client.call(.info(InfoRequest(key: "k"))).reply.kind == .failure)
+    #expect(try client.call(.abandon(grant.blob)).reply == .done)
+    try send(try makeFile(broker.scratch, "f", "content"), to: client)
+  }
+
+  /// Whether this kernel can keep descriptors away from a socket: Linux 6.16 and later.
+  private static let canRefuse: Bool = {
+    guard let (one, other) = try? ControlSocket.pair() else { return false }
+    defer { for socket in [one, other] { _ = close(socket) } }
+    return pb_take_descriptors(one, 0) == 0
+  }()
+
+  @Test(.enabled(if: canRefuse, "needs Linux 6.16"))
+  func `nobody who waits to be accepted can send descriptors, from the first connection on`() throws
+  {
+    let scratch = try Scratch()
+    let listener = try Opened(unsafe pb_listen(scratch.socket, 16, 0o600))
+    let client = try RawClient(scratch.socket)
+    let file = try opened(try makeFile(scratch, "f", "content"))
+    let packet = Frame.encode(.import(ImportRequest(key: "i")), request: 1)
+    let refused = #expect(throws: PatchbayError.self) {
+      try client.send(raw: packet, descriptors: [file.number])
+    }
+    #expect(refused?.systemErrno == EPERM)
+    // Who may, can: from the moment at which it was accepted and let.
+    let accepted = try Opened(pb_accept(listener.number))
+    try #require(pb_take_descriptors(accepted.number, 1) == 0)
+    #expect(try client.send(raw: [1], descriptors: [file.number]) == .sent)
+  }
+
+  @Test func `descriptors with other messages, or several with an import, end a connection`() throws
   {
     let broker = try TestBroker()
     let witness = try broker.client()
@@ -144,7 +188,6 @@ private final class Opened {
         "four with an import", .import(ImportRequest(key: "i")),
         [Int32](repeating: file.number, count: 4)
       ),
-      ("none with an import", .import(ImportRequest(key: "i")), []),
     ]
     for (what, request, descriptors) in wrong {
       let client = try broker.client()

@@ -147,11 +147,20 @@ struct BadInputRow {
       ("a frame of a later version", futureFrame),
       ("a request before hello", Frame.encode(.ping, request: 1)),
       ("an unknown message type", Self.retyped(hello, 77)),
-      (
-        "an import without a descriptor", Frame.encode(.import(ImportRequest(key: "k")), request: 1)
-      ),
     ].map { name, packet in row(name, try Self.answer(to: packet, broker.socket), broker) }
-    return rows
+    return rows + [try withheldDescriptor(broker)]
+  }
+
+  /// The system refuses the first descriptor that a client sends: with its second packet.
+  private func withheldDescriptor(_ broker: BrokerProcess) throws -> BadInputRow {
+    let outcome = try runProgram(
+      "/usr/bin/strace",
+      [
+        "-qq", "-o", "/dev/null", "-e", "trace=sendmsg", "-e", "inject=sendmsg:error=EPERM:when=2",
+        try program("patchbay"), "import", "withheld", broker.directory.file("small"), "--json",
+        "--socket", broker.socket,
+      ])
+    return row("an import whose descriptor the system withholds", outcome, broker)
   }
 
   /// A packet with fewer bytes and a header that says so.

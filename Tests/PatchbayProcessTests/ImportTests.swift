@@ -7,6 +7,8 @@ import PatchbaySystem
 import PatchbayTestSupport
 import Testing
 
+@testable import Patchbay
+
 @Suite(.serialized) struct ImportProcessTests {
   private static let size = 3_000_001
 
@@ -69,6 +71,57 @@ import Testing
     #expect(try broker.run(["import", "f", path, "--replace"]).exitCode == 0)
     let nobody = broker.directory.file("nobody.sock")
     #expect(try runProgram("patchbay", ["import", "f", path, "--socket", nobody]).exitCode == 69)
+    try broker.stop()
+  }
+
+  @Test func `an import that was answered after its deadline is removed by its client's next call`()
+    throws
+  {
+    let broker = try BrokerProcess(memory: "64MiB")
+    let path = try file(broker, "file", 1000)
+    do {
+      let client = try PatchbayClient(socketPath: broker.socket)
+      try client.importFile(path, as: "first")
+      try broker.suspend()
+      defer { broker.process.kill(SIGCONT) }
+      let late = #expect(throws: PatchbayError.self) {
+        try client.importFile(path, as: "late", deadline: .after(.seconds(1)))
+      }
+      #expect(late?.code == .timedOut && late?.message.contains("did not answer") == true)
+      broker.process.kill(SIGCONT)
+      let witness = try PatchbayClient(socketPath: broker.socket)
+      try eventually("it has become a blob") { try witness.exists("late") }
+      try client.ping()
+      try eventually("it is removed") { try !witness.exists("late") }
+      #expect(try witness.exists("first"))
+      // Its key is free, and the client goes on.
+      try client.importFile(path, as: "late")
+      try client.ping()
+      #expect(try witness.exists("late"))
+    }
+    try broker.stop()
+  }
+
+  @Test func `an import whose task was cancelled is removed once it is answered`() async throws {
+    let broker = try BrokerProcess(memory: "64MiB")
+    let path = try file(broker, "file", 1000)
+    do {
+      let client = try await PatchbayClient(socketPath: broker.socket)
+      let first = try await client.importFile(path, as: "first")
+      try broker.suspend()
+      defer { broker.process.kill(SIGCONT) }
+      let task = Task { try await client.importFile(path, as: "late", deadline: .never) }
+      try await eventually("it is asked for") { client.session.connection.pendingCount > 0 }
+      task.cancel()
+      let outcome = await task.result
+      #expect(throws: PatchbayError.self) { try outcome.get() }
+      broker.process.kill(SIGCONT)
+      // Answers come in the order of requests.
+      try await client.ping()
+      try await eventually("it is removed") { try await !client.exists("late") }
+      let last = try await client.importFile(path, as: "last")
+      #expect(last.rawValue > first.rawValue + 1, "it had become a blob")
+    }
     try broker.stop()
   }
 

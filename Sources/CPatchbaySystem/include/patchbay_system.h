@@ -89,7 +89,8 @@ int64_t pb_first_data(int object, int64_t offset);
 int pb_punch_hole(int file, int64_t offset, int64_t byte_count);
 
 // SOCK_SEQPACKET over AF_UNIX, close-on-exec; no socket blocks. Connecting waits while the
-// listener's queue is full; -EAGAIN when the moment came first. The mode is the socket's.
+// listener's queue is full; -EAGAIN when the moment came first. The mode is the socket's. Nobody who
+// connects to it can send descriptors, until pb_take_descriptors lets them.
 int pb_listen(const char *path, int backlog, uint32_t mode);
 int pb_connect(const char *path, int64_t deadline_ns);
 // As pb_connect without waiting: -EAGAIN while the listener's queue is full.
@@ -99,8 +100,8 @@ int pb_connect_now(const char *path);
 int pb_adopt_listener(int listener, char *path, size_t capacity);
 int pb_accept(int listener);
 // Whether packets with descriptors can be sent to a socket: 0, who tries gets EPERM. Set on a
-// listener it holds for each connection from its first packet on. From Linux 6.16; before,
-// -ENOPROTOOPT, and they can.
+// listener it holds for each connection that is made from then on, from its first packet on. From
+// Linux 6.16; before, -ENOPROTOOPT, and they can.
 int pb_take_descriptors(int socket, int takes);
 int pb_socket_pair(int *first, int *second);
 // One packet. -EAGAIN when the peer's queue is full (never blocks, never raises SIGPIPE).
