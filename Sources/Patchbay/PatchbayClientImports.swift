@@ -57,7 +57,8 @@ extension PatchbayClient {
   ///   - deadline: when to give up waiting for the file to rest, and for the broker.
   /// - Returns: the blob's generation.
   /// - Throws: `inputOutput` when it is no regular file or has not the length that it says,
-  ///   `notPermitted` for the file or this user; `corrupt`; `keyExists`, `limitReached` when the
+  ///   `notPermitted` for the file or this user, or when the system lets this process send no
+  ///   descriptor; `corrupt`; `keyExists`, `limitReached` when the
   ///   broker holds as many files as it can, `noBroker`, `timedOut`, also when the file is being
   ///   written to.
   @available(*, noasync)

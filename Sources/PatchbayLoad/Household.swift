@@ -143,6 +143,13 @@ final class Household: Sendable {
 
   // MARK: Interrupts
 
+  /// From now on nothing is started or made any more; then as `close`.
+  func interrupt() {
+    // Before the workers go: the main thread sees their end and would take it for a failure.
+    state.withLock { $0.isInterrupted = true }
+    close()
+  }
+
   /// Leaves the end of the process to the thread that cleans up, when that is under way.
   func yieldToInterrupt() {
     if state.withLock({ $0.isInterrupted }) { waitForTheEnd() }
@@ -171,9 +178,7 @@ final class Household: Sendable {
         var set = Household.endingSignals()
         var number: Int32 = 0
         _ = unsafe sigwait(&set, &number)
-        // Before the workers go: the main thread sees their end and would take it for a failure.
-        Household.shared.state.withLock { $0.isInterrupted = true }
-        Household.shared.close()
+        Household.shared.interrupt()
         _exit(128 + number)
       }, nil)
   }

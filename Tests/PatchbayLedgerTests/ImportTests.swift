@@ -195,7 +195,7 @@ import Testing
     #expect(files.offer(silent, "g", .success(before))?.code == .protocolViolation)
     #expect(files.dropped == 5)
     #expect(
-      files.ask(session, .import(ImportRequest(key: "h")))?.code == .protocolViolation)
+      files.ask(session, .import(ImportRequest(key: "h")))?.code == .notPermitted)
     #expect(files.rig.ledger.inconsistency == nil)
   }
 

@@ -5,15 +5,10 @@ import PatchbayTestSupport
 import Testing
 
 @Suite(.serialized) struct InterruptedLoadTests {
-  /// The processes whose command line says that they serve in a directory.
-  private func brokers(in directory: String) -> Set<String> {
-    Set(processes(in: directory).filter { $0.value.contains("role=broker") }.keys)
-  }
-
   /// The processes that have a directory in their command line, and that command line.
-  private func processes(in directory: String) -> [String: String] {
-    var found: [String: String] = [:]
-    for process in names(in: "/proc") where Int(process) != nil {
+  private func processes(in directory: String) -> [Int32: String] {
+    var found: [Int32: String] = [:]
+    for process in names(in: "/proc").compactMap({ Int32($0) }) {
       guard let bytes = try? readBytes("/proc/\(process)/cmdline") else { continue }
       let line = String(decoding: bytes, as: UTF8.self)
       if line.contains(directory) { found[process] = line }
@@ -21,26 +16,52 @@ import Testing
     return found
   }
 
-  @Test(arguments: 0..<4)
+  private func brokers(in directory: String) -> Set<Int32> {
+    Set(processes(in: directory).filter { $0.value.contains("role=broker") }.keys)
+  }
+
+  /// The process that has started another one; nil: that has gone.
+  private func parent(of process: Int32) -> Int32? {
+    guard let bytes = try? readBytes("/proc/\(process)/status") else { return nil }
+    let lines = String(decoding: bytes, as: UTF8.self).split(separator: "\n")
+    return lines.first { $0.hasPrefix("PPid:") }.flatMap { Int32($0.split(separator: "\t")[1]) }
+  }
+
+  /// The tool with a /dev/shm that nobody else has. A shell tells how it has ended, and, asked, what
+  /// is in there.
+  private func startTool(in directory: String) throws -> ChildProcess {
+    let script = """
+      mount -t tmpfs none /dev/shm || exit
+      "$0" start --blobs 20 --repeats 1000 2> /dev/null
+      echo $?
+      read question
+      ls -A /dev/shm
+      """
+    return try ChildProcess(
+      "/usr/bin/unshare", ["-m", "/bin/sh", "-c", script, try program("patchbay-load")],
+      environment: ["TMPDIR": directory])
+  }
+
+  @Test(arguments: 0..<12)
   func `an interrupt between two brokers starts none, and leaves nothing behind`(
     round: Int
   ) throws {
     let place = try TemporaryDirectory()
-    let rings = names(in: "/dev/shm")
-    let tool = try ChildProcess(
-      program("patchbay-load"), ["start", "--blobs", "20", "--repeats", "1000"],
-      environment: ["TMPDIR": place.path], errorPath: "/dev/null")
+    let shell = try startTool(in: place.path)
     try eventually("the first broker serves") { !brokers(in: place.path).isEmpty }
     let first = brokers(in: place.path)
+    let tool = try #require(first.first.flatMap { parent(of: $0) })
     try eventually("another one does") { !brokers(in: place.path).subtracting(first).isEmpty }
-    // In other rounds while a broker serves.
-    if round < 2 {
+    // In some rounds while a broker serves.
+    if round % 4 > 0 {
       try eventually("no broker is there") { brokers(in: place.path).isEmpty }
     }
-    tool.kill(SIGINT)
-    #expect(try tool.waitForExit() == 128 + SIGINT)
+    try #require(kill(tool, SIGINT) == 0)
+    #expect(try shell.line() == "\(128 + SIGINT)")
     try eventually("no process is left") { processes(in: place.path).isEmpty }
     #expect(names(in: place.path) == [])
-    #expect(Set(names(in: "/dev/shm")).subtracting(rings) == [])
+    try shell.send("\n")
+    #expect(try shell.rest() == [])
+    #expect(try shell.waitForExit() == 0)
   }
 }
