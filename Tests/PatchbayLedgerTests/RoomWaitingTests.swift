@@ -49,9 +49,9 @@ import Testing
   }
 
   private func state(_ rig: Rig) -> String {
-    let s = rig.ledger.spilling
-    return "waiters \(s.line.scopes) underWay \(s.underWay) retracting \(s.retracting) "
-      + "candidates \(s.candidates.mapValues(\.count)) deadline \(String(describing: rig.ledger.nextSpillMoment))"
+    let spilling = rig.ledger.spilling
+    return "\(spilling.line.scopes) wait, \(spilling.underWay) and \(spilling.retracting) leave, "
+      + "candidates \(spilling.candidates.mapValues(\.count))"
   }
 
   @Test func `who grows while its own extents are not complete is answered`() throws {
