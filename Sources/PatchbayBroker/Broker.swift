@@ -55,8 +55,8 @@ public struct BrokerConfiguration: Sendable {
   /// Bytes of memory that the blobs of one other user may take; nil: half of `memoryLimit`.
   public var userMemoryLimit: Int?
   /// Bytes of memory that the blobs which one client writes at the same time may take; nil: all of
-  /// `memoryLimit`. With a spool a stream may be longer: what is complete of it leaves memory. What is
-  /// sealed does not count.
+  /// `memoryLimit`. At least 2 MiB. With a spool a stream may be longer: what is complete of it leaves
+  /// memory. What is sealed does not count.
   public var clientMemoryLimit: Int?
   /// Where its own lines go.
   public var logger: Logger

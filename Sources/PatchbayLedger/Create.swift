@@ -214,8 +214,8 @@ extension Ledger {
     let what = "the blob \(request.key)"
     let byteCount = needs.reduce(inline) { $0 + $1.byteCount }
     let share = byteCount + BlobOrigin.recordByteCount(of: request)
-    try checkRoom(byteCount + others, for: what, evicting: !canSpill(in: .broker))
     try checkShare(of: uid, share, for: what)
+    try checkRoom(byteCount + others, for: what, evicting: !canSpill(in: .broker))
     try makeRoomInCatalog(of: uid)
     if let old { unname(old) }
     try makeShare(of: uid, share, for: what)

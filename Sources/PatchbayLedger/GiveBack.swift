@@ -167,7 +167,6 @@ extension Ledger {
       dropHolder(session, request.index, generation)
     }
     reply(session, number, .done)
-    spillMore()
   }
 
   /// The grant under this number did not reach its client.
@@ -288,8 +287,6 @@ extension Ledger {
         generation, .corrupt, error.message.cut(toUTF8Count: WireLimit.cause), raisesEpoch: false)
     }
     for waiter in ring.waiters { refuse(waiter.session, waiter.number, error) }
-    serveRoomWaiters()
-    spillMore()
   }
 }
 

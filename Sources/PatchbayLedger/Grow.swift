@@ -55,13 +55,11 @@ extension Ledger {
       guard count < limits.extentsPerBlob else {
         throw .tooManyExtents(blob, limit: limits.extentsPerBlob)
       }
-      // What was not complete when it was looked at may be by now.
-      blobs[generation]?.spillLimit = .max
-      offerToSpill(generation)
       let what = "extent \(request.index) of the blob \(blob.key)"
       let need = RingNeed(index: request.index, geometry, blob.origin.access)
-      try checkRoom(need.byteCount, for: what, evicting: !canSpill(in: .broker))
       try checkShare(ofClient: blob.payer, need.byteCount, for: what)
+      try checkShare(of: need.kind.access.uid, need.byteCount, for: what)
+      try checkRoom(need.byteCount, for: what, evicting: !canSpill(in: .broker))
       try makeShare(of: need.kind.access.uid, need.byteCount, for: what)
       for need in try findRoom(for: [need], what: what) {
         requestRing(for: generation, need, waiters: [asker])
@@ -150,7 +148,6 @@ extension Ledger {
     digestMore(generation)
     blobs[generation]?.spillLimit = .max
     offerToSpill(generation)
-    spillMore()
   }
 
   mutating func ringRefused(_ id: RingID, _ errno: Int32) {

@@ -107,7 +107,9 @@ package struct Ledger: Sendable {
   /// Takes in one event; what is returned must be carried out in order, all of it.
   package mutating func handle(_ event: LedgerEvent, at moment: Moment) -> [LedgerAction] {
     now = moment
+    shortage = nil
     take(event)
+    spillMore()
     tellWatchers()
     var decided: [LedgerAction] = []
     swap(&decided, &actions)
@@ -190,8 +192,10 @@ package struct Ledger: Sendable {
         try serve(session, number, request)
       } catch {
         let asker = RequestID(session: session, number: number)
-        if parksForRoom(asker, request) { return }
-        refuse(session, number, explained(error))
+        guard let scope = waitingScope(request) else {
+          return refuse(session, number, explained(error))
+        }
+        wait(asker, request, for: scope)
       }
     }
   }

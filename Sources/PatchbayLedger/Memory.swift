@@ -40,7 +40,7 @@ extension Ledger {
   }
 
   mutating func noRoom(_ byteCount: Int, for what: String) -> PatchbayError {
-    shortage = .broker
+    if byteCount <= limits.memoryByteCount - overheadByteCount { shortage = .broker }
     return .noRoom(
       for: what, byteCount: byteCount, used: usedByteCount, limit: limits.memoryByteCount,
       held: ringByteCount + inlineByteCount - idleByteCount - pool.byteCount)

@@ -102,6 +102,7 @@ extension Ledger {
     }
     blobs[generation]?.hasContainer = true
     blobs[generation]?.persistReserve = reserve
+    countPersists(of: blob, 1)
     setDisk(generation, blob.spoolByteCount + reserve)
     actions.append(.persist(order))
   }
@@ -126,6 +127,7 @@ extension Ledger {
   mutating func persisted(_ generation: Generation, _ result: PersistResult) {
     guard let blob = blobs[generation], let reserve = blob.persistReserve else { return }
     blobs[generation]?.persistReserve = nil
+    countPersists(of: blob, -1)
     switch result {
     case .done(let byteCount): setDisk(generation, byteCount + blob.besidesContainer)
     case .failed(_, let byteCount):
@@ -144,7 +146,6 @@ extension Ledger {
     serveLateSeals(generation)
     offerToSpill(generation)
     settle(generation)
-    spillMore()
   }
 
   /// Ends the seal that waited for the container, if it still does. Of a blob without a key nobody will

@@ -110,6 +110,7 @@ extension Ledger {
   private mutating func relieveOwner(of ring: RingID) {
     guard let known = rings[ring] else { return }
     charge(known.owner, -known.byteCount)
+    spilling.isRelieved = true
   }
 
   private mutating func forget(_ ring: RingID) {
@@ -138,7 +139,6 @@ extension Ledger {
     blobs[generation]?.writers[session] = nil
     dropHolders(of: session, generation)
     settle(generation)
-    spillMore()
   }
 
   /// All publishers of a blob are quiescent: it has been sealed.

@@ -1,9 +1,13 @@
-// Who needs memory while some can be had by spilling waits for it: its request is served again when a
-// ring has come back, and refused when none will. Memory may be short in three ways: as a whole, or in
-// the share of one user, or of one client. What is spilled for somebody is of the share that is short,
-// so nobody's blobs leave memory because somebody else has used up its own. Those that wait for the same
+// Who needs memory while some can be had by spilling waits for it: its request is served again when some
+// has come back, and refused when none will. Memory may be short in three ways: as a whole, or in the
+// share of one user, or of one client. What is spilled for somebody is of the share that is short, so
+// nobody's blobs leave memory because somebody else has used up its own. Those that wait for the same
 // share are served in the order of coming, and nobody passes those that wait for the whole; who comes
-// meanwhile and needs less may find enough and pass them.
+// meanwhile and needs less may find enough and pass them. Shares take turns in what is spilled for them.
+//
+// After each event everybody is served that can be, and what can be spilled for the others is on its way
+// (`spillMore`); so nobody is left waiting for what nobody has begun. What was looked at in vain is not
+// looked at again for a request that waited already, or there would be no end.
 
 import PatchbayLayout
 import PatchbayTypes
@@ -22,8 +26,77 @@ enum RoomScope: Hashable, Sendable {
 struct RoomWaiter: Sendable {
   let asker: RequestID
   let request: Request
-  /// What it found too little of when it was last tried.
-  var scope: RoomScope
+  /// Who came first has the lower one.
+  let ticket: UInt64
+}
+
+/// Requests that wait for memory, by the share that they found too little of when they were last tried.
+struct RoomLine: Sendable {
+  private var waiters: [RoomScope: [RoomWaiter]] = [:]
+  /// The shares that somebody waits for, those first that come next.
+  private(set) var scopes: [RoomScope] = []
+  private(set) var count = 0
+  /// How many requests of each session wait.
+  private(set) var counts: [SessionID: Int] = [:]
+  private var lastTicket: UInt64 = 0
+
+  static let limit = 4096
+  /// Of one session; and of one user that is neither the broker's own nor root.
+  static let sessionLimit = 256
+  static let otherUserLimit = 1024
+
+  /// In the order of coming.
+  func waiters(in scope: RoomScope) -> [RoomWaiter] { waiters[scope] ?? [] }
+
+  mutating func nextTicket() -> UInt64 {
+    lastTicket += 1
+    return lastTicket
+  }
+
+  mutating func add(_ waiter: RoomWaiter, in scope: RoomScope) {
+    if waiters[scope] == nil { scopes.append(scope) }
+    var own = waiters.removeValue(forKey: scope) ?? []
+    let place = own.lastIndex { $0.ticket < waiter.ticket }.map { $0 + 1 } ?? 0
+    own.insert(waiter, at: place)
+    waiters[scope] = own
+    count += 1
+    counts[waiter.asker.session, default: 0] += 1
+  }
+
+  mutating func removeFirst(in scope: RoomScope) -> RoomWaiter? {
+    guard var own = waiters.removeValue(forKey: scope), !own.isEmpty else { return nil }
+    let first = own.removeFirst()
+    put(own, in: scope)
+    leave(first)
+    return first
+  }
+
+  /// Nobody is left to be answered.
+  mutating func forget(_ session: SessionID) {
+    guard counts[session] != nil else { return }
+    for scope in scopes {
+      guard var own = waiters.removeValue(forKey: scope) else { continue }
+      for waiter in own where waiter.asker.session == session { leave(waiter) }
+      own.removeAll { $0.asker.session == session }
+      put(own, in: scope)
+    }
+  }
+
+  private mutating func put(_ own: [RoomWaiter], in scope: RoomScope) {
+    if own.isEmpty { scopes.removeAll { $0 == scope } } else { waiters[scope] = own }
+  }
+
+  private mutating func leave(_ waiter: RoomWaiter) {
+    count -= 1
+    let left = (counts[waiter.asker.session] ?? 1) - 1
+    counts[waiter.asker.session] = left > 0 ? left : nil
+  }
+
+  /// Something was started for a share: the others come before it.
+  mutating func moveBack(_ scope: RoomScope) {
+    guard let place = scopes.firstIndex(of: scope) else { return }
+    scopes.append(scopes.remove(at: place))
+  }
 }
 
 /// Among which candidates for spilling a blob stands.
@@ -43,22 +116,29 @@ struct SpillCandidate: Sendable, Hashable, Comparable {
   }
 }
 
-/// Candidates of one share. Some have gone, or are charged elsewhere by now; they are swept when they may
-/// be the majority.
+/// Candidates of one share, each once. Some have gone, or are charged elsewhere by now; they are swept
+/// when they may be the majority.
 struct SpillQueue: Sendable {
   private var heap = Heap<SpillCandidate>()
+  private var members: Set<Generation> = []
   private var sweepCount = Self.leastSweepCount
   private static let leastSweepCount = 64
 
   var count: Int { heap.count }
-  mutating func pop() -> SpillCandidate? { heap.pop() }
+
+  mutating func pop() -> SpillCandidate? {
+    guard let candidate = heap.pop() else { return nil }
+    members.remove(candidate.generation)
+    return candidate
+  }
 
   mutating func push(_ candidate: SpillCandidate, keeping isWanted: (Generation) -> Bool) {
     if heap.count >= sweepCount {
       heap.keep { isWanted($0.generation) }
+      members = members.filter(isWanted)
       sweepCount = max(Self.leastSweepCount, 2 * heap.count)
     }
-    heap.push(candidate)
+    if members.insert(candidate.generation).inserted { heap.push(candidate) }
   }
 }
 
@@ -124,60 +204,134 @@ extension Ledger {
     return nil
   }
 
-  // MARK: Waiting
+  // MARK: What may still leave
 
   /// Whether spilling may still free memory of a share: some is on its way, or could be.
   func canSpill(in scope: RoomScope) -> Bool {
     guard limits.spool != nil else { return false }
-    return spilling.ghostPatience != nil || leaves(scope)
+    return leaves(scope) || mayLeaveSoon(scope)
       || spilling.pause == nil && spilling.candidates[scope]?.count ?? 0 > 0
   }
 
   /// Whether something that is charged to a share is on its way.
   func leaves(_ scope: RoomScope) -> Bool {
-    let leaving = spilling.underWay + spilling.retracting.compactMap { rings[$0]?.generation }
-    return leaving.contains { blobs[$0].map { isCharged($0, to: scope) } ?? (scope == .broker) }
-  }
-
-  /// The shares that somebody waits for, in the order of coming.
-  var awaitedScopes: [RoomScope] {
-    var known: Set<RoomScope> = []
-    return spilling.waiters.map(\.scope).filter { known.insert($0).inserted }
-  }
-
-  /// Puts a request that found no memory in line, if that is worth while.
-  mutating func parksForRoom(_ asker: RequestID, _ request: Request) -> Bool {
-    guard let shortage, canSpill(in: shortage), spilling.waiters.count < Spilling.waiterLimit else {
-      return false
+    let spills = spilling.underWay.contains { generation in
+      blobs[generation].map { isCharged($0, to: scope) } ?? (scope == .broker)
     }
-    spilling.waiters.append(RoomWaiter(asker: asker, request: request, scope: shortage))
-    spillMore()
-    return true
+    return spills
+      || spilling.retracting.contains { ring in
+        guard let known = rings[ring] else { return false }
+        return switch scope {
+        case .broker: true
+        // Whatever has become of its blob.
+        case .user(let uid): known.owner == uid
+        case .client: blobs[known.generation].map { isCharged($0, to: scope) } ?? false
+        }
+      }
   }
 
-  /// Why there is no memory: when nothing can leave it, what the disk said.
+  /// Whether something of a share is being sealed, or waits for a process that is about to end.
+  private func mayLeaveSoon(_ scope: RoomScope) -> Bool {
+    switch scope {
+    case .broker:
+      spilling.persistCount > 0 || spilling.ghostPatience.keys.contains(where: isTrusted)
+    case .user(let uid):
+      accounts[uid]?.persistCount ?? 0 > 0 || spilling.ghostPatience[uid] != nil
+    case .client(let session):
+      isSealing(session)
+        || user(of: scope).map { spilling.ghostPatience[$0] != nil } ?? false
+    }
+  }
+
+  private func isSealing(_ session: SessionID) -> Bool {
+    unanswered[session]?.values.contains { $0.kind == .seal } ?? false
+  }
+
+  func user(of scope: RoomScope) -> UInt32? {
+    switch scope {
+    case .broker: nil
+    case .user(let uid): uid
+    case .client(let session): sessions[session]?.peer.uid
+    }
+  }
+
+  mutating func countPersists(of blob: Blob, _ change: Int) {
+    spilling.persistCount += change
+    accounts[blob.origin.access.uid]?.persistCount += change
+  }
+
+  // MARK: Waiting
+
+  /// The share that a request has to wait for that found no memory; nil: waiting would be in vain.
+  mutating func waitingScope(_ request: Request) -> RoomScope? {
+    guard let shortage else { return nil }
+    if case .grow(let grow) = request {
+      // What was not complete when it was looked at may be by now.
+      blobs[grow.blob.generation]?.spillLimit = .max
+      offerToSpill(grow.blob.generation)
+    }
+    return canSpill(in: shortage) ? shortage : nil
+  }
+
+  /// Puts a request in line.
+  mutating func wait(_ asker: RequestID, _ request: Request, for scope: RoomScope) {
+    if let error = lineRefusal(asker.session) {
+      return refuse(asker.session, asker.number, error)
+    }
+    let waiter = RoomWaiter(asker: asker, request: request, ticket: spilling.line.nextTicket())
+    spilling.line.add(waiter, in: scope)
+  }
+
+  private func lineRefusal(_ session: SessionID) -> PatchbayError? {
+    let line = spilling.line
+    guard let uid = sessions[session]?.peer.uid else { return nil }
+    if line.count >= RoomLine.limit { return .lineFull(line.count, of: "this broker") }
+    let own = line.counts[session] ?? 0
+    if own >= RoomLine.sessionLimit { return .lineFull(own, of: "one client") }
+    guard !isTrusted(uid) else { return nil }
+    let all = (accounts[uid]?.sessions ?? []).reduce(0) { $0 + (line.counts[$1] ?? 0) }
+    return all >= RoomLine.otherUserLimit ? .lineFull(all, of: "user \(uid)") : nil
+  }
+
+  /// Why there is no memory: when something could leave it but for the disk, what the disk said.
   func explained(_ error: PatchbayError) -> PatchbayError {
-    guard error.code == .noSpaceMemory, let pause = spilling.pause else { return error }
+    guard error.code == .noSpaceMemory, let pause = spilling.pause, let shortage,
+      spilling.candidates[shortage]?.count ?? 0 > 0
+    else { return error }
     return pause.error
   }
 
-  /// Serves those that wait for memory again; behind one that has to wait on only those that wait for
-  /// another share, or in vain.
-  mutating func serveRoomWaiters() {
-    let waiters = spilling.waiters
-    spilling.waiters = []
-    var stuck: Set<RoomScope> = []
-    var left: [RoomWaiter] = []
-    for waiter in waiters {
-      guard stuck.isDisjoint(with: [.broker, waiter.scope]) || !canSpill(in: waiter.scope) else {
-        left.append(waiter)
-        continue
-      }
-      guard let scope = serveAgain(waiter) else { continue }
-      stuck.insert(scope)
-      left.append(RoomWaiter(asker: waiter.asker, request: waiter.request, scope: scope))
+  /// Serves those that wait for memory again. While somebody waits for the whole, only those are served
+  /// besides that wait in vain.
+  mutating func serveLine() {
+    spilling.isRelieved = false
+    guard spilling.line.count > 0 else { return }
+    if !serve(.broker) { return }
+    for scope in spilling.line.scopes where scope != .broker { _ = serve(scope) }
+  }
+
+  /// Serves those that wait for a share until one has to wait on for it; false then.
+  private mutating func serve(_ scope: RoomScope) -> Bool {
+    while let waiter = spilling.line.removeFirst(in: scope) {
+      guard let next = serveAgain(waiter) else { continue }
+      spilling.line.add(waiter, in: next)
+      if next == scope { return false }
     }
-    spilling.waiters = left + spilling.waiters
+    return true
+  }
+
+  /// Where nothing of a share can be spilled any more, who waits for it is told, or served by eviction, or
+  /// waits for another share. True: somebody was.
+  mutating func serveInVain() -> Bool {
+    var isChanged = false
+    for scope in spilling.line.scopes where !canSpill(in: scope) {
+      for _ in spilling.line.waiters(in: scope) {
+        guard !canSpill(in: scope), let waiter = spilling.line.removeFirst(in: scope) else { break }
+        isChanged = true
+        if let next = serveAgain(waiter) { spilling.line.add(waiter, in: next) }
+      }
+    }
+    return isChanged
   }
 
   /// Serves a request that has waited for memory, or refuses it; what it waits for if it has to wait on.
@@ -192,10 +346,13 @@ extension Ledger {
     }
     return nil
   }
+}
 
-  /// Where nothing can be spilled any more, who waits is told, or served by eviction.
-  mutating func serveRoomWaitersInVain() {
-    guard spilling.waiters.contains(where: { !canSpill(in: $0.scope) }) else { return }
-    serveRoomWaiters()
+extension PatchbayError {
+  static func lineFull(_ count: Int, of whom: String) -> PatchbayError {
+    PatchbayError(
+      .limitReached,
+      "\(count) requests of \(whom) wait for memory already, the most that may. Wait for some of them, or "
+        + "raise the broker's memory limit.")
   }
 }

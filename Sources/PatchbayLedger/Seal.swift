@@ -184,7 +184,6 @@ extension Ledger {
     }
     offerToSpill(generation)
     settle(generation)
-    spillMore()
   }
 
   /// Writes the blob's journal record; a removed blob has none.

@@ -120,6 +120,7 @@ extension Ledger {
     for generation in ended.writes.sorted() { forgetWriter(session, generation) }
     sessions[session]?.handles = [:]
     spilling.candidates[.client(session)] = nil
+    spilling.line.forget(session)
     if ended.phase == .talking { actions.append(.eraseClient(ended.clientID)) }
     if sessions[session]?.haunted.isEmpty ?? true {
       sessions[session] = nil
@@ -150,15 +151,15 @@ extension Ledger {
       else { continue }
       blobs[generation]?.ghostCount += 1
       sessions[session]?.haunted.append(generation)
-      if blob.isPatchwork, blob.state.isLive { awaitGhost() }
+      if blob.isPatchwork, blob.state.isLive { awaitGhost(of: blob.origin.access.uid) }
     }
   }
 
   /// Most ghosts are gone in a moment: who waits for memory waits for that, too; not longer when others
   /// come meanwhile, or it might never be told.
-  private mutating func awaitGhost() {
-    guard spilling.ghostPatience == nil else { return }
-    spilling.ghostPatience = now.monotonicNanoseconds.addingClamped(
+  private mutating func awaitGhost(of uid: UInt32) {
+    guard spilling.ghostPatience[uid] == nil else { return }
+    spilling.ghostPatience[uid] = now.monotonicNanoseconds.addingClamped(
       Spilling.ghostInterval.wholeNanoseconds)
   }
 
@@ -190,8 +191,7 @@ extension Ledger {
       }
       settle(generation)
     }
-    if ghosts.isEmpty { spilling.ghostPatience = nil }
-    spillMore()
+    if ghosts.isEmpty { spilling.ghostPatience = [:] }
   }
 }
 

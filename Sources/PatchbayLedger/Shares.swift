@@ -21,7 +21,7 @@ extension Ledger {
     }
     let (needed, overflow) = client.paidByteCount.addingReportingOverflow(byteCount)
     guard overflow || needed > limit else { return }
-    shortage = .client(session)
+    if byteCount <= limit { shortage = .client(session) }
     throw .noClientShare(
       for: what, byteCount: byteCount, process: client.peer.process, used: client.paidByteCount,
       limit: limit)
@@ -34,6 +34,7 @@ extension Ledger {
     blobs[generation]?.residentByteCount += byteCount
     guard let payer = blobs[generation]?.payer else { return }
     sessions[payer]?.paidByteCount += byteCount
+    if byteCount < 0 { spilling.isRelieved = true }
   }
 
   /// Changes who writes a blob, and with it who pays for it.
@@ -45,7 +46,10 @@ extension Ledger {
     change(&publishers)
     blobs[generation]?.publishers = publishers
     guard let blob = blobs[generation], blob.payer != before.payer else { return }
-    if let payer = before.payer { sessions[payer]?.paidByteCount -= blob.residentByteCount }
+    if let payer = before.payer {
+      sessions[payer]?.paidByteCount -= blob.residentByteCount
+      spilling.isRelieved = true
+    }
     if let payer = blob.payer { sessions[payer]?.paidByteCount += blob.residentByteCount }
     blobs[generation]?.offered.remove(.client)
     offerToSpill(generation)

@@ -73,10 +73,14 @@ struct Spilling: Sendable {
   var nextLook: Int64?
   /// Counts what is given back and what comes.
   var restClock: UInt64 = 0
-  /// Until when a process that hung up is expected to be gone, and what it had open free to leave.
-  var ghostPatience: Int64?
-  /// Requests that wait for memory, in the order of coming.
-  var waiters: [RoomWaiter] = []
+  /// Until when processes of a user that hung up are expected to be gone, and what they had open free to
+  /// leave.
+  var ghostPatience: [UInt32: Int64] = [:]
+  /// Requests that wait for memory, and whether some has come back since they were last tried.
+  var line = RoomLine()
+  var isRelieved = false
+  /// Containers that are being completed: what stands in them can leave at once then.
+  var persistCount = 0
   /// Shares of users and clients that were nearly used up when they were last charged.
   var pressed: [RoomScope] = []
   /// Until when nothing is tried, because the disk was full; and what it said.
@@ -87,7 +91,6 @@ struct Spilling: Sendable {
 
   /// Extents that are on their way or next in line.
   static let limit = 2
-  static let waiterLimit = 4096
   static let lookInterval = Duration.milliseconds(100)
   static let pauseInterval = Duration.seconds(1)
   static let ghostInterval = Duration.seconds(2)
@@ -96,24 +99,42 @@ struct Spilling: Sendable {
 extension Ledger {
   // MARK: Choosing
 
-  /// Starts as much as is needed.
+  /// After each event: serves those that wait for memory, and starts what is needed for those that have to
+  /// wait on.
   mutating func spillMore() {
-    while spilling.underWay.count + spilling.retracting.count < Spilling.limit,
-      spilling.pause == nil, startSpill()
-    {}
-    serveRoomWaitersInVain()
+    guard limits.spool != nil else { return }
+    repeat {
+      if spilling.isRelieved { serveLine() }
+      while spilling.underWay.count + spilling.retracting.count < Spilling.limit,
+        spilling.pause == nil, startSpill()
+      {}
+    } while serveInVain() || spilling.isRelieved && spilling.line.count > 0
   }
 
-  /// Starts one extent: of a share that somebody waits for, first of those of which nothing leaves yet, or
-  /// else of one that is nearly used up; false if there is none.
+  /// Starts one extent: of a share that somebody waits for, or else of one that is nearly used up; false
+  /// if there is none. Users and shares of which nothing leaves yet come first, and then who was started
+  /// for the longest time ago.
   private mutating func startSpill() -> Bool {
-    let scopes = awaitedScopes
-    for scope in scopes where !leaves(scope) && startSpill(in: scope) { return true }
-    for scope in scopes where startSpill(in: scope) { return true }
+    if startAwaited() { return true }
+    if isNearlyUsed(.broker), startSpill(in: .broker) { return true }
+    guard !spilling.pressed.isEmpty else { return false }
     let pressed = spilling.pressed.filter(isNearlyUsed)
     spilling.pressed = pressed
     for scope in pressed where startSpill(in: scope) { return true }
-    return isNearlyUsed(.broker) && startSpill(in: .broker)
+    return false
+  }
+
+  private mutating func startAwaited() -> Bool {
+    let scopes = spilling.line.scopes
+    guard !scopes.isEmpty else { return false }
+    let idle = scopes.filter { !leaves($0) }
+    let users = Set(spilling.underWay.compactMap { blobs[$0]?.origin.access.uid })
+    let first = idle.filter { scope in user(of: scope).map { !users.contains($0) } ?? false }
+    for scope in first + idle + scopes where startSpill(in: scope) {
+      spilling.line.moveBack(scope)
+      return true
+    }
+    return false
   }
 
   private mutating func startSpill(in scope: RoomScope) -> Bool {
@@ -245,7 +266,7 @@ extension Ledger {
     if let place = spilling.underWay.firstIndex(of: generation) {
       spilling.underWay.remove(at: place)
     }
-    guard let blob = blobs[generation], let index = blob.spillingIndex else { return spillMore() }
+    guard let blob = blobs[generation], let index = blob.spillingIndex else { return }
     blobs[generation]?.spillingIndex = nil
     switch result {
     case .done(let byteCount):
@@ -279,7 +300,6 @@ extension Ledger {
     }
     offerToSpill(generation)
     settle(generation)
-    spillMore()
   }
 
   /// The extent stands on disk from now on; its ring is taken from whoever has it mapped.
@@ -326,27 +346,23 @@ extension Ledger {
     } else {
       let isAbandoned = known.isAbandoned || blobs[known.generation]?.isAbandoned == true
       retire(ring, isReusable: !isAbandoned)
-      serveRoomWaiters()
     }
-    spillMore()
   }
 
   // MARK: Time
 
   var nextSpillMoment: Int64? {
-    [spilling.nextLook, spilling.pause?.until, spilling.ghostPatience].compactMap(\.self).min()
+    [spilling.nextLook, spilling.pause?.until, spilling.ghostPatience.values.min()]
+      .compactMap(\.self).min()
   }
 
   mutating func lookAfterSpills() {
-    if let pause = spilling.pause, pause.until <= now.monotonicNanoseconds {
-      spilling.pause = nil
-      spillMore()
+    let now = now.monotonicNanoseconds
+    if let pause = spilling.pause, pause.until <= now { spilling.pause = nil }
+    if !spilling.ghostPatience.isEmpty {
+      spilling.ghostPatience = spilling.ghostPatience.filter { $0.value > now }
     }
-    if let end = spilling.ghostPatience, end <= now.monotonicNanoseconds {
-      spilling.ghostPatience = nil
-      spillMore()
-    }
-    guard let look = spilling.nextLook, look <= now.monotonicNanoseconds else { return }
+    guard let look = spilling.nextLook, look <= now else { return }
     spilling.nextLook = nil
     let viewed = spilling.viewed
     spilling.viewed = []

@@ -17,6 +17,8 @@ struct UserAccount: Sendable {
   /// Bytes of disk of its blobs, and of them, what eviction could free.
   var diskByteCount = 0
   var idleDiskByteCount = 0
+  /// Containers of its blobs that are being completed.
+  var persistCount = 0
   /// Blobs that may go; and of those that have bytes on disk.
   var idleBlobs = EvictionQueue()
   var idleOnDisk = EvictionQueue()
@@ -67,7 +69,7 @@ extension Ledger {
     let held = account.byteCount - (canSpill(in: .user(uid)) ? 0 : account.idleByteCount)
     let (needed, overflow) = held.addingReportingOverflow(byteCount)
     guard overflow || needed > limits.memoryPerOtherUser else { return }
-    shortage = .user(uid)
+    if byteCount <= limits.memoryPerOtherUser { shortage = .user(uid) }
     throw .noShare(
       for: what, byteCount: byteCount, uid: uid, used: account.byteCount,
       limit: limits.memoryPerOtherUser, held: account.byteCount - account.idleByteCount)

@@ -111,6 +111,7 @@ final class EventLoop {
     self.control = control
     logger = configuration.logger
     memoryLimit = try configuration.chosenMemoryLimit()
+    try configuration.checkClientMemory()
     isShared = configuration.isShared
     let descriptorLimit = try checked(
       pb_raise_descriptor_limit(), "Raising the limit of open files")

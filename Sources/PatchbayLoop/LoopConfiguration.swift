@@ -63,6 +63,9 @@ package struct LoopConfiguration: Sendable {
   /// Less would not hold the first chunk of the journal and a board.
   package static let leastMemory = 16 * 1024 * 1024
 
+  /// Less would not hold what a stream needs in memory at once.
+  package static let leastClientMemory = 2 * 1024 * 1024
+
   package init(socketPath: SocketPath, logger: Logger) {
     self.socketPath = socketPath
     self.logger = logger
@@ -84,5 +87,14 @@ package struct LoopConfiguration: Sendable {
           + "Choose more with --memory, or enlarge /dev/shm.")
     }
     return limit
+  }
+
+  /// - Throws: `noSpaceMemory` when there is too little for a client to write anything.
+  func checkClientMemory() throws(PatchbayError) {
+    guard let clientMemoryLimit, clientMemoryLimit < Self.leastClientMemory else { return }
+    throw PatchbayError(
+      .noSpaceMemory,
+      "A client's share of memory is \(clientMemoryLimit) bytes; a blob that is written needs up to "
+        + "\(Self.leastClientMemory) at once. Choose more with --client-memory.")
   }
 }

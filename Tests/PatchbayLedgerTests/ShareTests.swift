@@ -166,20 +166,20 @@ import Testing
     let stream = try begin(&rig, other, "theirs")
     let (stuck, answer) = try growToEnd(&rig, other, stream)
     #expect(stuck == 7 && answer == nil, "it waits")
-    #expect(rig.ledger.spilling.waiters.map(\.scope) == [.user(Self.stranger)])
+    #expect(rig.ledger.spilling.line.scopes == [.user(Self.stranger)])
     // Enough that the next one has to wait for memory as a whole.
     var index = 1
     let mine = try begin(&rig, own, "mine")
     while grow(&rig, own, mine, index) != nil { index += 1 }
     #expect(index > 40)
-    #expect(rig.ledger.spilling.waiters.map(\.scope) == [.user(Self.stranger), .broker])
+    #expect(rig.ledger.spilling.line.scopes == [.user(Self.stranger), .broker])
     #expect(spilled(rig) == [stream.blob.generation, mine.blob.generation])
     let before = rig.trace.count
     rig.send(.spilled(mine.blob.generation, .done(containerByteCount: Self.extent)))
     var served: [SessionID] = []
     for case .reply(let session, _, .extent, _) in rig.trace[before...] { served.append(session) }
     #expect(served == [own], "it came later, and did not wait for the same")
-    #expect(rig.ledger.spilling.waiters.map(\.scope) == [.user(Self.stranger)])
+    #expect(rig.ledger.spilling.line.scopes == [.user(Self.stranger)])
   }
 
   @Test func `a full share sends the user's own blobs to disk before it evicts any`() throws {
@@ -250,7 +250,7 @@ import Testing
     #expect(window == nil, "it waits")
     let stream = try begin(&rig, other, "stream")
     #expect(try growToEnd(&rig, other, stream).answer == nil, "it waits, too")
-    #expect(rig.ledger.spilling.waiters.map(\.scope) == [.broker, .user(Self.stranger)])
+    #expect(rig.ledger.spilling.line.scopes == [.broker, .user(Self.stranger)])
     // Both who spill are the broker's; the next one is for who has none.
     let last = try need(rig.ledger.spilling.underWay.last)
     rig.send(.spilled(last, .done(containerByteCount: Self.extent)))
@@ -265,6 +265,6 @@ import Testing
       refused.append(session)
     }
     #expect(refused == [other])
-    #expect(rig.ledger.spilling.waiters.map(\.scope) == [.broker])
+    #expect(rig.ledger.spilling.line.scopes == [.broker])
   }
 }

@@ -218,7 +218,7 @@ import Testing
     let before = rig.trace.count
     rig.send(.spilled(blob.blob.generation, .done(containerByteCount: Rig.extent)))
     #expect(!rig.trace[before...].contains { if case .reply = $0 { true } else { false } })
-    #expect(rig.ledger.spilling.waiters.isEmpty)
+    #expect(rig.ledger.spilling.line.count == 0)
   }
 
   // MARK: What else wants an extent

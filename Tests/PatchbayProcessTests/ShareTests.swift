@@ -55,4 +55,35 @@ import Testing
     }
     try broker.stop()
   }
+
+  @Test(arguments: [["--client-memory", "4MiB"], []])
+  func `a batch longer than what there is for it is refused, and nobody waits in vain`(
+    more: [String]
+  ) throws {
+    let place = try TemporaryDirectory()
+    let broker = try BrokerProcess(
+      memory: "16MiB", options: ["--spool", place.file("spool")] + more)
+    let client = try PatchbayClient(socketPath: broker.socket)
+    let publisher = try client.publisher("stream", options)
+    let part = [UInt8](repeating: 7, count: 1 << 20)
+    var refused: PatchbayError?
+    do {
+      try publisher.withBatch {
+        for _ in 0..<32 { try publisher.append(part) }
+      }
+    } catch let error as PatchbayError {
+      refused = error
+    }
+    #expect(refused?.code == .noSpaceMemory, "not timedOut: \(String(describing: refused))")
+    publisher.close()
+    try broker.stop()
+  }
+
+  @Test func `a share that nothing fits into is refused when the broker starts`() throws {
+    let place = try TemporaryDirectory()
+    let outcome = try runProgram(
+      "patchbay", ["serve", "--socket", place.file("socket"), "--client-memory", "64KiB"])
+    #expect(outcome.exitCode == 81, "\(outcome.error)")
+    #expect(outcome.error.contains("65536") && outcome.error.contains("--client-memory"))
+  }
 }

@@ -97,7 +97,7 @@ struct ServeVerb: Verb {
   @Option(
     help: ArgumentHelp(
       "Shared memory that the blobs which one client writes may take.",
-      discussion: "Default: all of the memory limit.", valueName: "size"),
+      discussion: "At least 2MiB. Default: all of the memory limit.", valueName: "size"),
     transform: Typed.positiveSize)
   var clientMemory: Int?
 

@@ -1,0 +1,325 @@
+// Who waits for memory is answered, whoever else does what; and nobody pays for what another asks.
+
+import PatchbayTypes
+import PatchbayWire
+import Testing
+
+@testable import PatchbayLedger
+
+@Suite struct RoomWaitingTests {
+  private static let extent = 1 << 20
+  private static let stranger: UInt32 = 2000
+
+  private func rig(
+    memory: Int = 64 << 20, spool: Int = 1 << 30, adjust: (inout LedgerLimits) -> Void = { _ in }
+  ) -> Rig {
+    Rig(memory: memory) { limits in
+      limits.isShared = true
+      limits.spool = SpoolTerms(byteCount: spool, compression: .none)
+      adjust(&limits)
+    }
+  }
+
+  private func begin(
+    _ rig: inout Rig, _ session: SessionID, _ key: BlobKey, _ order: WriteOrder = .appendOnly
+  ) throws -> BlobGrant {
+    try need(
+      rig.create(session, key) {
+        $0.order = order
+        $0.firstExtent = Self.extent
+        $0.extentLimit = Self.extent
+      })
+  }
+
+  private func growToEnd(
+    _ rig: inout Rig, _ session: SessionID, _ grant: BlobGrant
+  ) throws -> (index: Int, answer: Reply?) {
+    for index in 1..<200 {
+      let answer = rig.ask(session, .grow(GrowRequest(blob: grant.blob, index: index)))
+      guard answer?.extent?.index == index else { return (index, answer) }
+    }
+    throw Missing()
+  }
+  private struct Missing: Error {}
+
+  private func spilled(_ rig: Rig) -> [Generation] {
+    var generations: [Generation] = []
+    for case .spill(let order) in rig.trace { generations.append(order.generation) }
+    return generations
+  }
+
+  private func state(_ rig: Rig) -> String {
+    let spilling = rig.ledger.spilling
+    return "\(spilling.line.scopes) wait, \(spilling.underWay) and \(spilling.retracting) leave, "
+      + "candidates \(spilling.candidates.mapValues(\.count))"
+  }
+
+  @Test func `who grows while its own extents are not complete is answered`() throws {
+    for perClient in [nil, 8 << 20] {
+      var rig = rig { $0.memoryPerClient = perClient }
+      rig.spillResult = .incomplete
+      let writer = rig.connect()
+      let blob = try begin(&rig, writer, "stream")
+      let (index, answer) = try growToEnd(&rig, writer, blob)
+      #expect(answer != nil, "index \(index): \(state(rig))")
+    }
+  }
+
+  @Test func `who has used up its share of memory and of the disk is answered`() throws {
+    var rig = rig(spool: 8 << 20) { $0.memoryPerOtherUser = 8 << 20 }
+    let other = rig.connect(uid: Self.stranger)
+    let blob = try begin(&rig, other, "stream")
+    let (index, answer) = try growToEnd(&rig, other, blob)
+    #expect(answer != nil, "index \(index): \(state(rig))")
+  }
+
+  @Test func `who could be served by evicting its own idle blobs is, with its disk share full`()
+    throws
+  {
+    var rig = rig(spool: 8 << 20) { $0.memoryPerOtherUser = 8 << 20 }
+    let other = rig.connect(uid: Self.stranger)
+    let blob = try begin(&rig, other, "stream")
+    for number in 0..<4 {
+      _ = try need(rig.sealed(other, try BlobKey("idle\(number)"), byteCount: 1 << 20))
+    }
+    let (index, answer) = try growToEnd(&rig, other, blob)
+    #expect(answer != nil, "index \(index): \(state(rig)) evictions \(rig.ledger.evictionCount)")
+  }
+
+  @Test func `who stands behind such a one is served by eviction`() throws {
+    var rig = rig()
+    rig.spillResult = .incomplete
+    let (greedy, other) = (rig.connect(), rig.connect(process: 101))
+    // 20 MiB that eviction could free, and that cannot be spilled: failed blobs.
+    for number in 0..<20 {
+      let grant = try need(
+        rig.create(other, try BlobKey("failed\(number)")) { $0.byteCount = 1 << 20 })
+      rig.abandon(other, grant.blob)
+    }
+    let stream = try begin(&rig, greedy, "stream")
+    let (index, answer) = try growToEnd(&rig, greedy, stream)
+    #expect(answer != nil, "index \(index): \(state(rig)) idle \(rig.ledger.idleByteCount)")
+    var request = CreateRequest(key: "small")
+    request.byteCount = 1 << 20
+    let number = rig.post(other, .create(request))
+    for _ in 0..<60 {
+      rig.pass(.seconds(1))
+      rig.send(.tick)
+      _ = rig.ask(other, .ping)
+    }
+    #expect(rig.reply(other, number) != nil, "\(state(rig)) idle \(rig.ledger.idleByteCount)")
+  }
+
+  @Test func `who waits for one share and then for another is answered`() throws {
+    var rig = rig { $0.memoryPerClient = 8 << 20 }
+    rig.holdsSpills = true
+    let (first, second) = (rig.connect(), rig.connect(process: 101))
+    let shared = try need(
+      rig.create(first, "shared", as: .joinable, idle: .seconds(60)) {
+        $0.order = .any
+        $0.firstExtent = 1 << 20
+        $0.extentLimit = 1 << 20
+      }?.grant)
+    #expect(rig.join(second, "shared")?.grant != nil)
+    let a = try begin(&rig, first, "a")
+    for index in 1..<3 { _ = rig.grow(first, a, index) }
+    for index in 1..<4 {
+      _ = rig.grow(first, shared, index)
+    }
+    // The second's own: 4 MiB
+    let s = try begin(&rig, second, "s")
+    for index in 1..<5 { _ = rig.grow(second, s, index) }
+    let number = rig.post(second, .grow(GrowRequest(blob: shared.blob, index: 4)))
+    #expect(rig.ask(first, .leave(shared.blob)) == .done)
+    for _ in 0..<20 {
+      guard let next = rig.ledger.spilling.underWay.first else { break }
+      let isShared = next == shared.blob.generation
+      rig.send(.spilled(next, isShared ? .done(containerByteCount: Self.extent) : .incomplete))
+    }
+    #expect(rig.reply(second, number) != nil, "\(state(rig))")
+  }
+
+  @Test func `whoever seals durably in parallel waits for its seals`() throws {
+    var rig = rig { $0.memoryPerClient = 8 << 20 }
+    rig.holdsPersists = true
+    let writer = rig.connect()
+    var grants: [BlobGrant] = []
+    for number in 0..<7 {
+      let grant = try need(
+        rig.create(writer, try BlobKey("k\(number)")) {
+          $0.byteCount = 1 << 20
+          $0.acknowledgement = .durable
+        })
+      rig.post(writer, .seal(SealRequest(blob: grant.blob, byteCount: 1 << 20)))
+      grants.append(grant)
+    }
+    var request = CreateRequest(key: "k7")
+    request.byteCount = 1 << 20
+    let number = rig.post(writer, .create(request))
+    #expect(rig.reply(writer, number)?.error == nil)
+  }
+
+  @Test func `who asks for more than its share makes nobody else's blobs leave`() throws {
+    var rig = rig { $0.memoryPerOtherUser = 8 << 20 }
+    let (own, other) = (rig.connect(), rig.connect(uid: Self.stranger))
+    for number in 0..<40 {
+      _ = try need(rig.sealed(own, try BlobKey("own\(number)"), byteCount: 1 << 20))
+    }
+    #expect(spilled(rig).isEmpty)
+    let error = rig.createError(other, "window") {
+      $0.order = .appendOnly
+      $0.policy = .dropOldest
+      $0.firstExtent = 32 << 20
+    }
+    #expect(error == .noSpaceMemory)
+    #expect(spilled(rig).isEmpty, "\(spilled(rig).count) of another's blobs left")
+  }
+
+  @Test func `a client asks for an extent larger than its share and nobody else's leave`() throws {
+    var rig = rig { $0.memoryPerClient = 8 << 20 }
+    let (own, other) = (rig.connect(), rig.connect(process: 101))
+    for number in 0..<40 {
+      _ = try need(rig.sealed(own, try BlobKey("own\(number)"), byteCount: 1 << 20))
+    }
+    let blob = try need(
+      rig.create(other, "stream") {
+        $0.order = .appendOnly
+        $0.firstExtent = 1 << 20
+        $0.extentLimit = 32 << 20
+      })
+    let reply = rig.ask(other, .grow(GrowRequest(blob: blob.blob, index: 5)))
+    #expect(reply?.error?.code == .noSpaceMemory)
+    #expect(spilled(rig).isEmpty, "\(spilled(rig).count) of another's blobs left")
+  }
+
+  @Test func `an extent that can never fit makes nothing leave memory`() throws {
+    var rig = rig()
+    let own = rig.connect()
+    for number in 0..<40 {
+      _ = try need(rig.sealed(own, try BlobKey("own\(number)"), byteCount: 1 << 20))
+    }
+    let error = rig.createError(own, "stream") {
+      $0.order = .appendOnly
+      $0.firstExtent = 128 << 20
+    }
+    #expect(error == .noSpaceMemory)
+    #expect(spilled(rig).isEmpty, "\(spilled(rig).count) blobs left")
+    #expect(rig.ledger.evictionCount == 0)
+  }
+
+  @Test func `who is over its share is told so`() throws {
+    var rig = rig { $0.memoryPerClient = 8 << 20 }
+    rig.spillResult = .failed(
+      PatchbayError(.noSpaceSpool, "the spool is full"), containerByteCount: nil)
+    let (own, other) = (rig.connect(), rig.connect(process: 101))
+    let stream = try begin(&rig, other, "stream")
+    for index in 1..<7 { _ = rig.grow(other, stream, index) }
+    #expect(rig.ledger.spilling.pause != nil)
+    let error = rig.ask(
+      own,
+      .create(
+        {
+          var r = CreateRequest(key: "w"); r.order = .appendOnly; r.policy = .dropOldest;
+          r.firstExtent = 9 << 20
+          return r
+        }()))?.error
+    #expect(error?.code == .noSpaceMemory, "\(String(describing: error))")
+  }
+
+  @Test func `who joins and leaves again and again leaves nothing in the queue`() throws {
+    var rig = rig { $0.memoryPerClient = 8 << 20 }
+    let writer = rig.connect()
+    let reply = rig.create(writer, "shared", as: .joinable, idle: .seconds(60)) {
+      $0.order = .any
+      $0.firstExtent = Self.extent / 4
+      $0.extentLimit = Self.extent / 4
+    }
+    let blob = try need(reply?.grant)
+    for index in 1..<4 { _ = rig.grow(writer, blob, index) }
+    for _ in 0..<500 {
+      #expect(rig.ask(writer, .leave(blob.blob)) == .done)
+      #expect(rig.join(writer, "shared")?.grant != nil)
+    }
+    let count = rig.ledger.spilling.candidates[.client(writer)]?.count ?? 0
+    #expect(count < 70, "\(count)")
+  }
+
+  @Test func `many waiters of one user`() throws {
+    for pipelined in [10, 100] {
+      var rig = rig(spool: 1 << 40) {
+        $0.memoryPerOtherUser = 16 << 20; $0.memoryPerClient = 16 << 20
+      }
+      rig.holdsSpills = true
+      let (own, other) = (rig.connect(), rig.connect(uid: Self.stranger))
+      let streams = [try begin(&rig, other, "a"), try begin(&rig, other, "b")]
+      for index in 1..<(8 + pipelined) {
+        for stream in streams { _ = rig.grow(other, stream, index) }
+      }
+      let mine = try begin(&rig, own, "mine")
+      for index in 1..<16 { _ = rig.grow(own, mine, index) }
+      var steps = 0
+      while !spilled(rig).contains(mine.blob.generation), steps < 5000 {
+        guard let next = rig.ledger.spilling.underWay.first else { break }
+        _ = rig.send(.spilled(next, .done(containerByteCount: Self.extent)))
+        steps += 1
+      }
+      #expect(steps <= 4, "\(pipelined) waiters: \(steps) extents of the other user's go first")
+    }
+  }
+
+  @Test func `one client does not fill the line`() throws {
+    var rig = rig {
+      $0.memoryPerOtherUser = 8 << 20; $0.memoryPerClient = 8 << 20
+    }
+    rig.holdsSpills = true
+    let (own, other) = (rig.connect(), rig.connect(uid: Self.stranger))
+    let theirs = try begin(&rig, other, "theirs")
+    _ = try growToEnd(&rig, other, theirs)
+    let mine = try begin(&rig, own, "mine")
+    for index in 1..<7 { _ = rig.grow(own, mine, index) }
+    var refusals = 0
+    for _ in 0..<600 {
+      let number = rig.post(other, .grow(GrowRequest(blob: theirs.blob, index: 8)))
+      if rig.reply(other, number)?.error?.code == .limitReached { refusals += 1 }
+    }
+    #expect(rig.ledger.spilling.line.count <= 1 + RoomLine.sessionLimit && refusals > 300)
+    let answer = rig.grow(own, mine, 7)
+    #expect(answer?.error == nil, "\(rig.ledger.canSpill(in: .client(own)))")
+  }
+
+  @Test func `hang ups of another user keep nobody waiting`() throws {
+    var rig = rig {
+      $0.memoryPerOtherUser = 8 << 20; $0.memoryPerClient = 8 << 20
+    }
+    let own = rig.connect()
+    _ = try need(
+      rig.create(own, "window") {
+        $0.order = .appendOnly
+        $0.policy = .dropOldest
+        $0.firstExtent = 7 << 20
+      })
+    func haunt(_ number: Int) throws {
+      let other = rig.connect(process: Int32(1000 + number), uid: Self.stranger)
+      let grant = rig.create(other, try BlobKey("g\(number)"), as: .joinable, idle: .seconds(600)) {
+        $0.order = .any
+        $0.firstExtent = 1 << 18
+        $0.extentLimit = 1 << 18
+      }
+      #expect(grant?.grant != nil)
+      rig.send(.hungUp(other))
+    }
+    try haunt(0)
+    var request = CreateRequest(key: "more")
+    request.order = .appendOnly
+    request.policy = .dropOldest
+    request.firstExtent = 2 << 20
+    let number = rig.post(own, .create(request))
+    #expect(rig.reply(own, number)?.error?.code == .noSpaceMemory, "0 s: \(state(rig))")
+    for second in 1..<20 {
+      rig.pass(.milliseconds(1900))
+      try haunt(second)
+      rig.send(.tick)
+    }
+    #expect(rig.reply(own, number)?.error?.code == .noSpaceMemory, "36 s: \(state(rig))")
+  }
+}
