@@ -58,9 +58,8 @@ extension PatchbayClient {
   /// - Returns: the blob's generation.
   /// - Throws: `inputOutput` when it is no regular file or has not the length that it says,
   ///   `notPermitted` for the file or this user, or when the system lets this process send no
-  ///   descriptor; `corrupt`; `keyExists`, `limitReached` when the
-  ///   broker holds as many files as it can, `noBroker`, `timedOut`, also when the file is being
-  ///   written to.
+  ///   descriptor; `corrupt`; `keyExists`, `limitReached` when the broker holds as many files as it
+  ///   can, `noBroker`, `timedOut`, also when the file is being written to.
   @available(*, noasync)
   @discardableResult
   public func importFile(
