@@ -322,6 +322,15 @@ extension Connection.State {
 }
 
 extension Request {
+  /// Whether the broker may keep it until something happens: it is told when nobody waits any more.
+  var mayWaitLong: Bool {
+    switch self {
+    case .open(let open): open.waits
+    case .create, .createWith, .grow: true
+    default: false
+    }
+  }
+
   /// The key when a file is to be imported.
   var importKey: BlobKey? {
     guard case .import(let request) = self else { return nil }

@@ -44,7 +44,7 @@ extension Connection {
       return delivery
     } catch {
       if forget(number, isSent ? request.importKey : nil) {
-        if case .open(let open) = request, open.waits {
+        if isSent, request.mayWaitLong {
           owe(.cancel(CancelRequest(request: number)))
         }
         // A caller whose deadlines are short would otherwise never read.

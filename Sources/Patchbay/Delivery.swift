@@ -135,7 +135,7 @@ final class TaskCall: Sendable {
     importKey = request.importKey
     self.until = until
     self.check = check
-    if case .open(let open) = request { isHeld = open.waits } else { isHeld = false }
+    isHeld = request.mayWaitLong
   }
 }
 

@@ -164,6 +164,7 @@ extension Ledger {
       reply(session, number, .done)
       return
     }
+    cancelRoomWait(RequestID(session: session, number: request.request))
     if let key = sessions[session]?.parked.removeValue(forKey: request.request) {
       let before = parkedOpens[key]?.count ?? 0
       parkedOpens[key]?.removeAll { $0.session == session && $0.number == request.request }

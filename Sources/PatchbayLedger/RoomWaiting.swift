@@ -47,6 +47,7 @@ struct RoomLine: Sendable {
 
   /// In the order of coming.
   func waiters(in scope: RoomScope) -> [RoomWaiter] { waiters[scope] ?? [] }
+  func first(in scope: RoomScope) -> RoomWaiter? { waiters[scope]?.first }
 
   mutating func nextTicket() -> UInt64 {
     lastTicket += 1
@@ -63,23 +64,31 @@ struct RoomLine: Sendable {
     counts[waiter.asker.session, default: 0] += 1
   }
 
-  mutating func removeFirst(in scope: RoomScope) -> RoomWaiter? {
-    guard var own = waiters.removeValue(forKey: scope), !own.isEmpty else { return nil }
-    let first = own.removeFirst()
+  mutating func removeFirst(in scope: RoomScope) {
+    guard var own = waiters.removeValue(forKey: scope), !own.isEmpty else { return }
+    leave(own.removeFirst())
     put(own, in: scope)
-    leave(first)
-    return first
   }
 
   /// Nobody is left to be answered.
   mutating func forget(_ session: SessionID) {
-    guard counts[session] != nil else { return }
+    if counts[session] != nil { _ = remove { $0.session == session } }
+  }
+
+  /// Takes a request out; false if it does not wait.
+  mutating func remove(_ asker: RequestID) -> Bool {
+    counts[asker.session] != nil && remove { $0 == asker }
+  }
+
+  private mutating func remove(where isGone: (RequestID) -> Bool) -> Bool {
+    let before = count
     for scope in scopes {
       guard var own = waiters.removeValue(forKey: scope) else { continue }
-      for waiter in own where waiter.asker.session == session { leave(waiter) }
-      own.removeAll { $0.asker.session == session }
+      for waiter in own where isGone(waiter.asker) { leave(waiter) }
+      own.removeAll { isGone($0.asker) }
       put(own, in: scope)
     }
+    return count < before
   }
 
   private mutating func put(_ own: [RoomWaiter], in scope: RoomScope) {
@@ -206,11 +215,17 @@ extension Ledger {
 
   // MARK: What may still leave
 
-  /// Whether spilling may still free memory of a share: some is on its way, or could be.
+  /// Whether spilling may still free memory of a share: some is on its way, or could be. Nothing is evicted
+  /// for it then.
   func canSpill(in scope: RoomScope) -> Bool {
     guard limits.spool != nil else { return false }
-    return leaves(scope) || mayLeaveSoon(scope)
+    return leaves(scope)
       || spilling.pause == nil && spilling.candidates[scope]?.count ?? 0 > 0
+  }
+
+  /// Whether it is worth while to wait for memory of a share.
+  private func mayWait(for scope: RoomScope) -> Bool {
+    canSpill(in: scope) || limits.spool != nil && mayLeaveSoon(scope)
   }
 
   /// Whether something that is charged to a share is on its way.
@@ -270,7 +285,7 @@ extension Ledger {
       blobs[grow.blob.generation]?.spillLimit = .max
       offerToSpill(grow.blob.generation)
     }
-    return canSpill(in: shortage) ? shortage : nil
+    return mayWait(for: shortage) ? shortage : nil
   }
 
   /// Puts a request in line.
@@ -312,23 +327,27 @@ extension Ledger {
 
   /// Serves those that wait for a share until one has to wait on for it; false then.
   private mutating func serve(_ scope: RoomScope) -> Bool {
-    while let waiter = spilling.line.removeFirst(in: scope) {
-      guard let next = serveAgain(waiter) else { continue }
-      spilling.line.add(waiter, in: next)
+    while let waiter = spilling.line.first(in: scope) {
+      let next = serveAgain(waiter)
       if next == scope { return false }
+      move(waiter, from: scope, to: next)
     }
     return true
+  }
+
+  private mutating func move(_ waiter: RoomWaiter, from scope: RoomScope, to next: RoomScope?) {
+    spilling.line.removeFirst(in: scope)
+    if let next { spilling.line.add(waiter, in: next) }
   }
 
   /// Where nothing of a share can be spilled any more, who waits for it is told, or served by eviction, or
   /// waits for another share. True: somebody was.
   mutating func serveInVain() -> Bool {
     var isChanged = false
-    for scope in spilling.line.scopes where !canSpill(in: scope) {
-      for _ in spilling.line.waiters(in: scope) {
-        guard !canSpill(in: scope), let waiter = spilling.line.removeFirst(in: scope) else { break }
+    for scope in spilling.line.scopes {
+      while !mayWait(for: scope), let waiter = spilling.line.first(in: scope) {
         isChanged = true
-        if let next = serveAgain(waiter) { spilling.line.add(waiter, in: next) }
+        move(waiter, from: scope, to: serveAgain(waiter))
       }
     }
     return isChanged
@@ -341,14 +360,24 @@ extension Ledger {
     do throws(PatchbayError) {
       try serve(asker.session, asker.number, waiter.request)
     } catch {
-      if let shortage, canSpill(in: shortage) { return shortage }
+      if let shortage, mayWait(for: shortage) { return shortage }
       refuse(asker.session, asker.number, explained(error))
     }
     return nil
   }
+
+  /// Takes a request out of the line that nobody waits for any more.
+  mutating func cancelRoomWait(_ asker: RequestID) {
+    guard spilling.line.remove(asker) else { return }
+    refuse(asker.session, asker.number, .roomWaitCancelled)
+  }
 }
 
 extension PatchbayError {
+  static var roomWaitCancelled: PatchbayError {
+    PatchbayError(.timedOut, "There was no memory as long as this request waited for some.")
+  }
+
   static func lineFull(_ count: Int, of whom: String) -> PatchbayError {
     PatchbayError(
       .limitReached,

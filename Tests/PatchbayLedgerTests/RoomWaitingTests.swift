@@ -322,4 +322,47 @@ import Testing
     }
     #expect(rig.reply(own, number)?.error?.code == .noSpaceMemory, "36 s: \(state(rig))")
   }
+
+  @Test func `a request that is given up leaves the line at once`() throws {
+    var rig = rig { $0.memoryPerClient = 8 << 20 }
+    rig.holdsSpills = true
+    let client = rig.connect()
+    let stream = try begin(&rig, client, "stream")
+    for index in 1..<7 { _ = rig.grow(client, stream, index) }
+    var request = CreateRequest(key: "late")
+    request.byteCount = 1 << 20
+    let number = rig.post(client, .create(request))
+    #expect(rig.reply(client, number) == nil && rig.ledger.spilling.line.count == 1)
+    #expect(rig.ask(client, .cancel(CancelRequest(request: number))) == .done)
+    #expect(rig.reply(client, number)?.error?.code == .timedOut)
+    #expect(rig.ledger.spilling.line.count == 0 && rig.ledger.spilling.line.counts.isEmpty)
+    while let next = rig.ledger.spilling.underWay.first {
+      rig.send(.spilled(next, .done(containerByteCount: Self.extent)))
+    }
+    #expect(rig.info(client, "late") == nil, "it was not served late")
+  }
+
+  @Test func `who waits behind a seal that waits for the device is not evicted for, nor refused`()
+    throws
+  {
+    var rig = rig(memory: 16 << 20)
+    rig.holdsPersists = true
+    let client = rig.connect()
+    for number in 0..<13 {
+      let grant = try need(
+        rig.create(client, try BlobKey("k\(number)")) {
+          $0.byteCount = 1 << 20
+          $0.acknowledgement = .durable
+        })
+      rig.post(client, .seal(SealRequest(blob: grant.blob, byteCount: 1 << 20)))
+    }
+    var request = CreateRequest(key: "next")
+    request.byteCount = 2 << 20
+    let number = rig.post(client, .create(request))
+    #expect(rig.reply(client, number) == nil, "it waits")
+    rig.send(.persisted(Generation(rawValue: 1), .done(containerByteCount: 1 << 20)))
+    rig.send(.persisted(Generation(rawValue: 2), .done(containerByteCount: 1 << 20)))
+    #expect(rig.reply(client, number)?.grant != nil)
+    #expect(rig.ledger.evictionCount == 0)
+  }
 }
