@@ -7,7 +7,6 @@ import Testing
 @testable import PatchbayLedger
 
 @Suite struct RoomWaitingTests {
-  private static let extent = 1 << 20
   private static let stranger: UInt32 = 2000
 
   private func rig(
@@ -18,34 +17,6 @@ import Testing
       limits.spool = SpoolTerms(byteCount: spool, compression: .none)
       adjust(&limits)
     }
-  }
-
-  private func begin(
-    _ rig: inout Rig, _ session: SessionID, _ key: BlobKey, _ order: WriteOrder = .appendOnly
-  ) throws -> BlobGrant {
-    try need(
-      rig.create(session, key) {
-        $0.order = order
-        $0.firstExtent = Self.extent
-        $0.extentLimit = Self.extent
-      })
-  }
-
-  private func growToEnd(
-    _ rig: inout Rig, _ session: SessionID, _ grant: BlobGrant
-  ) throws -> (index: Int, answer: Reply?) {
-    for index in 1..<200 {
-      let answer = rig.ask(session, .grow(GrowRequest(blob: grant.blob, index: index)))
-      guard answer?.extent?.index == index else { return (index, answer) }
-    }
-    throw Missing()
-  }
-  private struct Missing: Error {}
-
-  private func spilled(_ rig: Rig) -> [Generation] {
-    var generations: [Generation] = []
-    for case .spill(let order) in rig.trace { generations.append(order.generation) }
-    return generations
   }
 
   private func state(_ rig: Rig) -> String {
@@ -59,8 +30,8 @@ import Testing
       var rig = rig { $0.memoryPerClient = perClient }
       rig.spillResult = .incomplete
       let writer = rig.connect()
-      let blob = try begin(&rig, writer, "stream")
-      let (index, answer) = try growToEnd(&rig, writer, blob)
+      let blob = try rig.begin(writer, "stream", .visible)
+      let (index, answer) = try rig.growToEnd(writer, blob)
       #expect(answer != nil, "index \(index): \(state(rig))")
     }
   }
@@ -68,8 +39,8 @@ import Testing
   @Test func `who has used up its share of memory and of the disk is answered`() throws {
     var rig = rig(spool: 8 << 20) { $0.memoryPerOtherUser = 8 << 20 }
     let other = rig.connect(uid: Self.stranger)
-    let blob = try begin(&rig, other, "stream")
-    let (index, answer) = try growToEnd(&rig, other, blob)
+    let blob = try rig.begin(other, "stream", .visible)
+    let (index, answer) = try rig.growToEnd(other, blob)
     #expect(answer != nil, "index \(index): \(state(rig))")
   }
 
@@ -78,11 +49,11 @@ import Testing
   {
     var rig = rig(spool: 8 << 20) { $0.memoryPerOtherUser = 8 << 20 }
     let other = rig.connect(uid: Self.stranger)
-    let blob = try begin(&rig, other, "stream")
+    let blob = try rig.begin(other, "stream", .visible)
     for number in 0..<4 {
       _ = try need(rig.sealed(other, try BlobKey("idle\(number)"), byteCount: 1 << 20))
     }
-    let (index, answer) = try growToEnd(&rig, other, blob)
+    let (index, answer) = try rig.growToEnd(other, blob)
     #expect(answer != nil, "index \(index): \(state(rig)) evictions \(rig.ledger.evictionCount)")
   }
 
@@ -96,8 +67,8 @@ import Testing
         rig.create(other, try BlobKey("failed\(number)")) { $0.byteCount = 1 << 20 })
       rig.abandon(other, grant.blob)
     }
-    let stream = try begin(&rig, greedy, "stream")
-    let (index, answer) = try growToEnd(&rig, greedy, stream)
+    let stream = try rig.begin(greedy, "stream", .visible)
+    let (index, answer) = try rig.growToEnd(greedy, stream)
     #expect(answer != nil, "index \(index): \(state(rig)) idle \(rig.ledger.idleByteCount)")
     var request = CreateRequest(key: "small")
     request.byteCount = 1 << 20
@@ -121,20 +92,20 @@ import Testing
         $0.extentLimit = 1 << 20
       }?.grant)
     #expect(rig.join(second, "shared")?.grant != nil)
-    let a = try begin(&rig, first, "a")
+    let a = try rig.begin(first, "a", .visible)
     for index in 1..<3 { _ = rig.grow(first, a, index) }
     for index in 1..<4 {
       _ = rig.grow(first, shared, index)
     }
     // The second's own: 4 MiB
-    let s = try begin(&rig, second, "s")
+    let s = try rig.begin(second, "s", .visible)
     for index in 1..<5 { _ = rig.grow(second, s, index) }
     let number = rig.post(second, .grow(GrowRequest(blob: shared.blob, index: 4)))
     #expect(rig.ask(first, .leave(shared.blob)) == .done)
     for _ in 0..<20 {
       guard let next = rig.ledger.spilling.underWay.first else { break }
       let isShared = next == shared.blob.generation
-      rig.send(.spilled(next, isShared ? .done(containerByteCount: Self.extent) : .incomplete))
+      rig.send(.spilled(next, isShared ? .done(containerByteCount: Rig.extent) : .incomplete))
     }
     #expect(rig.reply(second, number) != nil, "\(state(rig))")
   }
@@ -165,14 +136,14 @@ import Testing
     for number in 0..<40 {
       _ = try need(rig.sealed(own, try BlobKey("own\(number)"), byteCount: 1 << 20))
     }
-    #expect(spilled(rig).isEmpty)
+    #expect(rig.spilled.isEmpty)
     let error = rig.createError(other, "window") {
       $0.order = .appendOnly
       $0.policy = .dropOldest
       $0.firstExtent = 32 << 20
     }
     #expect(error == .noSpaceMemory)
-    #expect(spilled(rig).isEmpty, "\(spilled(rig).count) of another's blobs left")
+    #expect(rig.spilled.isEmpty, "\(rig.spilled.count) of another's blobs left")
   }
 
   @Test func `a client asks for an extent larger than its share and nobody else's leave`() throws {
@@ -189,7 +160,7 @@ import Testing
       })
     let reply = rig.ask(other, .grow(GrowRequest(blob: blob.blob, index: 5)))
     #expect(reply?.error?.code == .noSpaceMemory)
-    #expect(spilled(rig).isEmpty, "\(spilled(rig).count) of another's blobs left")
+    #expect(rig.spilled.isEmpty, "\(rig.spilled.count) of another's blobs left")
   }
 
   @Test func `an extent that can never fit makes nothing leave memory`() throws {
@@ -203,7 +174,7 @@ import Testing
       $0.firstExtent = 128 << 20
     }
     #expect(error == .noSpaceMemory)
-    #expect(spilled(rig).isEmpty, "\(spilled(rig).count) blobs left")
+    #expect(rig.spilled.isEmpty, "\(rig.spilled.count) blobs left")
     #expect(rig.ledger.evictionCount == 0)
   }
 
@@ -212,7 +183,7 @@ import Testing
     rig.spillResult = .failed(
       PatchbayError(.noSpaceSpool, "the spool is full"), containerByteCount: nil)
     let (own, other) = (rig.connect(), rig.connect(process: 101))
-    let stream = try begin(&rig, other, "stream")
+    let stream = try rig.begin(other, "stream", .visible)
     for index in 1..<7 { _ = rig.grow(other, stream, index) }
     #expect(rig.ledger.spilling.pause != nil)
     let error = rig.ask(
@@ -231,8 +202,8 @@ import Testing
     let writer = rig.connect()
     let reply = rig.create(writer, "shared", as: .joinable, idle: .seconds(60)) {
       $0.order = .any
-      $0.firstExtent = Self.extent / 4
-      $0.extentLimit = Self.extent / 4
+      $0.firstExtent = Rig.extent / 4
+      $0.extentLimit = Rig.extent / 4
     }
     let blob = try need(reply?.grant)
     for index in 1..<4 { _ = rig.grow(writer, blob, index) }
@@ -251,16 +222,16 @@ import Testing
       }
       rig.holdsSpills = true
       let (own, other) = (rig.connect(), rig.connect(uid: Self.stranger))
-      let streams = [try begin(&rig, other, "a"), try begin(&rig, other, "b")]
+      let streams = [try rig.begin(other, "a", .visible), try rig.begin(other, "b", .visible)]
       for index in 1..<(8 + pipelined) {
         for stream in streams { _ = rig.grow(other, stream, index) }
       }
-      let mine = try begin(&rig, own, "mine")
+      let mine = try rig.begin(own, "mine", .visible)
       for index in 1..<16 { _ = rig.grow(own, mine, index) }
       var steps = 0
-      while !spilled(rig).contains(mine.blob.generation), steps < 5000 {
+      while !rig.spilled.contains(mine.blob.generation), steps < 5000 {
         guard let next = rig.ledger.spilling.underWay.first else { break }
-        _ = rig.send(.spilled(next, .done(containerByteCount: Self.extent)))
+        _ = rig.send(.spilled(next, .done(containerByteCount: Rig.extent)))
         steps += 1
       }
       #expect(steps <= 4, "\(pipelined) waiters: \(steps) extents of the other user's go first")
@@ -273,9 +244,9 @@ import Testing
     }
     rig.holdsSpills = true
     let (own, other) = (rig.connect(), rig.connect(uid: Self.stranger))
-    let theirs = try begin(&rig, other, "theirs")
-    _ = try growToEnd(&rig, other, theirs)
-    let mine = try begin(&rig, own, "mine")
+    let theirs = try rig.begin(other, "theirs", .visible)
+    _ = try rig.growToEnd(other, theirs)
+    let mine = try rig.begin(own, "mine", .visible)
     for index in 1..<7 { _ = rig.grow(own, mine, index) }
     var refusals = 0
     for _ in 0..<600 {
@@ -327,7 +298,7 @@ import Testing
     var rig = rig { $0.memoryPerClient = 8 << 20 }
     rig.holdsSpills = true
     let client = rig.connect()
-    let stream = try begin(&rig, client, "stream")
+    let stream = try rig.begin(client, "stream", .visible)
     for index in 1..<7 { _ = rig.grow(client, stream, index) }
     var request = CreateRequest(key: "late")
     request.byteCount = 1 << 20
@@ -337,7 +308,7 @@ import Testing
     #expect(rig.reply(client, number)?.error?.code == .timedOut)
     #expect(rig.ledger.spilling.line.count == 0 && rig.ledger.spilling.line.counts.isEmpty)
     while let next = rig.ledger.spilling.underWay.first {
-      rig.send(.spilled(next, .done(containerByteCount: Self.extent)))
+      rig.send(.spilled(next, .done(containerByteCount: Rig.extent)))
     }
     #expect(rig.info(client, "late") == nil, "it was not served late")
   }

@@ -8,7 +8,6 @@ import Testing
 @testable import PatchbayLedger
 
 @Suite struct ShareTests {
-  private static let extent = 1 << 20
   private static let stranger: UInt32 = 2000
 
   /// A broker with 64 MiB, a spool unless told otherwise, and 8 MiB for a client or another user.
@@ -26,44 +25,8 @@ import Testing
     rig(hasSpool: hasSpool) { $0.memoryPerClient = 8 << 20 }
   }
 
-  private func begin(
-    _ rig: inout Rig, _ session: SessionID, _ key: BlobKey, _ order: WriteOrder = .appendOnly
-  ) throws -> BlobGrant {
-    try need(
-      rig.create(session, key) {
-        $0.order = order
-        $0.firstExtent = Self.extent
-        $0.extentLimit = Self.extent
-      })
-  }
-
-  private func grow(
-    _ rig: inout Rig, _ session: SessionID, _ grant: BlobGrant, _ index: Int
-  ) -> Reply? {
-    rig.ask(session, .grow(GrowRequest(blob: grant.blob, index: index)))
-  }
-
-  /// Grows until there is no grant: the index that was not granted, and the answer, if there is one.
-  private func growToEnd(
-    _ rig: inout Rig, _ session: SessionID, _ grant: BlobGrant
-  ) throws -> (index: Int, answer: Reply?) {
-    for index in 1..<200 {
-      let answer = grow(&rig, session, grant, index)
-      guard answer?.extent?.index == index else { return (index, answer) }
-    }
-    throw Missing()
-  }
-
-  private struct Missing: Error {}
-
   private func paid(_ rig: inout Rig, _ session: SessionID) throws -> UInt64 {
     try need(rig.statistics(session)).clientMemoryByteCount
-  }
-
-  private func spilled(_ rig: Rig) -> Set<Generation> {
-    var generations: Set<Generation> = []
-    for case .spill(let order) in rig.trace { generations.insert(order.generation) }
-    return generations
   }
 
   // MARK: A client's
@@ -71,8 +34,8 @@ import Testing
   @Test func `a client writes no more at once than its share, and is told the figures`() throws {
     var rig = rigWithClientShare(hasSpool: false)
     let (greedy, other) = (rig.connect(process: 4711), rig.connect())
-    let blob = try begin(&rig, greedy, "greedy")
-    let (count, answer) = try growToEnd(&rig, greedy, blob)
+    let blob = try rig.begin(greedy, "greedy", .visible)
+    let (count, answer) = try rig.growToEnd(greedy, blob)
     #expect(count == 7, "eight extents with their headers are more than 8 MiB")
     let error = try need(answer?.error)
     #expect(error.code == .noSpaceMemory)
@@ -81,11 +44,11 @@ import Testing
     #expect(try paid(&rig, greedy) > 7 << 20)
     #expect(try paid(&rig, other) == 0)
     // Nobody else is short of anything, and what is sealed counts no more.
-    _ = try begin(&rig, other, "other")
-    let seal = SealRequest(blob: blob.blob, byteCount: 7 * Self.extent)
+    _ = try rig.begin(other, "other", .visible)
+    let seal = SealRequest(blob: blob.blob, byteCount: 7 * Rig.extent)
     #expect(rig.ask(greedy, .seal(seal)) == .done)
     #expect(try paid(&rig, greedy) == 0)
-    _ = try begin(&rig, greedy, "next")
+    _ = try rig.begin(greedy, "next", .visible)
   }
 
   @Test func `without a limit a client may have all of it, and statistics say so`() throws {
@@ -104,15 +67,15 @@ import Testing
     var rig = rigWithClientShare()
     let (other, writer) = (rig.connect(), rig.connect(process: 101))
     let kept = try need(rig.sealed(other, "kept", byteCount: 1 << 20))
-    let blob = try begin(&rig, writer, "stream", order)
+    let blob = try rig.begin(writer, "stream", .visible) { $0.order = order }
     for index in 1..<64 {
-      #expect(grow(&rig, writer, blob, index)?.extent?.index == index)
+      #expect(rig.grow(writer, blob, index)?.extent?.index == index)
       #expect(try paid(&rig, writer) <= 8 << 20)
       guard order == .any else { continue }
       let giveBack = GiveBackRequest(blob: blob.blob, index: index, isFull: true)
       #expect(rig.ask(writer, .giveBack(giveBack)) == .done)
     }
-    #expect(spilled(rig) == [blob.blob.generation])
+    #expect(Set(rig.spilled) == [blob.blob.generation])
     #expect(rig.info(other, "kept")?.residentByteCount ?? 0 >= 1 << 20)
     #expect(rig.ledger.blobs[kept.blob.generation]?.spooled.isEmpty == true)
   }
@@ -156,26 +119,26 @@ import Testing
         $0.firstExtent = 2 << 20
       })
     #expect(error == .noSpaceMemory)
-    #expect(spilled(rig).isEmpty)
+    #expect(rig.spilled.isEmpty)
   }
 
   @Test func `who waits for its user's share holds nobody else up`() throws {
     var rig = rig { $0.memoryPerOtherUser = 8 << 20 }
     rig.holdsSpills = true
     let (own, other) = (rig.connect(), rig.connect(uid: Self.stranger))
-    let stream = try begin(&rig, other, "theirs")
-    let (stuck, answer) = try growToEnd(&rig, other, stream)
+    let stream = try rig.begin(other, "theirs", .visible)
+    let (stuck, answer) = try rig.growToEnd(other, stream)
     #expect(stuck == 7 && answer == nil, "it waits")
     #expect(rig.ledger.spilling.line.scopes == [.user(Self.stranger)])
     // Enough that the next one has to wait for memory as a whole.
     var index = 1
-    let mine = try begin(&rig, own, "mine")
-    while grow(&rig, own, mine, index) != nil { index += 1 }
+    let mine = try rig.begin(own, "mine", .visible)
+    while rig.grow(own, mine, index) != nil { index += 1 }
     #expect(index > 40)
     #expect(rig.ledger.spilling.line.scopes == [.user(Self.stranger), .broker])
-    #expect(spilled(rig) == [stream.blob.generation, mine.blob.generation])
+    #expect(Set(rig.spilled) == [stream.blob.generation, mine.blob.generation])
     let before = rig.trace.count
-    rig.send(.spilled(mine.blob.generation, .done(containerByteCount: Self.extent)))
+    rig.send(.spilled(mine.blob.generation, .done(containerByteCount: Rig.extent)))
     var served: [SessionID] = []
     for case .reply(let session, _, .extent, _) in rig.trace[before...] { served.append(session) }
     #expect(served == [own], "it came later, and did not wait for the same")
@@ -208,7 +171,7 @@ import Testing
       $0.firstExtent = 128 << 20
     }
     #expect(error == .noSpaceMemory)
-    #expect(spilled(rig).isEmpty)
+    #expect(rig.spilled.isEmpty)
   }
 
   @Test func `blobs that come and go leave nothing in the queues`() throws {
@@ -225,8 +188,8 @@ import Testing
     var rig = rigWithClientShare()
     for number in 0..<20 {
       let peer = rig.connect(process: Int32(500 + number), uid: Self.stranger + UInt32(number))
-      let blob = try begin(&rig, peer, "k")
-      for index in 1..<6 { _ = grow(&rig, peer, blob, index) }
+      let blob = try rig.begin(peer, "k", .visible)
+      for index in 1..<6 { _ = rig.grow(peer, blob, index) }
       #expect(rig.ledger.spilling.candidates.count == 3, "the broker's, the user's, the client's")
       rig.ask(peer, .remove(RemoveRequest(key: "k", generation: nil)))
       rig.send(.exited(peer))
@@ -248,12 +211,12 @@ import Testing
       $0.firstExtent = 40 << 20
     }
     #expect(window == nil, "it waits")
-    let stream = try begin(&rig, other, "stream")
-    #expect(try growToEnd(&rig, other, stream).answer == nil, "it waits, too")
+    let stream = try rig.begin(other, "stream", .visible)
+    #expect(try rig.growToEnd(other, stream).answer == nil, "it waits, too")
     #expect(rig.ledger.spilling.line.scopes == [.broker, .user(Self.stranger)])
     // Both who spill are the broker's; the next one is for who has none.
     let last = try need(rig.ledger.spilling.underWay.last)
-    rig.send(.spilled(last, .done(containerByteCount: Self.extent)))
+    rig.send(.spilled(last, .done(containerByteCount: Rig.extent)))
     #expect(rig.ledger.spilling.underWay.last == stream.blob.generation)
     // Its container is broken: nothing of it can leave.
     let before = rig.trace.count

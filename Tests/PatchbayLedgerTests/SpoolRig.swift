@@ -39,4 +39,24 @@ extension Rig {
   mutating func grow(_ session: SessionID, _ grant: BlobGrant, _ index: Int) -> Reply? {
     ask(session, .grow(GrowRequest(blob: grant.blob, index: index)))
   }
+
+  /// Grows until there is no grant: the index that was not granted, and the answer, if there is one.
+  mutating func growToEnd(
+    _ session: SessionID, _ grant: BlobGrant
+  ) throws -> (index: Int, answer: Reply?) {
+    for index in 1..<200 {
+      let answer = grow(session, grant, index)
+      guard answer?.extent?.index == index else { return (index, answer) }
+    }
+    throw EndlessGrants()
+  }
+
+  /// Whose extents were sent to disk, in that order.
+  var spilled: [Generation] {
+    trace.compactMap { action in
+      if case .spill(let order) = action { order.generation } else { nil }
+    }
+  }
 }
+
+struct EndlessGrants: Error {}
