@@ -235,10 +235,10 @@ final class BlobHandle: Sendable {
     }
   }
 
-  /// Takes in that an extent is full and stands on disk.
   /// Whether the broker has said that all of an extent is covered.
   func isFull(_ index: Int) -> Bool { extents.withLock { $0.full.contains(index) } }
 
+  /// Takes in that an extent is full and stands on disk.
   func noteFull(_ index: Int) { extents.withLock { _ = $0.full.insert(index) } }
 
   /// The parts of a range in which something may be covered, in order: those of extents that this

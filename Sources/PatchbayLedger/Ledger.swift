@@ -136,7 +136,9 @@ package struct Ledger: Sendable {
     case .found(let stored, let last): found(stored, last: last)
     case .retracted(let ring, let isViewed): retracted(ring, isViewed: isViewed)
     case .undelivered(let session, let number): undelivered(session, number)
-    case .overheadChanged(let byteCount): overheadByteCount = max(0, byteCount)
+    case .overheadChanged(let byteCount):
+      overheadByteCount = max(0, byteCount)
+      spilling.isRelieved = true
     case .journalFull(let isFull): isJournalFull = isFull
     case .tick:
       endLateHandshakes()

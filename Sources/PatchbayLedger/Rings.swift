@@ -110,7 +110,6 @@ extension Ledger {
   private mutating func relieveOwner(of ring: RingID) {
     guard let known = rings[ring] else { return }
     charge(known.owner, -known.byteCount)
-    spilling.isRelieved = true
   }
 
   private mutating func forget(_ ring: RingID) {

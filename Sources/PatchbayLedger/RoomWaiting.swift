@@ -369,13 +369,18 @@ extension Ledger {
   /// Takes a request out of the line that nobody waits for any more.
   mutating func cancelRoomWait(_ asker: RequestID) {
     guard spilling.line.remove(asker) else { return }
-    refuse(asker.session, asker.number, .roomWaitCancelled)
+    // Who stood behind it comes next.
+    spilling.isRelieved = true
+    refuse(asker.session, asker.number, .roomWaitCancelled(asker.number))
   }
 }
 
 extension PatchbayError {
-  static var roomWaitCancelled: PatchbayError {
-    PatchbayError(.timedOut, "There was no memory as long as this request waited for some.")
+  static func roomWaitCancelled(_ number: UInt64) -> PatchbayError {
+    PatchbayError(
+      .timedOut,
+      "Request \(number) waited for memory and was given up before there was some. Wait longer, or raise "
+        + "the broker's memory limit.")
   }
 
   static func lineFull(_ count: Int, of whom: String) -> PatchbayError {

@@ -121,6 +121,8 @@ extension Ledger {
     sessions[session]?.handles = [:]
     spilling.candidates[.client(session)] = nil
     spilling.line.forget(session)
+    // Who stood behind it comes next.
+    spilling.isRelieved = true
     if ended.phase == .talking { actions.append(.eraseClient(ended.clientID)) }
     if sessions[session]?.haunted.isEmpty ?? true {
       sessions[session] = nil

@@ -76,7 +76,8 @@ struct Spilling: Sendable {
   /// Until when processes of a user that hung up are expected to be gone, and what they had open free to
   /// leave.
   var ghostPatience: [UInt32: Int64] = [:]
-  /// Requests that wait for memory, and whether some has come back since they were last tried.
+  /// Requests that wait for memory, and whether some has come back, or somebody has left the line, since
+  /// they were last tried.
   var line = RoomLine()
   var isRelieved = false
   /// Containers that are being completed: what stands in them can leave at once then.

@@ -32,6 +32,7 @@ extension Ledger {
 
   mutating func charge(_ uid: UInt32, _ byteCount: Int) {
     accounts[uid, default: UserAccount()].byteCount += byteCount
+    if byteCount < 0 { spilling.isRelieved = true }
     forgetIfEmpty(uid)
   }
 

@@ -112,7 +112,7 @@ import Testing
       } catch {
         #expect(error.code == .timedOut && error.message.contains("\(path) is being written to"))
       }
-      while let pause = try source.pause(.never) { usleep(UInt32(pause.wholeNanoseconds / 1000)) }
+      try eventually("the file is at rest") { try source.pause(.never) == nil }
       try source.checkUnchanged(as: "f")
       try lengthen(path)
       #expect(code { try source.checkUnchanged(as: "f") } == .corrupt)

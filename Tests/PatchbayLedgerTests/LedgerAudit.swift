@@ -59,6 +59,12 @@ extension Ledger {
         "idle bytes on disk", spilling.idleByteCount,
         blobs.values.reduce(0) { $0 + ($1.isIdle ? $1.spoolByteCount : 0) }
       ),
+      ("persists", spilling.persistCount, blobs.values.count { $0.persistReserve != nil }),
+      (
+        "waiters", spilling.line.count,
+        spilling.line.scopes.reduce(0) { $0 + spilling.line.waiters(in: $1).count }
+      ),
+      ("waiters of sessions", spilling.line.count, spilling.line.counts.values.reduce(0, +)),
       ("spills", spilling.underWay.count, blobs.values.count { $0.spillingIndex != nil }),
       ("files", importCount, blobs.values.count(where: \.holdsFile)),
       ("owners", owners.count, blobs.values.count { $0.isNamed && !$0.isSource }),
@@ -100,6 +106,9 @@ extension Ledger {
       if account.idleDiskByteCount != idleDisk { return "user \(uid): idle on disk" }
       if !isTrusted(uid), limits.spool != nil, disk > diskPerOtherUser {
         return "user \(uid) has \(disk) bytes on disk"
+      }
+      if account.persistCount != own.count(where: { $0.persistReserve != nil }) {
+        return "user \(uid): \(account.persistCount) persists"
       }
       if account.blobCount != own.count { return "user \(uid): \(account.blobCount) blobs" }
       if account.sessions != mine { return "user \(uid): sessions" }

@@ -336,4 +336,46 @@ import Testing
     #expect(rig.reply(client, number)?.grant != nil)
     #expect(rig.ledger.evictionCount == 0)
   }
+
+  @Test func `when who blocks the line gives up, who stood behind is served at once`() throws {
+    var rig = rig { $0.memoryPerOtherUser = 8 << 20 }
+    rig.holdsSpills = true
+    let (own, other) = (rig.connect(), rig.connect(uid: Self.stranger))
+    for number in 0..<40 {
+      _ = try need(rig.sealed(own, try BlobKey("k\(number)"), byteCount: 1 << 20))
+    }
+    var request = CreateRequest(key: "window")
+    request.order = .appendOnly
+    request.policy = .dropOldest
+    request.firstExtent = 60 << 20
+    let large = rig.post(own, .create(request))
+    #expect(rig.reply(own, large) == nil, "it waits for memory as a whole")
+    let stream = try rig.begin(other, "stream", .visible)
+    let (index, answer) = try rig.growToEnd(other, stream)
+    #expect(answer == nil, "it waits for its share")
+    while rig.ledger.spilling.underWay.contains(where: { $0 != stream.blob.generation }) {
+      guard let next = rig.ledger.spilling.underWay.first(where: { $0 != stream.blob.generation })
+      else { break }
+      if rig.ledger.spilling.underWay.contains(stream.blob.generation) { break }
+      rig.send(.spilled(next, .done(containerByteCount: Rig.extent)))
+    }
+    rig.send(.spilled(stream.blob.generation, .done(containerByteCount: Rig.extent)))
+    #expect(rig.reply(own, large) == nil)
+    #expect(rig.trace.grants(of: index, to: other) == 0, "the one before has to wait on")
+    #expect(rig.ask(own, .cancel(CancelRequest(request: large))) == .done)
+    #expect(rig.trace.grants(of: index, to: other) == 1)
+  }
+}
+
+extension [LedgerAction] {
+  /// How often an extent was granted to a session.
+  fileprivate func grants(of index: Int, to session: SessionID) -> Int {
+    count { action in
+      if case .reply(session, _, .extent(let extent), _) = action {
+        extent.index == index
+      } else {
+        false
+      }
+    }
+  }
 }

@@ -14,10 +14,9 @@ final class ImportUnderWay: Sendable {
   func finish(_ result: Result<Generation, PatchbayError>) { outcome.withLock { $0 = result } }
 
   func wait() throws -> Generation {
-    while true {
-      if let result = outcome.withLock({ $0 }) { return try result.get() }
-      usleep(1000)
-    }
+    try eventually("the import has ended") { outcome.withLock { $0 } != nil }
+    guard let result = outcome.withLock({ $0 }) else { throw HarnessError("no outcome") }
+    return try result.get()
   }
 }
 
@@ -85,12 +84,12 @@ extension Conversation {
 
   /// Waits until something that was sent to the broker has not been read.
   private func waitForUnread() throws {
-    var byteCount: Int32 = 0
-    while byteCount == 0 {
+    try eventually("something is unread") {
+      var byteCount: Int32 = 0
       guard unsafe ioctl(connectionDescriptor(), UInt(TIOCOUTQ), &byteCount) == 0 else {
         throw HarnessError("the connection does not say what is unread")
       }
-      usleep(1000)
+      return byteCount > 0
     }
   }
 
