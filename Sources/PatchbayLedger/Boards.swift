@@ -67,6 +67,7 @@ extension Ledger {
     guard let blob = blobs[generation] else { return }
     let access = blob.origin.access
     blobs[generation]?.slot = nil
+    record(generation)
     if blob.isBorn { actions.append(.clearEntry(slot)) }
     accessClasses[access]?.freeSlots.append(slot)
     serveWaiting(access)
@@ -128,6 +129,7 @@ extension Ledger {
   private mutating func slotArrived(_ generation: Generation) {
     guard let blob = blobs[generation], let slot = blob.slot else { return }
     if blob.isBorn {
+      record(generation)
       actions.append(.post(slot, blob.boardPost))
       answerAskers(generation)
     } else {

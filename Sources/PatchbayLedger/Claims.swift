@@ -25,17 +25,21 @@ extension Ledger {
     guard blob.isJoinable else { throw .notJoinable(blob) }
     guard blob.pendingSeal?.isPersisting != true else { throw .beingSealed(blob) }
     try checkClaim(session, number, request.range, blob)
-    let generation = request.blob.generation
-    blobs[generation]?.claims.append(
-      Claim(session: session, number: number, range: request.range))
-    blobs[generation]?.claimedEnd = max(blob.claimedEnd, request.range.upperBound)
-    blobs[generation]?.pendingSeal?.isDisturbed = true
+    addClaim(
+      Claim(session: session, number: number, range: request.range), request.blob.generation)
     reply(
       session, number,
       .claimed(ClaimGrant(blob: request.blob, claim: number, range: request.range)))
   }
 
-  private func checkClaim(
+  mutating func addClaim(_ claim: Claim, _ generation: Generation) {
+    let end = max(blobs[generation]?.claimedEnd ?? 0, claim.range.upperBound)
+    blobs[generation]?.claims.append(claim)
+    blobs[generation]?.claimedEnd = end
+    blobs[generation]?.pendingSeal?.isDisturbed = true
+  }
+
+  func checkClaim(
     _ session: SessionID, _ number: UInt64, _ range: Range<Int>, _ blob: Blob
   ) throws(PatchbayError) {
     guard !range.isEmpty, range.upperBound <= blob.byteCount ?? ExtentPlan.positionLimit else {

@@ -21,6 +21,9 @@ extension Ledger {
     guard !isDraining else { throw .draining }
     guard !isJournalFull else { throw .journalFull(request.key) }
     let old = owners[request.key]
+    if let own = ownCreation(old, session, number) {
+      return answerCreation(of: own, RequestID(session: session, number: number))
+    }
     if let same = sameCreation(old, session, request, terms) {
       try repeatCreation(of: same, RequestID(session: session, number: number))
       return
@@ -101,6 +104,14 @@ extension Ledger {
       && blob.origin.terms.digest == terms.digest
       && blob.origin.access.uid == sessions[session]?.peer.uid
     return isSame ? blob : nil
+  }
+
+  /// The blob that this very request has created: it is sent again when its answer was lost.
+  func ownCreation(_ old: Generation?, _ session: SessionID, _ number: UInt64) -> Blob? {
+    guard let old, let blob = blobs[old], blob.isBorn, let token = sessions[session]?.token,
+      token != .none, blob.origin.token == token, blob.origin.creator.number == number
+    else { return nil }
+    return blob
   }
 
   private mutating func repeatCreation(of blob: Blob, _ asker: RequestID) throws(PatchbayError) {
@@ -361,7 +372,7 @@ extension Ledger {
   }
 
   /// Tells who created a blob, with its first extent if that makes it a publisher.
-  private mutating func answerCreation(of blob: Blob, _ asker: RequestID) {
+  mutating func answerCreation(of blob: Blob, _ asker: RequestID) {
     // It came and was wrong in one message.
     guard blob.state != .failed else { return refuse(asker.session, asker.number, blob.failure) }
     let isPublisher = blob.publishers.contains(

@@ -63,8 +63,8 @@ extension Ledger {
     reply(session, number, .done)
   }
 
-  /// Takes a blob's key away, and all the rest if nobody has it open. Memory goes before the
-  /// record: a record without its rings is recognized at the next start, the reverse is litter.
+  /// Takes a blob's key away, and all the rest if nobody has it open. Who has it open goes on with it,
+  /// also under the next broker: it has a record until it is gone.
   mutating func unname(_ generation: Generation, as kind: BlobChange.Kind = .removed) {
     guard let blob = blobs[generation], blob.isNamed else { return }
     // Nobody could join it any more: whoever reads it must not wait for bytes.
@@ -76,7 +76,7 @@ extension Ledger {
     withdrawContainer(of: generation)
     if owners[blob.key] == generation { owners[blob.key] = nil }
     catalog.remove(blob.key)
+    record(generation)
     settle(generation)
-    actions.append(.eraseBlob(generation))
   }
 }

@@ -241,6 +241,7 @@ extension Ledger {
     else { return }
     blobs[generation]?.patchwork.scratchByteCount -= record.standing.fileByteCount
     setDisk(generation, blob.spoolByteCount - record.standing.fileByteCount)
+    self.record(generation)
     actions.append(.dropScratch(generation, index: index))
   }
 

@@ -59,6 +59,10 @@ extension Ledger {
     guard !isDraining else { throw .draining }
     guard !isJournalFull else { throw .journalFull(request.key) }
     let old = owners[request.key]
+    if let own = ownCreation(old, session, number) {
+      actions.append(.dropOffer(offer))
+      return answerCreation(of: own, RequestID(session: session, number: number))
+    }
     try checkOwner(old, session, create)
     try checkTaken(old, create)
     guard let uid = sessions[session]?.peer.uid else { return }

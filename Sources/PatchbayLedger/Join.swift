@@ -31,6 +31,10 @@ extension Ledger {
     case .refused(let code): throw .ended(blob, step: .join, code: code)
     case .stays, .becomes, .begins: break
     }
+    if blob.publishers.contains(BlobPublisher(session: session, number: number)) {
+      // Asked again by who did not get the answer.
+      return grantJoin(session, number, generation)
+    }
     try checkJoin(session, blob)
     changePublishers(of: generation) {
       $0.append(BlobPublisher(session: session, number: number))
@@ -109,7 +113,7 @@ extension Ledger {
   }
 
   /// The blob has no publisher any more.
-  private mutating func loseLast(_ blob: Blob, _ departure: Departure, _ cause: String) {
+  mutating func loseLast(_ blob: Blob, _ departure: Departure, _ cause: String) {
     let generation = blob.origin.generation
     let terms = blob.origin.terms
     let isKept = departure == .left || terms.ownership == .ownerless || terms.idleLimit != nil

@@ -21,6 +21,8 @@ package struct Ledger: Sendable {
 
   var now: Moment
   var actions: [LedgerAction] = []
+  /// Blobs whose records the event at hand has made out of date.
+  var unrecorded: [Generation] = []
 
   var sessions: [SessionID: Session] = [:]
   var handshakes = HandshakeQueue()
@@ -47,6 +49,8 @@ package struct Ledger: Sendable {
   var lookedAt: Generation?
   var inspections: [InspectionID: Generation] = [:]
   var copies: [CopyID: Generation] = [:]
+  /// Clients of the broker before this one, while any of them is out.
+  var returning: Returning?
   var suspensions = Heap<Suspension>()
 
   var rings: [RingID: Ring] = [:]
@@ -111,9 +115,8 @@ package struct Ledger: Sendable {
     take(event)
     spillMore()
     tellWatchers()
-    var decided: [LedgerAction] = []
-    swap(&decided, &actions)
-    return decided
+    defer { (actions, unrecorded) = ([], []) }
+    return unrecorded.isEmpty ? actions : recordsToWrite() + actions
   }
 
   private mutating func take(_ event: LedgerEvent) {
@@ -133,6 +136,7 @@ package struct Ledger: Sendable {
     case .restored(let ring, let error): restored(ring, error)
     case .adopted(let copy, let result): adopted(copy, result)
     case .persisted(let generation, let result): persisted(generation, result)
+    case .recovered(let recovery): recovered(recovery)
     case .found(let stored, let last): found(stored, last: last)
     case .retracted(let ring, let isViewed): retracted(ring, isViewed: isViewed)
     case .undelivered(let session, let number): undelivered(session, number)
@@ -142,6 +146,7 @@ package struct Ledger: Sendable {
     case .journalFull(let isFull): isJournalFull = isFull
     case .tick:
       endLateHandshakes()
+      endLateReturns()
       endLongSuspensions()
       trimPool()
       lookAfterSpills()
@@ -163,7 +168,7 @@ package struct Ledger: Sendable {
     if watching.hasMore { return now.monotonicNanoseconds }
     return [
       handshakes.nextDeadline, suspensions.first?.end, nextSample, nextTrim, nextSpillMoment,
-      digestLooks.first?.moment,
+      digestLooks.first?.moment, returning?.deadline,
     ]
     .compactMap(\.self).min()
   }
@@ -183,22 +188,29 @@ package struct Ledger: Sendable {
   mutating func requested(_ session: SessionID, _ number: UInt64, _ request: Request) {
     guard let phase = sessions[session]?.phase else { return }
     switch (phase, request) {
-    case (.ghost, _): return
+    case (.ghost, _), (.absent, _): return
     case (.greeting, .hello(let hello)): greet(session, number, hello)
     case (.greeting, _), (.talking, .hello):
       refuse(session, number, .outOfOrder(request.kind))
       disconnect(session)
     case (.talking, _):
       noteRequest(session, number, request)
-      do throws(PatchbayError) {
-        try serve(session, number, request)
-      } catch {
-        let asker = RequestID(session: session, number: number)
-        guard let scope = waitingScope(request) else {
-          return refuse(session, number, explained(error))
-        }
-        wait(asker, request, for: scope)
+      answer(session, number, request)
+    }
+  }
+
+  /// Serves a request, or has it wait for who or what it needs.
+  mutating func answer(_ session: SessionID, _ number: UInt64, _ request: Request) {
+    let asker = RequestID(session: session, number: number)
+    if waitsForReturn(request), self.defer(asker, request) { return }
+    do throws(PatchbayError) {
+      try serve(session, number, request)
+    } catch {
+      if returning != nil, shortage != nil, self.defer(asker, request) { return }
+      guard let scope = waitingScope(request) else {
+        return refuse(session, number, explained(error))
       }
+      wait(asker, request, for: scope)
     }
   }
 
@@ -240,6 +252,8 @@ package struct Ledger: Sendable {
     case .giveBack(let request): giveBack(session, number, request)
     case .pin(let pin): try self.pin(session, number, pin)
     case .import(let request): throw .noDescriptor(request.key)
+    case .reattach(let request): try reattach(session, number, request)
+    case .reattached: reattached(session, number)
     }
   }
 
@@ -247,7 +261,7 @@ package struct Ledger: Sendable {
   mutating func reply(
     _ session: SessionID, _ number: UInt64, _ reply: Reply, _ descriptors: [DescriptorSource] = []
   ) {
-    guard let phase = sessions[session]?.phase, phase != .ghost else { return }
+    guard let phase = sessions[session]?.phase, phase != .ghost, phase != .absent else { return }
     noteReply(session, number, reply)
     actions.append(.reply(session, number: number, reply, descriptors))
   }

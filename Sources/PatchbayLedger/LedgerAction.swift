@@ -173,41 +173,6 @@ package struct BoardPost: Sendable, Hashable {
   }
 }
 
-/// What the journal keeps of a blob: all that must outlive the broker.
-package struct BlobRecord: Sendable, Hashable {
-  package var info: BlobInfo
-  package var epoch: UInt32
-  package var plan: ExtentPlan
-  /// Bytes of a windowed blob's segment; 0 for `keep`.
-  package var segment: Int
-  package var extents: [ExtentRecord]
-  package var inlineBytes: [UInt8]?
-  package var ownership: Ownership
-  package var idleLimit: Duration?
-  /// The digest that was asked for; what it is stands in `info` when the blob is sealed.
-  package var digest: DigestWish?
-  /// Who created it, and by which request: a repeated create finds its own work.
-  package var token: Token
-  package var request: UInt64
-  package init(
-    info: BlobInfo, epoch: UInt32, plan: ExtentPlan, segment: Int, extents: [ExtentRecord],
-    inlineBytes: [UInt8]?, ownership: Ownership, idleLimit: Duration?,
-    digest: DigestWish? = nil, token: Token, request: UInt64
-  ) {
-    self.digest = digest
-    self.info = info
-    self.epoch = epoch
-    self.plan = plan
-    self.segment = segment
-    self.extents = extents
-    self.inlineBytes = inlineBytes
-    self.ownership = ownership
-    self.idleLimit = idleLimit
-    self.token = token
-    self.request = request
-  }
-}
-
 /// What the journal keeps of a client.
 package struct ClientRecord: Sendable, Hashable {
   package var clientID: UInt64

@@ -35,6 +35,8 @@ package enum LedgerEvent: Sendable, Hashable {
   case adopted(CopyID, Result<Adoption, PatchbayError>)
   /// Answer to `persist`.
   case persisted(Generation, PersistResult)
+  /// What is left of the broker before this one; before everything else.
+  case recovered(Recovery)
   /// Complete blobs that stand in the spool; before anybody connects.
   case found([StoredBlob], last: Generation)
   /// Answer to `retractRing`.

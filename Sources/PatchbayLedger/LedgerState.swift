@@ -16,6 +16,8 @@ struct Session: Sendable {
     /// Connected, has not said hello.
     case greeting
     case talking
+    /// Stands in for a client of the broker before this one, which has not come back yet.
+    case absent
     /// Hung up, but its process lives and may still have rings mapped.
     case ghost
   }
@@ -37,6 +39,9 @@ struct Session: Sendable {
   var paidByteCount = 0
   /// A ghost's blobs: their rings may be mapped until the process is gone.
   var haunted: [Generation] = []
+
+  /// Whether a client stands behind it that has said hello.
+  var isKnown: Bool { phase == .talking || phase == .absent }
 }
 
 /// What one session has open of one blob. Opens are kept by request number, so that a grant that
@@ -104,6 +109,10 @@ struct Blob: Sendable {
   var pendingCopy: CopyID?
   /// Whether its bytes are being taken over.
   var isSource = false
+  /// Whether it was there before this broker, and clients that may have it open are still out.
+  var isReturning = false
+  /// Sessions that its publisher was to wait for, before, and that are still out.
+  var awaitedSubscribers: [SessionID] = []
   /// Whether its key leads to it; false once removed or replaced.
   var isNamed = true
   /// Whether a process that may still have its rings mapped is waited for no more: they are never
@@ -198,6 +207,7 @@ struct Blob: Sendable {
   var key: BlobKey { origin.request.key }
   var isHeld: Bool {
     !publishers.isEmpty || readerCount > 0 || observerCount > 0 || !askers.isEmpty || isSource
+      || isReturning
   }
   /// Whether it has ended, its key with it, and nobody has it open: what is left waits for processes
   /// that may still have its rings mapped.

@@ -62,6 +62,7 @@ extension Ledger {
     }
     seekSlot(generation)
     guard blobs[generation]?.slot != nil else { return }
+    record(generation)
     post(generation)
     answerAskers(generation)
   }
@@ -104,7 +105,19 @@ extension Ledger {
   /// Makes a handle and answers. Room for the handle was counted when it was asked for.
   private mutating func grant(_ asker: ParkedOpen, _ generation: Generation) {
     guard let blob = blobs[generation] else { return }
-    if asker.observes {
+    addReader(
+      RequestID(session: asker.session, number: asker.number), generation,
+      observes: asker.observes)
+    let first = blob.extent(at: 0)
+    var grant = blob.grant(epoch: 0, extent: first?.grant)
+    grant.isForeign = isForeign(blob.origin.access, to: asker.session)
+    reply(
+      asker.session, asker.number, .opened(grant),
+      first.map { [.ring($0.ring, isWritable: false)] } ?? [])
+  }
+
+  mutating func addReader(_ asker: RequestID, _ generation: Generation, observes: Bool) {
+    if observes {
       blobs[generation]?.observerCount += 1
       sessions[asker.session]?.handles[generation, default: Handle()].observers
         .append(asker.number)
@@ -113,12 +126,6 @@ extension Ledger {
       sessions[asker.session]?.handles[generation, default: Handle()].readers.append(asker.number)
     }
     updateIdle(generation)
-    let first = blob.extent(at: 0)
-    var grant = blob.grant(epoch: 0, extent: first?.grant)
-    grant.isForeign = isForeign(blob.origin.access, to: asker.session)
-    reply(
-      asker.session, asker.number, .opened(grant),
-      first.map { [.ring($0.ring, isWritable: false)] } ?? [])
   }
 
   private mutating func park(_ asker: ParkedOpen, _ key: BlobKey) throws(PatchbayError) {

@@ -185,18 +185,4 @@ extension Ledger {
     offerToSpill(generation)
     settle(generation)
   }
-
-  /// Writes the blob's journal record; a removed blob has none.
-  mutating func record(_ generation: Generation) {
-    guard let blob = blobs[generation], blob.isNamed else { return }
-    actions.append(
-      .recordBlob(
-        BlobRecord(
-          info: blob.info, epoch: blob.epoch, plan: blob.origin.plan,
-          segment: blob.origin.window?.segmentByteCount ?? 0, extents: blob.extents,
-          inlineBytes: blob.inlineBytes, ownership: blob.origin.terms.ownership,
-          idleLimit: blob.origin.terms.idleLimit, digest: blob.origin.terms.digest,
-          token: blob.origin.token,
-          request: blob.origin.creator.number)))
-  }
 }

@@ -45,18 +45,23 @@ extension Ledger {
       return
     }
     guard let peer = sessions[session]?.peer else { return }
-    let client = pastClients.take(hello.token, uid: peer.uid) ?? newClient(uid: peer.uid)
+    let before = standIn(for: hello.token, peer)
+    let client =
+      before.flatMap { sessions[$0] }.map {
+        PastClient(clientID: $0.clientID, token: $0.token, uid: peer.uid)
+      } ?? pastClients.take(hello.token, uid: peer.uid) ?? newClient(uid: peer.uid)
     sessions[session]?.phase = .talking
     sessions[session]?.clientID = client.clientID
     sessions[session]?.token = client.token
     sessions[session]?.name = hello.name.cut(toUTF8Count: WireLimit.name)
     clientCount += 1
+    if let before { takeOver(before, by: session) }
     forgetGreeted()
     actions.append(
       .recordClient(ClientRecord(clientID: client.clientID, token: client.token, peer: peer)))
     let welcome = Welcome(
       version: version, clientID: client.clientID, token: client.token, instance: instance,
-      brokerProcess: brokerProcess)
+      brokerProcess: brokerProcess, isAwaited: before != nil)
     reply(
       session, number, .welcome(welcome), [.clientTable(session, clientID: client.clientID)])
   }
@@ -105,7 +110,7 @@ extension Ledger {
     layToRest(session, isProcessGone: true)
   }
 
-  private mutating func end(_ session: SessionID, isProcessGone: Bool) {
+  mutating func end(_ session: SessionID, isProcessGone: Bool) {
     guard let ended = sessions[session], ended.phase != .ghost else { return }
     sessions[session]?.phase = .ghost
     countOut(session, ended)
@@ -123,13 +128,14 @@ extension Ledger {
     spilling.line.forget(session)
     // Who stood behind it comes next.
     spilling.isRelieved = true
-    if ended.phase == .talking { actions.append(.eraseClient(ended.clientID)) }
+    if ended.isKnown { actions.append(.eraseClient(ended.clientID)) }
     if sessions[session]?.haunted.isEmpty ?? true {
       sessions[session] = nil
     } else {
       ghosts.append(session)
     }
     forgetGreeted()
+    stopsReturning(session, ended.token)
     if ghosts.count > limits.connectionCount {
       layToRest(ghosts.removeFirst(), isProcessGone: false)
     }
@@ -139,7 +145,7 @@ extension Ledger {
     connectionCount -= 1
     accounts[ended.peer.uid]?.sessions.remove(session)
     forgetIfEmpty(ended.peer.uid)
-    guard ended.phase == .talking else { return }
+    guard ended.isKnown else { return }
     clientCount -= 1
     pastClients.add(
       PastClient(clientID: ended.clientID, token: ended.token, uid: ended.peer.uid))

@@ -45,6 +45,7 @@ extension Ledger {
     var publishers = before.publishers
     change(&publishers)
     blobs[generation]?.publishers = publishers
+    record(generation)
     guard let blob = blobs[generation], blob.payer != before.payer else { return }
     if let payer = before.payer {
       sessions[payer]?.paidByteCount -= blob.residentByteCount

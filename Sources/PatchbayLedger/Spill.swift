@@ -103,7 +103,7 @@ extension Ledger {
   /// After each event: serves those that wait for memory, and starts what is needed for those that have to
   /// wait on.
   mutating func spillMore() {
-    guard limits.spool != nil else { return }
+    guard limits.spool != nil, returning == nil else { return }
     repeat {
       if spilling.isRelieved { serveLine() }
       while spilling.underWay.count + spilling.retracting.count < Spilling.limit,
@@ -309,6 +309,7 @@ extension Ledger {
     if blobs[generation]?.patchwork.scratch[index] != nil {
       forgetScratch(index, generation)
       blobs[generation]?.extentVersion &+= 1
+      record(generation)
       return post(generation)
     }
     vacate(index, generation)

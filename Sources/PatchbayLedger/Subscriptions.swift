@@ -118,6 +118,7 @@ extension Ledger {
 
   private mutating func noteSubscriptions(_ generation: Generation) {
     blobs[generation]?.subscriptionVersion &+= 1
+    record(generation)
     post(generation)
   }
 }

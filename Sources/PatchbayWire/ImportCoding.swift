@@ -53,7 +53,7 @@ package struct ImportGrant: Sendable, Hashable {
   package var stamp: FileStamp
   package init(stamp: FileStamp) { self.stamp = stamp }
 
-  func encode(_ writer: inout WireWriter) {
+  package func encode(_ writer: inout WireWriter) {
     writer.put(stamp.device)
     writer.put(stamp.inode)
     writer.put(Int64(stamp.byteCount))
@@ -61,7 +61,7 @@ package struct ImportGrant: Sendable, Hashable {
     writer.put(stamp.changed)
   }
 
-  init(from reader: inout WireReader) throws(PatchbayError) {
+  package init(from reader: inout WireReader) throws(PatchbayError) {
     self.init(
       stamp: FileStamp(
         device: try reader.take(), inode: try reader.take(),

@@ -54,9 +54,13 @@ package struct Welcome: Sendable, Hashable {
   package var instance: UInt64
   /// The broker's process, for people.
   package var brokerProcess: Int32
+  /// Whether the broker knows this client from the one before it, and waits for its `reattach`.
+  package var isAwaited: Bool
   package init(
-    version: UInt16, clientID: UInt64, token: Token, instance: UInt64, brokerProcess: Int32
+    version: UInt16, clientID: UInt64, token: Token, instance: UInt64, brokerProcess: Int32,
+    isAwaited: Bool = false
   ) {
+    self.isAwaited = isAwaited
     self.version = version
     self.clientID = clientID
     self.token = token

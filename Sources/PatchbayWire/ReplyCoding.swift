@@ -38,6 +38,7 @@ extension Reply {
       writer.put(welcome.token.low)
       writer.put(welcome.instance)
       writer.put(welcome.brokerProcess)
+      writer.put(welcome.isAwaited)
     case .created(let grant), .opened(let grant), .joined(let grant): writer.put(grant)
     case .claimed(let claim):
       writer.put(claim.blob)
@@ -80,7 +81,8 @@ extension Reply {
         Welcome(
           version: try reader.take(), clientID: try reader.take(),
           token: Token(high: try reader.take(), low: try reader.take()),
-          instance: try reader.take(), brokerProcess: try reader.take()))
+          instance: try reader.take(), brokerProcess: try reader.take(),
+          isAwaited: try reader.takeFlag()))
     case .created: self = .created(try reader.takeGrant())
     case .extent: self = .extent(try reader.takeExtent())
     case .done: self = .done

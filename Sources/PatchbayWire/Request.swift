@@ -51,6 +51,11 @@ package enum Request: Sendable, Hashable {
   case pin(PinRequest)
   /// Publishes the file whose descriptor comes along: the one request that has one.
   case `import`(ImportRequest)
+  /// Takes up a handle again that the broker before this one had granted.
+  case reattach(ReattachRequest)
+  /// All handles have been taken up again, and all requests without an answer sent again: whatever else
+  /// the broker before this one had granted to this client has ended.
+  case reattached
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case hello = 1
@@ -61,6 +66,7 @@ package enum Request: Sendable, Hashable {
     case watch = 32
     case why, pin, `import`
     case giveBack = 36
+    case reattach, reattached
   }
 }
 

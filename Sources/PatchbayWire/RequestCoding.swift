@@ -38,6 +38,8 @@ extension Request {
     case .giveBack: .giveBack
     case .pin: .pin
     case .import: .import
+    case .reattach: .reattach
+    case .reattached: .reattached
     }
   }
 
@@ -87,7 +89,8 @@ extension Request {
     case .why(let why): writer.put(why.key)
     case .pin(let pin): pin.encode(&writer)
     case .import(let request): request.encode(&writer)
-    case .statistics, .ping: break
+    case .reattach(let request): request.encode(&writer)
+    case .statistics, .ping, .reattached: break
     case .subscribe(let request), .unsubscribe(let request):
       writer.put(request.generation.rawValue)
       writer.put(UInt32(clamping: request.entry))
@@ -191,12 +194,14 @@ extension Request {
     case .why: self = .why(WhyRequest(key: try reader.takeKey()))
     case .pin: self = .pin(try PinRequest(from: &reader))
     case .import: self = .import(try ImportRequest(from: &reader))
+    case .reattach: self = .reattach(try ReattachRequest(from: &reader))
+    case .reattached: self = .reattached
     }
   }
 }
 
 extension CreateTerms {
-  func encode(_ writer: inout WireWriter) {
+  package func encode(_ writer: inout WireWriter) {
     writer.put(ownership.rawValue)
     writer.put(idleLimit?.wholeNanoseconds ?? 0)
     writer.put(resumes)
@@ -204,7 +209,7 @@ extension CreateTerms {
     writer.put(digest)
   }
 
-  init(from reader: inout WireReader) throws(PatchbayError) {
+  package init(from reader: inout WireReader) throws(PatchbayError) {
     let ownership: Ownership = try reader.takeCase("an ownership")
     let nanoseconds = try reader.take(Int64.self)
     guard nanoseconds >= 0 else {
@@ -219,7 +224,7 @@ extension CreateTerms {
 }
 
 extension CreateRequest {
-  func encode(_ writer: inout WireWriter) {
+  package func encode(_ writer: inout WireWriter) {
     writer.put(key)
     writer.put(optional: byteCount)
     writer.put(order.rawValue)
@@ -237,7 +242,7 @@ extension CreateRequest {
     if let inlineBytes { writer.put(inlineBytes) }
   }
 
-  init(from reader: inout WireReader) throws(PatchbayError) {
+  package init(from reader: inout WireReader) throws(PatchbayError) {
     self.init(key: try reader.takeKey())
     byteCount = try reader.takeOptionalPosition("a length")
     order = try reader.takeCase("a write order")

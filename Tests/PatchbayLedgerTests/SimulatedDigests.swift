@@ -39,7 +39,7 @@ struct SimulatedDigests {
   /// A sealed blob has the digest that was asked for, and no other blob has one.
   func recorded(_ record: BlobRecord) -> String? {
     let generation = record.info.generation
-    guard record.info.state == .sealed, let wish = record.digest else {
+    guard record.info.state == .sealed, let wish = record.terms.digest else {
       return record.info.digest == nil ? nil : "\(generation) has a digest too early, or unasked"
     }
     guard let digest = record.info.digest else { return "\(generation) has no digest" }

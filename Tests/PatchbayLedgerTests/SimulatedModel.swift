@@ -20,6 +20,8 @@ struct SimulatedModel {
   var rings: [RingID: SimulatedRing] = [:]
   private(set) var pendingBoards: Set<UInt32> = []
   private(set) var records: [Generation: BlobRecord] = [:]
+  /// Blobs without a key that somebody has open.
+  private var unnamed: Set<Generation> = []
   private(set) var extentOwners: [RingID: Generation] = [:]
   private(set) var owners: [BlobKey: Generation] = [:]
   private(set) var entries: [BoardSlot: Generation] = [:]
@@ -118,7 +120,7 @@ struct SimulatedModel {
         rings[ring]?.holders[session] = nil
       }
     case .ringRefused, .ringCreated, .inspected, .sampled, .journalFull, .tick, .drainBegan,
-      .retracted, .fileLooked, .found:
+      .retracted, .fileLooked, .found, .recovered:
       break
     }
   }
@@ -245,8 +247,10 @@ struct SimulatedModel {
     case .recordBlob(let record):
       let wrong = digests.recorded(record)
       demand(wrong == nil, wrong ?? "")
-      recorded(record)
-    case .eraseBlob(let generation): erased(generation, after: event)
+      recorded(record, after: event)
+    case .eraseBlob(let generation):
+      // Most have lost their key before.
+      if unnamed.remove(generation) == nil { erased(generation, after: event) }
     case .sample(let reports):
       demand(!reports.isEmpty, "nothing is to be sampled")
       demand(reports.allSatisfy { $0.info.state == .open }, "a blob that has ended is sampled")
@@ -605,8 +609,13 @@ struct SimulatedModel {
     demand(wrong == nil, wrong ?? "")
   }
 
-  private mutating func recorded(_ record: BlobRecord) {
+  private mutating func recorded(_ record: BlobRecord, after event: LedgerEvent) {
     let generation = record.info.generation
+    guard record.isNamed else {
+      if unnamed.insert(generation).inserted { erased(generation, after: event) }
+      return
+    }
+    demand(!unnamed.contains(generation), "\(generation) has a key again")
     if records[generation] == nil {
       let key = record.info.key
       demand(seenGenerations.insert(generation).inserted, "generation \(generation) repeats")

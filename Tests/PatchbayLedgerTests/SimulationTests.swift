@@ -148,7 +148,7 @@ import Testing
           seen.insert(order.end == nil ? "followed" : "to the end")
           if order.end != nil { final.insert(order.generation) }
           if !order.spooled.isEmpty { seen.insert("read back") }
-        case .recordBlob(let record) where record.digest != nil:
+        case .recordBlob(let record) where record.terms.digest != nil:
           let wasFinal = final.remove(record.info.generation) != nil
           if record.info.digest != nil { seen.insert(wasFinal ? "sealed" : "sealed at once") }
           if wasFinal, record.info.causeCode == .abandoned { seen.insert("died meanwhile") }

@@ -75,28 +75,61 @@ enum Sample {
     inlineBytes: [UInt8]? = Array("a whole blob".utf8), extentCount: Int = 3,
     labels: [BlobInfo.Label] = [BlobInfo.Label(name: "colour", value: "grün")]
   ) throws -> JournaledBlob {
+    var request = CreateRequest(key: try BlobKey(key))
+    request.byteCount = 123_456
+    request.order = .appendOnly
+    request.policy = .dropOldest
+    request.acknowledgement = .durable
+    request.mode = 0o640
+    request.isCache = true
+    request.firstExtent = 4096
+    request.extentLimit = 65536
+    request.segment = 8192
+    request.type = "text/plain"
+    request.labels = labels
+    let stamp = FileStamp(device: 5, inode: 6, byteCount: 7, modified: -8, changed: 9)
     let info = BlobInfo(
-      key: try BlobKey(key), generation: Generation(rawValue: generation), state: state,
-      byteCount: 123_456, frontier: 100, coveredByteCount: 101, residentByteCount: 102,
-      spilledByteCount: 103, order: .appendOnly, policy: .dropOldest, acknowledgement: .durable,
-      publisherCount: 2, subscriberCount: 3, type: "text/plain", labels: labels,
+      key: request.key, generation: Generation(rawValue: generation), state: state,
+      byteCount: 123_456, frontier: 0, coveredByteCount: 0, residentByteCount: 0,
+      spilledByteCount: 0, order: .appendOnly, policy: .dropOldest, acknowledgement: .durable,
+      publisherCount: 0, subscriberCount: 0, type: "text/plain", labels: labels,
       created: WallTime(rawValue: 1_700_000_000_123_456_789),
       modified: WallTime(rawValue: 1_700_000_001_999_999_999),
       lastRead: WallTime(rawValue: 1_700_000_002_000_000_001), isCache: true, isPinned: true,
-      access: Access(uid: 1001, gid: 1002, mode: 0o640), causeCode: .abandoned,
+      isImported: true, access: Access(uid: 1001, gid: 1002, mode: 0o640), causeCode: .abandoned,
       cause: "it went away", digest: try ContentDigest(.sha384, Array(1...48)))
     let extents = (0..<extentCount).map {
       ExtentRecord(
         index: $0 * 2, ring: RingID(rawValue: 77 + UInt64($0)), useNumber: 5 + UInt32($0),
         dataByteCount: 4096 << $0)
     }
+    var record = BlobRecord(
+      info: info, request: request,
+      terms: CreateTerms(
+        ownership: .joinable, idleLimit: .nanoseconds(7), resumes: true, compression: .lz4,
+        digest: DigestWish(.sha384)),
+      epoch: 9, plan: try ExtentPlan(first: 4096, limit: 65536), segment: 8192,
+      heldExtentLimit: 11, extents: extents, inlineBytes: inlineBytes,
+      token: Token(high: .max, low: 1), number: 42)
+    record.isNamed = false
+    record.slot = BoardSlot(board: 3, entry: 4)
+    record.extentVersion = 17
+    record.claimedEnd = 1000
+    record.spooled = [1..<2, 7..<9]
+    record.scratch = [
+      ScratchRecord(
+        index: 5, writer: Generation(rawValue: 2), dataByteCount: 8192,
+        standing: ScratchStanding(fileByteCount: 12288, coveredByteCount: 100, frontier: 50))
+    ]
+    record.hasContainer = true
+    record.isPersisted = true
+    record.publishers = [RecordedPublisher(clientID: 12, number: 13)]
+    record.subscribers = [14, 15]
+    record.sealer = 16
+    record.file = stamp
     return JournaledBlob(
-      record: BlobRecord(
-        info: info, epoch: 9, plan: try ExtentPlan(first: 4096, limit: 65536), segment: 8192,
-        extents: extents, inlineBytes: inlineBytes, ownership: .joinable,
-        idleLimit: .nanoseconds(7), digest: DigestWish(.sha384), token: Token(high: .max, low: 1),
-        request: 42),
-      inodes: extents.indices.map { 9000 + UInt64($0) })
+      record: record, inodes: extents.indices.map { 9000 + UInt64($0) },
+      filePath: "/tmp/a file")
   }
 
   static func client(_ clientID: UInt64) -> JournaledClient {

@@ -114,7 +114,25 @@ enum Golden {
     Sample("unpin", 35, .pin(PinRequest(key: key, isPinned: false))),
     Sample("import", 36, .import(ImportRequest(key: key))),
     Sample("import, every field", 37, .import(fullImport)),
+    Sample("reattach", 38, .reattach(reattach(.reader))),
+    Sample("reattach, every field", 39, .reattach(fullReattach)),
+    Sample("reattached", 40, .reattached),
   ]
+
+  private static func reattach(_ role: ReattachRequest.Role) -> ReattachRequest {
+    ReattachRequest(
+      blob: BlobReference(generation: reference.generation, epoch: 0), role: role, number: 19)
+  }
+
+  private static var fullReattach: ReattachRequest {
+    var request = ReattachRequest(blob: reference, role: .publisher, number: 20)
+    request.extents = [0, 7]
+    request.claims = [
+      ReattachRequest.Claim(number: 30, range: 4096..<1_000_000),
+      ReattachRequest.Claim(number: 31, range: 0..<1),
+    ]
+    return request
+  }
 
   static let replies: [Sample<Reply>] = [
     Sample("failure", 4, .failure(PatchbayError(.noSuchKey, "No blob has the key demo/a."))),
@@ -426,7 +444,18 @@ enum Extreme {
       .giveBack(GiveBackRequest(blob: highest, index: lastIndex, isFull: true))),
     Sample("pin", .max, .pin(PinRequest(key: longKey, isPinned: true))),
     Sample("import", .max, .import(longImport)),
+    Sample("reattach", .max, .reattach(longReattach)),
+    Sample("reattached", .max, .reattached),
   ]
+
+  private static var longReattach: ReattachRequest {
+    var request = ReattachRequest(blob: highest, role: .observer, number: .max)
+    request.extents = Array(repeating: lastIndex, count: ReattachRequest.extentLimit)
+    request.claims = Array(
+      repeating: ReattachRequest.Claim(number: .max, range: top..<top),
+      count: ReattachRequest.claimLimit)
+    return request
+  }
 
   private static var longImport: ImportRequest {
     var request = ImportRequest(key: longKey)

@@ -7,13 +7,16 @@ import PatchbayLedger
 import PatchbayTypes
 import PatchbayWire
 
-/// A blob as the journal keeps it: the record, and the inode of each extent's ring, in their order.
+/// A blob as the journal keeps it: the record, the inode of each extent's ring, in their order, and of an
+/// import where its file was.
 package struct JournaledBlob: Sendable, Hashable {
   package var record: BlobRecord
   package var inodes: [UInt64]
-  package init(record: BlobRecord, inodes: [UInt64]) {
+  package var filePath: String?
+  package init(record: BlobRecord, inodes: [UInt64], filePath: String? = nil) {
     self.record = record
     self.inodes = inodes
+    self.filePath = filePath
   }
 }
 
@@ -39,16 +42,23 @@ enum JournalCoding {
   /// Extents of one blob: 16384 extents of the default largest size are a tebibyte.
   static let extentLimit = 16384
   private static let extentByteCount = 4 + 8 + 4 + 8 + 8
-  private static let flagCache: UInt32 = 1
+  private static let scratchByteCount = 4 + 8 + 4 * 8
+  /// The most clients that write one blob, or that its publisher waits for.
+  private static let clientLimit = WireLimit.subscriptions
+  private static let pathLimit = 4096
+  private static let flagUnnamed: UInt32 = 1
   private static let flagPinned: UInt32 = 2
-  private static let flagImported: UInt32 = 4
+  private static let flagContainer: UInt32 = 4
+  private static let flagPersisted: UInt32 = 8
+  private static let allFlags = flagUnnamed | flagPinned | flagContainer | flagPersisted
 
-  /// No body that is written has more bytes.
+  /// No body that is written has more bytes: what was asked for, bytes that came along, extents in
+  /// memory, perhaps also in the container, or in scratch files, clients, how it ended, a file.
   static let bodyLimit =
-    4 * 8 + 2 * 4 + (4 + BlobKey.byteLimit) + (4 + WireLimit.type)
+    2 * Frame.inlineByteLimit + (4 + BlobKey.byteLimit) + (4 + WireLimit.type)
     + (4 + WireLimit.labelCount * 2 * (4 + WireLimit.labelPart))
-    + (4 + extentLimit * extentByteCount) + (1 + 4 + Frame.inlineByteLimit)
-    + (2 + 1 + 4 + WireLimit.cause) + (1 + 8) + 2 * (1 + 4 + WireLimit.digest)
+    + 3 * 4 + extentLimit * (extentByteCount + 16) + 2 * 4 + clientLimit * 24
+    + (2 + 1 + 4 + WireLimit.cause) + 2 * (2 + 4 + WireLimit.digest) + (4 + pathLimit) + 256
 
   static func record(_ blob: JournaledBlob) -> pb_journal_record {
     let info = blob.record.info
@@ -60,8 +70,9 @@ enum JournalCoding {
     record.acknowledgement = info.acknowledgement.rawValue
     record.order = info.order.rawValue
     record.flags =
-      (info.isCache ? flagCache : 0) | (info.isPinned ? flagPinned : 0)
-      | (info.isImported ? flagImported : 0)
+      (blob.record.isNamed ? 0 : flagUnnamed) | (info.isPinned ? flagPinned : 0)
+      | (blob.record.hasContainer ? flagContainer : 0)
+      | (blob.record.isPersisted ? flagPersisted : 0)
     record.uid = info.access.uid
     record.gid = info.access.gid
     record.mode = UInt32(info.access.mode)
@@ -74,7 +85,7 @@ enum JournalCoding {
     record.modified = stamp(info.modified)
     record.last_read = info.lastRead.map(stamp) ?? 0
     record.token = (blob.record.token.high, blob.record.token.low)
-    record.request = blob.record.request
+    record.request = blob.record.number
     return record
   }
 
@@ -101,39 +112,58 @@ enum JournalCoding {
   }
 
   static func body(_ blob: JournaledBlob) -> [UInt8] {
-    let info = blob.record.info
+    let record = blob.record
+    let info = record.info
     var writer = WireWriter()
-    for count in [
-      info.frontier, info.coveredByteCount, info.residentByteCount, info.spilledByteCount,
-    ] { writer.put(Int64(count)) }
-    writer.put(UInt32(clamping: info.publisherCount))
-    writer.put(UInt32(clamping: info.subscriberCount))
-    writer.put(info.key)
-    writer.put(info.type)
-    writer.put(labels: info.labels)
-    writer.put(list: Array(zip(blob.record.extents, blob.inodes))) { writer, pair in
+    record.request.encode(&writer)
+    record.terms.encode(&writer)
+    writer.put(record.inlineBytes != nil)
+    if let inlineBytes = record.inlineBytes { writer.put(inlineBytes) }
+    writer.put(list: Array(zip(record.extents, blob.inodes))) { writer, pair in
       writer.put(UInt32(clamping: pair.0.index))
       writer.put(pair.0.ring.rawValue)
       writer.put(pair.0.useNumber)
       writer.put(Int64(pair.0.dataByteCount))
       writer.put(pair.1)
     }
-    writer.put(blob.record.inlineBytes != nil)
-    if let inlineBytes = blob.record.inlineBytes { writer.put(inlineBytes) }
+    writer.put(list: record.spooled) { writer, range in writer.put(range) }
+    writer.put(list: record.scratch) { writer, scratch in put(scratch, &writer) }
+    writer.put(UInt64(clamping: record.heldExtentLimit))
+    writer.put(Int64(record.claimedEnd))
+    writer.put(record.extentVersion)
+    writer.put(record.slot != nil)
+    writer.put(record.slot?.board ?? 0)
+    writer.put(record.slot?.entry ?? 0)
+    writer.put(list: record.publishers) { writer, publisher in
+      writer.put(publisher.clientID)
+      writer.put(publisher.number)
+    }
+    writer.put(list: record.subscribers) { writer, client in writer.put(client) }
+    writer.put(record.sealer)
     writer.put(info.causeCode?.rawValue ?? 0)
     writer.put(info.cause != nil)
     if let cause = info.cause { writer.put(cause.cut(toUTF8Count: WireLimit.cause)) }
-    writer.put(blob.record.ownership.rawValue)
-    writer.put(blob.record.idleLimit?.wholeNanoseconds ?? 0)
-    writer.put(blob.record.digest)
     writer.put(info.digest)
+    writer.put(record.file != nil)
+    if let file = record.file { ImportGrant(stamp: file).encode(&writer) }
+    writer.put(blob.filePath != nil)
+    if let path = blob.filePath { writer.put(path.cut(toUTF8Count: pathLimit)) }
     return writer.bytes
+  }
+
+  private static func put(_ scratch: ScratchRecord, _ writer: inout WireWriter) {
+    writer.put(UInt32(clamping: scratch.index))
+    writer.put(scratch.writer.rawValue)
+    for count in [
+      scratch.dataByteCount, scratch.standing.fileByteCount, scratch.standing.coveredByteCount,
+      scratch.standing.frontier,
+    ] { writer.put(Int64(count)) }
   }
 
   static func blob(
     _ record: pb_journal_record, _ body: ArraySlice<UInt8>
   ) throws(PatchbayError) -> JournaledBlob {
-    guard record.flags & ~(flagCache | flagPinned | flagImported) == 0, record.byte_count >= -1,
+    guard record.flags & ~allFlags == 0, record.byte_count >= -1,
       record.byte_count <= Int64(ExtentPlan.positionLimit), record.identity != 0,
       (0...Int64(WindowShape.segmentRange.upperBound)).contains(record.segment),
       let mode = UInt16(exactly: record.mode)
@@ -141,49 +171,84 @@ enum JournalCoding {
       throw PatchbayError(.corrupt, "A journal record of a blob has fields out of range.")
     }
     var reader = WireReader(body)
-    var counts: [Int] = []
-    for _ in 0..<4 { counts.append(try reader.takePosition("a count of bytes")) }
-    let publisherCount = Int(try reader.take(UInt32.self))
-    let subscriberCount = Int(try reader.take(UInt32.self))
-    let key = try reader.takeKey()
-    let type = try reader.takeText(atMost: WireLimit.type, "a media type")
-    let labels = try reader.takeLabels()
-    let (extents, inodes) = try takeExtents(&reader)
+    let request = try CreateRequest(from: &reader)
+    let terms = try CreateTerms(from: &reader)
     let inlineBytes =
       try reader.takeFlag()
       ? reader.takeBlock(atMost: Frame.inlineByteLimit, "an inline blob") : nil
-    let causeCode = try reader.take(UInt16.self)
-    let cause =
-      try reader.takeFlag() ? reader.takeText(atMost: WireLimit.cause, "a cause") : nil
-    let ownership: Ownership = try reader.takeCase("an ownership")
-    let idleLimit = try reader.take(Int64.self)
-    let wish = try reader.takeDigestWish()
-    let digest = try reader.takeDigest()
-    try reader.finish()
-    let info = BlobInfo(
-      key: key, generation: Generation(rawValue: record.identity),
-      state: try term(record.state),
-      byteCount: record.byte_count < 0 ? nil : Int(record.byte_count),
-      frontier: counts[0], coveredByteCount: counts[1], residentByteCount: counts[2],
-      spilledByteCount: counts[3], order: try term(record.order), policy: try term(record.policy),
-      acknowledgement: try term(record.acknowledgement), publisherCount: publisherCount,
-      subscriberCount: subscriberCount, type: type, labels: labels,
-      created: moment(record.created), modified: moment(record.modified),
-      lastRead: record.last_read == 0 ? nil : moment(record.last_read),
-      isCache: record.flags & flagCache != 0, isPinned: record.flags & flagPinned != 0,
-      isImported: record.flags & flagImported != 0,
-      access: Access(uid: record.uid, gid: record.gid, mode: mode),
-      causeCode: causeCode == 0 ? nil : PatchbayError.Code(rawValue: causeCode), cause: cause,
-      digest: digest)
-    return JournaledBlob(
+    let (extents, inodes) = try takeExtents(&reader)
+    var blob = JournaledBlob(
       record: BlobRecord(
-        info: info, epoch: record.epoch,
+        info: BlobInfo(
+          key: request.key, generation: Generation(rawValue: record.identity),
+          state: try term(record.state),
+          byteCount: record.byte_count < 0 ? nil : Int(record.byte_count), frontier: 0,
+          coveredByteCount: 0, residentByteCount: 0, spilledByteCount: 0, order: request.order,
+          policy: request.policy, acknowledgement: request.acknowledgement, publisherCount: 0,
+          subscriberCount: 0, type: request.type, labels: request.labels,
+          created: moment(record.created), modified: moment(record.modified),
+          lastRead: record.last_read == 0 ? nil : moment(record.last_read),
+          isCache: request.isCache, isPinned: record.flags & flagPinned != 0,
+          isImported: false, access: Access(uid: record.uid, gid: record.gid, mode: mode),
+          causeCode: nil, cause: nil, digest: nil),
+        request: request, terms: terms, epoch: record.epoch,
         plan: try ExtentPlan(first: Int(record.first_extent), limit: Int(record.extent_limit)),
-        segment: Int(record.segment), extents: extents, inlineBytes: inlineBytes,
-        ownership: ownership, idleLimit: idleLimit > 0 ? .nanoseconds(idleLimit) : nil,
-        digest: wish, token: Token(high: record.token.0, low: record.token.1),
-        request: record.request),
+        segment: Int(record.segment), heldExtentLimit: 0, extents: extents,
+        inlineBytes: inlineBytes, token: Token(high: record.token.0, low: record.token.1),
+        number: record.request),
       inodes: inodes)
+    blob.record.isNamed = record.flags & flagUnnamed == 0
+    blob.record.hasContainer = record.flags & flagContainer != 0
+    blob.record.isPersisted = record.flags & flagPersisted != 0
+    try takeRest(&blob, &reader)
+    try reader.finish()
+    return blob
+  }
+
+  private static func takeRest(
+    _ blob: inout JournaledBlob, _ reader: inout WireReader
+  ) throws(PatchbayError) {
+    blob.record.spooled = try reader.takeList(atMost: extentLimit, "the extents on disk") {
+      (reader) throws(PatchbayError) in try reader.takeRange("extents on disk")
+    }
+    blob.record.scratch = try reader.takeList(atMost: extentLimit, "the scratch files") {
+      (reader) throws(PatchbayError) in try takeScratch(&reader)
+    }
+    blob.record.heldExtentLimit = try reader.takePosition("a number of extents")
+    blob.record.claimedEnd = try reader.takePosition("the end of claims")
+    blob.record.extentVersion = try reader.take()
+    let hasSlot = try reader.takeFlag()
+    let slot = BoardSlot(board: try reader.take(), entry: try reader.take())
+    blob.record.slot = hasSlot ? slot : nil
+    blob.record.publishers = try reader.takeList(atMost: clientLimit, "the publishers") {
+      (reader) throws(PatchbayError) in
+      RecordedPublisher(clientID: try reader.take(), number: try reader.take())
+    }
+    blob.record.subscribers = try reader.takeList(atMost: clientLimit, "the subscribers") {
+      (reader) throws(PatchbayError) in try reader.take(UInt64.self)
+    }
+    blob.record.sealer = try reader.take()
+    let causeCode = try reader.take(UInt16.self)
+    blob.record.info.causeCode = causeCode == 0 ? nil : PatchbayError.Code(rawValue: causeCode)
+    blob.record.info.cause =
+      try reader.takeFlag() ? reader.takeText(atMost: WireLimit.cause, "a cause") : nil
+    blob.record.info.digest = try reader.takeDigest()
+    blob.record.file = try reader.takeFlag() ? ImportGrant(from: &reader).stamp : nil
+    blob.record.info.isImported = blob.record.file != nil
+    blob.filePath =
+      try reader.takeFlag() ? reader.takeText(atMost: pathLimit, "a file's path") : nil
+  }
+
+  private static func takeScratch(
+    _ reader: inout WireReader
+  ) throws(PatchbayError) -> ScratchRecord {
+    ScratchRecord(
+      index: Int(try reader.take(UInt32.self)), writer: Generation(rawValue: try reader.take()),
+      dataByteCount: try reader.takePosition("an extent's size"),
+      standing: ScratchStanding(
+        fileByteCount: try reader.takePosition("a file's size"),
+        coveredByteCount: try reader.takePosition("a count of bytes"),
+        frontier: try reader.takePosition("a frontier")))
   }
 
   static func client(

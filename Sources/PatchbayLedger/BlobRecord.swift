@@ -1,0 +1,129 @@
+// What the journal keeps of a blob: enough for the next broker to go on with it, together with the
+// rings and files that it names. A record stands before anybody is told of what it says, so whatever
+// was acknowledged is in it; of what nobody was told it may say nothing.
+
+import PatchbayTypes
+import PatchbayWire
+
+package struct BlobRecord: Sendable, Hashable {
+  package var info: BlobInfo
+  /// What its creator asked for, but for bytes that came along.
+  package var request: CreateRequest
+  package var terms: CreateTerms
+  package var epoch: UInt32
+  package var plan: ExtentPlan
+  /// Bytes of a windowed blob's segment; 0 for `keep`.
+  package var segment: Int
+  /// The most extents that one publisher may have for writing; 0: any number.
+  package var heldExtentLimit: Int
+  /// Whether its key leads to it; false once removed or replaced.
+  package var isNamed = true
+  /// Where its entry and its bell are, while it has them.
+  package var slot: BoardSlot?
+  package var extentVersion: UInt32 = 0
+  package var claimedEnd = 0
+  /// Those in memory.
+  package var extents: [ExtentRecord]
+  /// Indices of those in its container, in order.
+  package var spooled: [Range<Int>] = []
+  package var scratch: [ScratchRecord] = []
+  /// Whether it may have a container, and whether that holds all of it under its last name.
+  package var hasContainer = false
+  package var isPersisted = false
+  package var inlineBytes: [UInt8]?
+  /// Who writes it, in the order of coming.
+  package var publishers: [RecordedPublisher] = []
+  /// Clients that its publisher waits for.
+  package var subscribers: [UInt64] = []
+  /// The client that sealed it; 0: none is known.
+  package var sealer: UInt64 = 0
+  /// The file that it is, as it was when it was imported.
+  package var file: FileStamp?
+  /// Who created it, and by which request: a repeated create finds its own work.
+  package var token: Token
+  package var number: UInt64
+
+  package init(
+    info: BlobInfo, request: CreateRequest, terms: CreateTerms, epoch: UInt32, plan: ExtentPlan,
+    segment: Int, heldExtentLimit: Int, extents: [ExtentRecord], inlineBytes: [UInt8]?,
+    token: Token, number: UInt64
+  ) {
+    self.info = info
+    self.request = request
+    self.terms = terms
+    self.epoch = epoch
+    self.plan = plan
+    self.segment = segment
+    self.heldExtentLimit = heldExtentLimit
+    self.extents = extents
+    self.inlineBytes = inlineBytes
+    self.token = token
+    self.number = number
+  }
+}
+
+/// A client that writes a blob, and the request that made it a publisher.
+package struct RecordedPublisher: Sendable, Hashable {
+  package var clientID: UInt64
+  package var number: UInt64
+  package init(clientID: UInt64, number: UInt64) {
+    self.clientID = clientID
+    self.number = number
+  }
+}
+
+extension Ledger {
+  /// Writes the blob's journal record, once after each event and before anything else that the event
+  /// leads to; see `handle`.
+  mutating func record(_ generation: Generation) {
+    guard blobs[generation]?.isBorn == true else { return }
+    unrecorded.append(generation)
+  }
+
+  /// The records that the event at hand has made necessary.
+  func recordsToWrite() -> [LedgerAction] {
+    var seen: Set<Generation> = []
+    return unrecorded.compactMap { generation in
+      guard seen.insert(generation).inserted, let blob = blobs[generation] else { return nil }
+      return .recordBlob(record(of: blob))
+    }
+  }
+
+  private func record(of blob: Blob) -> BlobRecord {
+    let origin = blob.origin
+    var record = BlobRecord(
+      info: blob.info, request: origin.request, terms: origin.terms, epoch: blob.epoch,
+      plan: origin.plan, segment: origin.window?.segmentByteCount ?? 0,
+      heldExtentLimit: origin.heldExtentLimit, extents: blob.extents,
+      inlineBytes: blob.inlineBytes, token: origin.token, number: origin.creator.number)
+    record.isNamed = blob.isNamed
+    record.slot = blob.slot
+    record.extentVersion = blob.extentVersion
+    record.claimedEnd = blob.claimedEnd
+    record.spooled = Self.ranges(blob.spooled)
+    record.scratch = blob.patchwork.scratchRecords
+    record.hasContainer = blob.hasContainer
+    record.isPersisted = blob.isPersisted
+    record.publishers = blob.publishers.compactMap { publisher in
+      sessions[publisher.session].map {
+        RecordedPublisher(clientID: $0.clientID, number: publisher.number)
+      }
+    }
+    record.subscribers = Set(blob.subscriptions.map(\.subscription.clientID)).sorted()
+    record.sealer = blob.sealer.flatMap { sessions[$0]?.clientID } ?? 0
+    record.file = origin.file
+    return record
+  }
+
+  private static func ranges(_ indices: Set<Int>) -> [Range<Int>] {
+    var ranges: [Range<Int>] = []
+    for index in indices.sorted() {
+      if let last = ranges.last, last.upperBound == index {
+        ranges[ranges.count - 1] = last.lowerBound..<index + 1
+      } else {
+        ranges.append(index..<index + 1)
+      }
+    }
+    return ranges
+  }
+}

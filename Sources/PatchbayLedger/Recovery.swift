@@ -1,0 +1,529 @@
+// Taking the place of a broker that has died. What that one had promised stands in its journal; the loop
+// has looked which rings, files and processes are still there. From that the ledger makes the blobs
+// again, each with its generation, epoch and board entry, so whoever has them open need not know.
+//
+// Clients come back by themselves. Until then a session stands in for each whose process may still live:
+// it has what its client is recorded to have, and it ends as every other session does, when its process
+// is found to be gone, or because its client did not come back in time. While any of them is out nothing
+// is taken from a blob of before: no eviction, no spilling, no entry given to another.
+
+import PatchbayLayout
+import PatchbayTypes
+import PatchbayWire
+
+/// What is left of the broker before.
+package struct Recovery: Sendable, Hashable {
+  /// By generation.
+  package var blobs: [RecoveredBlob] = []
+  /// Those whose processes are gone are told afterwards, by `exited`.
+  package var clients: [RecoveredClient] = []
+  /// Numbers up to these may have been given out.
+  package var lastGeneration: UInt64 = 0
+  package var lastRing: UInt64 = 0
+  package var lastClient: UInt64 = 0
+  package init() {}
+}
+
+package struct RecoveredBlob: Sendable, Hashable {
+  package var record: BlobRecord
+  /// Why not all of it is there that the record names; nil: it is.
+  package var loss: PatchbayError?
+  /// Bytes of disk that its container and its scratch files take.
+  package var diskByteCount = 0
+  /// Its complete container, if a file has the name of one.
+  package var stored: StoredBlob?
+  /// Whether the loop has the descriptor of its file.
+  package var holdsFile = false
+  package init(record: BlobRecord) { self.record = record }
+}
+
+package struct RecoveredClient: Sendable, Hashable {
+  package var record: ClientRecord
+  /// The session that stands in for it.
+  package var session: SessionID
+  package init(record: ClientRecord, session: SessionID) {
+    self.record = record
+    self.session = session
+  }
+}
+
+/// Clients of the broker before, as long as any of them is out.
+struct Returning: Sendable {
+  /// Sessions that stand in, by the token of their client.
+  var absent: [Token: SessionID] = [:]
+  /// Clients that are back and have not said yet that they have everything again, with the blobs that
+  /// they are still to take up.
+  var arriving: [SessionID: Set<Generation>] = [:]
+  /// When the others are waited for no more, by the monotonic clock.
+  var deadline: Int64
+  /// Requests that need somebody who is out, or memory, in the order of coming.
+  var deferred: [(asker: RequestID, request: Request)] = []
+
+  var isOver: Bool { absent.isEmpty && arriving.isEmpty }
+
+  /// Whether a session has not taken up a blob that it is recorded to have.
+  func isOut(_ session: SessionID, _ generation: Generation) -> Bool {
+    absent.values.contains(session) || arriving[session]?.contains(generation) == true
+  }
+
+  func isOut(_ session: SessionID) -> Bool {
+    absent.values.contains(session) || arriving[session] != nil
+  }
+}
+
+extension Ledger {
+  /// Clients have so long to come back.
+  static let returnLimit = Duration.seconds(5)
+  private static let deferredLimit = 4096
+  /// Above all versions that the board before may have shown.
+  private static let versionStep: UInt32 = 1 << 20
+
+  mutating func recovered(_ recovery: Recovery) {
+    lastGeneration = max(lastGeneration, recovery.lastGeneration)
+    lastRing = max(lastRing, recovery.lastRing)
+    lastClient = max(lastClient, recovery.lastClient)
+    returning = Returning(
+      deadline: now.monotonicNanoseconds.addingClamped(Self.returnLimit.wholeNanoseconds))
+    for client in recovery.clients { standIn(for: client) }
+    let bySession = Dictionary(
+      recovery.clients.map { ($0.record.clientID, $0.session) }, uniquingKeysWith: { $1 })
+    let byUse = recovery.blobs.sorted { Self.order($0.record.info) < Self.order($1.record.info) }
+    for found in byUse { takeUp(found, bySession) }
+    giveOutFreeEntries()
+    for generation in blobs.keys.sorted() { settleRecovered(generation) }
+    endReturningIfOver()
+  }
+
+  private static func order(_ info: BlobInfo) -> (WallTime, Generation) {
+    (info.lastRead ?? info.modified, info.generation)
+  }
+
+  // MARK: What there was
+
+  private mutating func standIn(for client: RecoveredClient) {
+    let record = client.record
+    guard sessions[client.session] == nil, returning?.absent[record.token] == nil else { return }
+    var session = Session(peer: record.peer)
+    session.phase = .absent
+    session.clientID = record.clientID
+    session.token = record.token
+    sessions[client.session] = session
+    connectionCount += 1
+    clientCount += 1
+    accounts[record.peer.uid, default: UserAccount()].sessions.insert(client.session)
+    returning?.absent[record.token] = client.session
+  }
+
+  private mutating func takeUp(_ found: RecoveredBlob, _ clients: [UInt64: SessionID]) {
+    let record = found.record
+    guard let origin = Self.origin(of: record), blobs[origin.generation] == nil,
+      !record.isNamed || owners[origin.request.key] == nil
+    else { return actions.append(.eraseBlob(record.info.generation)) }
+    var blob = Blob(origin: origin)
+    blob.isBorn = true
+    blob.isReturning = true
+    blob.state = record.info.state
+    blob.isNamed = record.isNamed
+    blob.isPinned = record.info.isPinned
+    // Who may still write into rings of a blob that is not sealed is not recorded.
+    blob.isAbandoned = record.info.state != .sealed
+    blob.epoch = record.epoch
+    blob.byteCount = record.info.byteCount
+    blob.inlineBytes = record.inlineBytes
+    blob.extentVersion = record.extentVersion &+ Self.versionStep
+    blob.subscriptionVersion = record.extentVersion &+ Self.versionStep
+    blob.claimedEnd = record.claimedEnd
+    blob.spooled = Set(record.spooled.joined())
+    blob.patchwork.scratch = Dictionary(
+      record.scratch.map { ($0.index, $0) }, uniquingKeysWith: { $1 })
+    blob.patchwork.scratchByteCount = record.scratch.reduce(0) { $0 + $1.standing.fileByteCount }
+    blob.hasContainer = record.hasContainer
+    blob.isPersisted = record.isPersisted
+    blob.modified = record.info.modified
+    blob.lastRead = record.info.lastRead
+    blob.causeCode = record.info.causeCode
+    blob.cause = record.info.cause
+    blob.digest = record.info.digest
+    blob.sealer = clients[record.sealer]
+    blob.holdsFile = found.holdsFile
+    blob.awaitedSubscribers = record.subscribers.compactMap { clients[$0] }
+    keep(blob)
+    let generation = origin.generation
+    if record.isNamed {
+      owners[origin.request.key] = generation
+      catalog.insert(origin.request.key)
+    }
+    if blob.holdsFile { importCount += 1 }
+    takeUpMemory(record)
+    takeUpEntry(record)
+    if record.hasContainer || found.diskByteCount > 0 { setDisk(generation, found.diskByteCount) }
+    touch(generation)
+    if blob.state == .open {
+      openBlobCount += 1
+      takeUpPublishers(record, clients)
+    }
+    finishHalfDone(found)
+  }
+
+  private static func origin(of record: BlobRecord) -> BlobOrigin? {
+    var window: WindowShape?
+    if record.segment > 0 {
+      window = try? WindowShape(
+        ringByteCount: record.plan.first, segmentByteCount: record.segment)
+      guard window != nil else { return nil }
+    }
+    return BlobOrigin(
+      request: record.request, terms: record.terms, generation: record.info.generation,
+      access: record.info.access, plan: record.plan, window: window, file: record.file,
+      created: record.info.created,
+      creator: RequestID(session: SessionID(rawValue: 0), number: record.number),
+      token: record.token, heldExtentLimit: record.heldExtentLimit)
+  }
+
+  private mutating func takeUpMemory(_ record: BlobRecord) {
+    let generation = record.info.generation
+    for extent in record.extents {
+      guard rings[extent.ring] == nil,
+        let geometry = try? RingGeometry(
+          dataByteCount: extent.dataByteCount, hasMap: record.request.order == .any)
+      else { continue }
+      let need = RingNeed(index: extent.index, geometry, record.info.access)
+      var ring = Ring(
+        generation: generation, index: extent.index, kind: need.kind, byteCount: need.byteCount)
+      ring.useNumber = extent.useNumber
+      rings[extent.ring] = ring
+      ringByteCount += need.byteCount
+      charge(need.kind.access.uid, need.byteCount)
+      changeResident(generation, by: need.byteCount)
+      blobs[generation]?.insert(extent)
+      restsNow(extent.index, generation)
+      lastRing = max(lastRing, extent.ring.rawValue)
+    }
+    guard let bytes = record.inlineBytes else { return }
+    inlineByteCount += bytes.count
+    blobs[generation]?.residentByteCount += bytes.count
+    charge(record.info.access.uid, bytes.count)
+  }
+
+  private mutating func takeUpEntry(_ record: BlobRecord) {
+    guard let slot = record.slot, Int(slot.entry) < limits.entriesPerBoard,
+      boardAccess[slot.board].map({ $0 == record.info.access }) ?? true,
+      !blobs.values.contains(where: { $0.slot == slot })
+    else { return }
+    boardAccess[slot.board] = record.info.access
+    accessClasses[record.info.access, default: AccessClass()].givenCount = 0
+    blobs[record.info.generation]?.slot = slot
+    lastBoard = max(lastBoard, slot.board)
+  }
+
+  private mutating func takeUpPublishers(
+    _ record: BlobRecord, _ clients: [UInt64: SessionID]
+  ) {
+    let generation = record.info.generation
+    let publishers = record.publishers.compactMap { publisher in
+      clients[publisher.clientID].map { BlobPublisher(session: $0, number: publisher.number) }
+    }
+    changePublishers(of: generation) { $0 = publishers }
+    for publisher in publishers {
+      sessions[publisher.session]?.handles[generation] = Handle(publishes: true)
+      sessions[publisher.session]?.handleCount += 1
+      sessions[publisher.session]?.writes.insert(generation)
+      blobs[generation]?.writers[publisher.session] = publisher.number
+    }
+    guard blobs[generation]?.isJoinable == true, record.info.byteCount == nil else { return }
+    // Of claims that have come and gone nothing is recorded: there may be bytes anywhere.
+    let end = blobs[generation].map { $0.origin.plan.range(of: max(0, $0.extentEnd - 1)).upperBound }
+    blobs[generation]?.claimedEnd = max(record.claimedEnd, end ?? 0)
+  }
+
+  /// Ends what the broker before had begun: a seal whose container is complete, a removal, and what has
+  /// nothing left to stand on.
+  private mutating func finishHalfDone(_ found: RecoveredBlob) {
+    let generation = found.record.info.generation
+    guard let blob = blobs[generation] else { return }
+    if let stored = found.stored, blob.state == .open, blob.isNamed {
+      sealRecovered(blob, stored)
+    } else if found.stored == nil, blob.state == .sealed, blob.origin.outlivesBroker, blob.isNamed {
+      // Its container has lost its name first.
+      blobs[generation]?.isPersisted = false
+      unname(generation)
+    } else if let loss = found.loss {
+      lose(blob, loss)
+    } else if blob.state == .open, blob.publishers.isEmpty {
+      loseRecorded(blob)
+    }
+    if blob.state == .suspended { awaitPublisher(generation) }
+    if !blob.isNamed { withdrawContainer(of: generation) }
+  }
+
+  private mutating func sealRecovered(_ blob: Blob, _ stored: StoredBlob) {
+    let generation = blob.origin.generation
+    let sealer = blob.publishers.first?.session
+    endWriting(generation)
+    forgetWriters(of: generation)
+    blobs[generation]?.state = .sealed
+    blobs[generation]?.isAbandoned = false
+    blobs[generation]?.isPersisted = true
+    blobs[generation]?.hasContainer = true
+    blobs[generation]?.byteCount = stored.byteCount
+    blobs[generation]?.digest = stored.digest
+    blobs[generation]?.sealer = sealer
+    blobs[generation]?.spooled =
+      stored.byteCount == 0 ? [] : Set(0...blob.origin.plan.index(of: stored.byteCount - 1))
+    for record in blob.patchwork.scratchRecords { forgetScratch(record.index, generation) }
+    setDisk(generation, stored.containerByteCount)
+    record(generation)
+  }
+
+  /// Bytes that the record names are not there any more.
+  private mutating func lose(_ blob: Blob, _ loss: PatchbayError) {
+    let generation = blob.origin.generation
+    if blob.state.isLive {
+      failBlob(generation, .inputOutput, loss.message, raisesEpoch: true)
+    } else if blob.state == .sealed {
+      blobs[generation]?.state = .failed
+      blobs[generation]?.causeCode = .inputOutput
+      blobs[generation]?.cause = loss.message.cut(toUTF8Count: WireLimit.cause)
+      blobs[generation]?.isAbandoned = true
+      record(generation)
+    }
+  }
+
+  /// None of its publishers is known any more.
+  private mutating func loseRecorded(_ blob: Blob) {
+    let cause = "its publisher ended while there was no broker"
+    if blob.isJoinable {
+      loseLast(blob, .ended, cause)
+    } else {
+      failBlob(blob.origin.generation, .abandoned, cause, raisesEpoch: true)
+    }
+  }
+
+  /// Entries that nobody has are given out again; of those that have been used nobody looks at any.
+  private mutating func giveOutFreeEntries() {
+    let used = Set(blobs.values.compactMap(\.slot))
+    for (board, access) in boardAccess.sorted(by: { $0.key < $1.key }) {
+      let free = (0..<UInt32(limits.entriesPerBoard)).map { BoardSlot(board: board, entry: $0) }
+      accessClasses[access, default: AccessClass()].freeSlots += free.filter { !used.contains($0) }
+        .reversed()
+    }
+  }
+
+  private mutating func settleRecovered(_ generation: Generation) {
+    changed(generation)
+    post(generation)
+    followDigest(generation)
+    settle(generation)
+  }
+
+  /// The boards that recovered blobs have entries on.
+  package var recoveredBoards: [UInt32] { boardAccess.keys.sorted() }
+
+  // MARK: Coming back
+
+  /// The session that stands in for a client that says hello.
+  func standIn(for token: Token, _ peer: Peer) -> SessionID? {
+    guard let session = returning?.absent[token], let known = sessions[session]?.peer,
+      known.uid == peer.uid, known.process == peer.process
+    else { return nil }
+    return session
+  }
+
+  /// A client is back: its session has what stood in for it had.
+  mutating func takeOver(_ standIn: SessionID, by session: SessionID) {
+    guard let old = sessions[standIn] else { return }
+    returning?.absent[old.token] = nil
+    returning?.arriving[session] = Set(old.handles.keys)
+    sessions[session]?.handles = old.handles
+    sessions[session]?.handleCount = old.handleCount
+    sessions[session]?.writes = old.writes
+    sessions[session]?.paidByteCount = old.paidByteCount
+    for generation in old.writes.union(old.handles.keys) {
+      blobs[generation]?.replace(standIn, by: session)
+    }
+    for generation in blobs.keys where blobs[generation]?.isReturning == true {
+      if blobs[generation]?.sealer == standIn { blobs[generation]?.sealer = session }
+      blobs[generation]?.awaitedSubscribers.replace(standIn, by: session)
+    }
+    sessions[standIn] = nil
+    connectionCount -= 1
+    clientCount -= 1
+    accounts[old.peer.uid]?.sessions.remove(standIn)
+    spilling.candidates[.client(standIn)] = nil
+  }
+
+  mutating func reattach(
+    _ session: SessionID, _ number: UInt64, _ request: ReattachRequest
+  ) throws(PatchbayError) {
+    guard returning?.arriving[session] != nil else { throw .notAwaited(session) }
+    let generation = request.blob.generation
+    guard let blob = blobs[generation], blob.isReturning, blob.slot != nil else {
+      throw .notOpen(generation)
+    }
+    switch request.role {
+    case .publisher: try reattachPublisher(session, request, blob)
+    case .reader, .observer: try reattachReader(session, request, blob)
+    }
+    reply(session, number, .done)
+  }
+
+  private mutating func reattachPublisher(
+    _ session: SessionID, _ request: ReattachRequest, _ blob: Blob
+  ) throws(PatchbayError) {
+    let generation = blob.origin.generation
+    guard request.blob.epoch == blob.epoch else { throw .fenced(blob, request.blob) }
+    guard
+      blob.publishers.contains(BlobPublisher(session: session, number: request.number))
+    else { throw .notOpen(generation) }
+    returning?.arriving[session]?.remove(generation)
+    for index in request.extents where blob.extent(at: index) != nil {
+      noteHolder(RequestID(session: session, number: request.number), index, generation)
+    }
+    for claim in request.claims where blob.isJoinable {
+      try checkClaim(session, claim.number, claim.range, blobs[generation] ?? blob)
+      addClaim(Claim(session: session, number: claim.number, range: claim.range), generation)
+    }
+  }
+
+  private mutating func reattachReader(
+    _ session: SessionID, _ request: ReattachRequest, _ blob: Blob
+  ) throws(PatchbayError) {
+    guard mayRead(session, blob.origin.access) else { throw .notOpen(blob.origin.generation) }
+    let handle = sessions[session]?.handles[blob.origin.generation] ?? Handle()
+    guard !handle.readers.contains(request.number), !handle.observers.contains(request.number)
+    else { return }
+    try checkHandles(session)
+    sessions[session]?.handleCount += 1
+    addReader(
+      RequestID(session: session, number: request.number), blob.origin.generation,
+      observes: request.role == .observer)
+  }
+
+  mutating func reattached(_ session: SessionID, _ number: UInt64) {
+    arrived(session)
+    reply(session, number, .done)
+  }
+
+  /// A client has everything again that it is to have. What else it is recorded to have it has let go.
+  private mutating func arrived(_ session: SessionID) {
+    guard let left = returning?.arriving.removeValue(forKey: session) else { return }
+    for generation in left.sorted() {
+      depart(session, generation, .abandoned)
+      forgetWriter(session, generation)
+    }
+    forgetAwaited(session)
+    serveDeferred()
+    endReturningIfOver()
+  }
+
+  /// A session that was out has ended.
+  mutating func stopsReturning(_ session: SessionID, _ token: Token) {
+    guard returning != nil else { return }
+    if returning?.absent[token] == session { returning?.absent[token] = nil }
+    returning?.arriving[session] = nil
+    returning?.deferred.removeAll { $0.asker.session == session }
+    forgetAwaited(session)
+    serveDeferred()
+    endReturningIfOver()
+  }
+
+  private mutating func forgetAwaited(_ session: SessionID) {
+    for generation in blobs.keys where blobs[generation]?.awaitedSubscribers.isEmpty == false {
+      blobs[generation]?.awaitedSubscribers.removeAll { $0 == session }
+    }
+  }
+
+  // MARK: Until then
+
+  /// Whether a request has to wait for somebody who is out: whether a range is free, a blob complete, or
+  /// a subscriber there, only they know.
+  func waitsForReturn(_ request: Request) -> Bool {
+    guard let returning else { return false }
+    switch request {
+    case .claim(let claim): return isOut(publishersOf: claim.blob.generation, returning)
+    case .seal(let seal): return isOut(publishersOf: seal.blob.generation, returning)
+    case .subscriptions(let blob): return hasAwaited(blob.generation)
+    case .attachTable(let table): return hasAwaited(table.blob.generation)
+    default: return false
+    }
+  }
+
+  private func hasAwaited(_ generation: Generation) -> Bool {
+    blobs[generation]?.awaitedSubscribers.isEmpty == false
+  }
+
+  private func isOut(publishersOf generation: Generation, _ returning: Returning) -> Bool {
+    guard let blob = blobs[generation], blob.isReturning, blob.isJoinable else { return false }
+    return blob.publishers.contains { returning.isOut($0.session, generation) }
+  }
+
+  /// - Returns: false when as many wait as may.
+  mutating func `defer`(_ asker: RequestID, _ request: Request) -> Bool {
+    guard let count = returning?.deferred.count, count < Self.deferredLimit else { return false }
+    returning?.deferred.append((asker, request))
+    return true
+  }
+
+  private mutating func serveDeferred() {
+    let deferred = returning?.deferred ?? []
+    guard !deferred.isEmpty else { return }
+    returning?.deferred = []
+    for (asker, request) in deferred where sessions[asker.session]?.phase == .talking {
+      answer(asker.session, asker.number, request)
+    }
+  }
+
+  /// To be called as time passes: who has not come back by now is as good as hung up.
+  mutating func endLateReturns() {
+    guard let end = returning, end.deadline <= now.monotonicNanoseconds else { return }
+    if !end.absent.isEmpty { abandonRecovered() }
+    for session in end.absent.values.sorted() { self.end(session, isProcessGone: false) }
+    for session in end.arriving.keys.sorted() { arrived(session) }
+  }
+
+  /// Somebody may have any of them mapped of whom nothing is known: they are never used again, and their
+  /// memory goes with the last mapping.
+  private mutating func abandonRecovered() {
+    for generation in blobs.keys where blobs[generation]?.isReturning == true {
+      blobs[generation]?.isAbandoned = true
+    }
+  }
+
+  private mutating func endReturningIfOver() {
+    guard let end = returning, end.isOver else { return }
+    returning = nil
+    for generation in blobs.keys.sorted() where blobs[generation]?.isReturning == true {
+      blobs[generation]?.isReturning = false
+      settle(generation)
+    }
+    spilling.isRelieved = true
+    for (asker, request) in end.deferred where sessions[asker.session]?.phase == .talking {
+      answer(asker.session, asker.number, request)
+    }
+  }
+}
+
+extension Blob {
+  /// Another session has what one stood in for.
+  fileprivate mutating func replace(_ old: SessionID, by new: SessionID) {
+    for place in publishers.indices where publishers[place].session == old {
+      publishers[place] = BlobPublisher(session: new, number: publishers[place].number)
+    }
+    if let number = writers.removeValue(forKey: old) { writers[new] = number }
+  }
+}
+
+extension [SessionID] {
+  fileprivate mutating func replace(_ old: SessionID, by new: SessionID) {
+    for place in indices where self[place] == old { self[place] = new }
+  }
+}
+
+extension PatchbayError {
+  static func notAwaited(_ session: SessionID) -> PatchbayError {
+    PatchbayError(
+      .closed,
+      "A handle was to be taken up again, but this broker does not know the client from a broker "
+        + "before it, or waits for it no more. Open the blob again.")
+  }
+}
