@@ -126,7 +126,7 @@ final class EventLoop {
     let lock = try SocketGround.lock(
       configuration.socketPath, isShared: configuration.isShared)
     var prior = try lock.previous.flatMap { (previous) throws(PatchbayError) in
-      try PriorBroker.find(previous)
+      try PriorBroker.find(previous, configuration.logger)
     }
     let instance = prior?.instance ?? UInt64.random(in: 1...UInt64.max)
     self.instance = instance
@@ -245,7 +245,6 @@ final class EventLoop {
   private func takeOver() {
     guard var found = prior else { return }
     prior = nil
-    for line in found.warnings { logger.warning("\(line)") }
     logger.notice(
       """
       Taking over from a broker that ended without clearing up: \(found.recovery.blobs.count) blobs, \

@@ -8,6 +8,7 @@
 
 import CPatchbaySystem
 import Glibc
+import Logging
 import PatchbayLayout
 import PatchbayLedger
 import PatchbaySystem
@@ -24,21 +25,22 @@ struct PriorBroker {
   private var keptNames: Set<String> = []
   /// When each client's process began.
   private(set) var startTimes: [SessionID: UInt64] = [:]
-  /// What is said about the rest, a line for each.
-  private(set) var warnings: [String] = []
 
   /// Reads what an instance has left.
-  /// - Returns: nil when there is no journal: it was killed before it had promised anything, or the
-  ///   machine has been started again.
+  /// - Parameter logger: is told of a journal that cannot be read: nobody knows any more what was there.
+  /// - Returns: nil then, and when there is no journal: it was killed before it had promised anything, or
+  ///   the machine has been started again.
   /// - Throws: `versionMismatch` when it was of a version with another layout, `notPermitted` when the
   ///   journal's names are taken by something else, `inputOutput`.
-  static func find(_ instance: UInt64) throws(PatchbayError) -> PriorBroker? {
-    guard let found = try SharedJournalStorage.open(instance: instance) else { return nil }
+  static func find(
+    _ instance: UInt64, _ logger: Logger
+  ) throws(PatchbayError) -> PriorBroker? {
     do throws(PatchbayError) {
+      guard let found = try SharedJournalStorage.open(instance: instance) else { return nil }
       return PriorBroker(instance, found.storage, try JournalReader.scan(found.chunks))
     } catch {
-      // Nobody can tell any more what was there.
       guard error.code == .corrupt else { throw error }
+      logger.error("What the broker before this one held in memory is lost: \(error.message)")
       return nil
     }
   }
@@ -69,7 +71,7 @@ struct PriorBroker {
   ///   - spool: where its files are, if this broker has a spool.
   ///   - firstSession: the number of the first session that stands in for a client.
   mutating func look(_ spool: Spool?, _ findings: SpoolFindings?, firstSession: UInt64) {
-    let numbers = contents.numbers ?? JournalNumbers()
+    let numbers = contents.numbers
     recovery.lastGeneration = numbers.generation - min(1, numbers.generation)
     recovery.lastRing = numbers.ring - min(1, numbers.ring)
     recovery.lastClient = numbers.client - min(1, numbers.client)
@@ -81,7 +83,7 @@ struct PriorBroker {
       recovery.clients.append(RecoveredClient(record: client.record, session: session))
       startTimes[session] = client.startTime
     }
-    for chunk in contents.chunkNumbers {
+    for chunk in contents.wholeChunks {
       keptNames.insert(ObjectName.journal(instance: instance, chunk: chunk))
     }
   }
