@@ -46,6 +46,12 @@ struct Worker: ParsableCommand {
     case "spill": try SpillWorker.run(order)
     case "start-fill": try StartWorker.fill(order)
     case "start-ask": try StartWorker.ask(order)
+    case "start-publish": try RecoveryWorker.publish(order)
+    case "start-stay": try RecoveryWorker.stay(order)
+    case "start-check": try RecoveryWorker.check(order)
+    case "outage-publisher": try OutageWorker.publish(order)
+    case "outage-live": try OutageWorker.readLive(order)
+    case "outage-resident": try OutageWorker.readResident(order)
     case "control": try ControlWorker.run(order)
     default: throw LoadError("There is no worker role \(role).")
     }
