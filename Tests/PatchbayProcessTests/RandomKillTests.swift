@@ -108,7 +108,7 @@ import Testing
     let elapsed = (MonotonicTime.now.nanoseconds - start.nanoseconds) / 1_000_000
     let promises = try promises(brokers, clients)
     try end(brokers, clients)
-    print("killed at random: \(brokers.killCount) brokers in \(elapsed) ms, \(promises.count) blobs")
+    print("\(brokers.killCount) brokers killed in \(elapsed) ms, \(promises.count) blobs sealed")
     #expect(promises.count > 2)
     try check(promises, brokers)
     try brokers.stop()

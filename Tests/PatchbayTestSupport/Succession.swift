@@ -18,6 +18,11 @@ package struct KillPoint: Sendable, Hashable, CustomStringConvertible {
   }
 
   package var description: String { "\(call) \(number)" }
+
+  /// What a tracer is told that kills there.
+  package var trace: [String] {
+    ["-e", "trace=\(call)", "-e", "inject=\(call):signal=KILL:when=\(number)"]
+  }
 }
 
 /// The socket, the spool and whoever serves them.
@@ -30,6 +35,8 @@ package final class Succession: Sendable {
 
   private struct State {
     var broker: ChildProcess?
+    /// That looks at the broker, or kills it.
+    var tracer: ChildProcess?
     var startCount = 0
     var killCount = 0
     var instances: Set<String> = []
@@ -75,28 +82,36 @@ package final class Succession: Sendable {
   package var log: String { (try? readFile(logPath(startCount))) ?? "" }
 
   /// Starts the next one, and does not wait for it.
-  /// - Parameters:
-  ///   - killed: where it is killed.
-  ///   - wrapper: a tracer and its arguments, instead.
-  package func begin(killed point: KillPoint? = nil, wrapper: [String] = []) throws {
+  /// - Parameter trace: under a tracer from its first call on; what the tracer is told.
+  package func begin(trace: [String]? = nil) throws {
     let number = state.withLock { state in
       state.startCount += 1
       return state.startCount
     }
-    var command = wrapper
-    if let point {
-      // The tracer stands aside: the process that is started is the broker itself.
-      command = [
-        Self.strace, "-D", "-f", "-qq", "-o", place.file("trace"), "-e", "trace=\(point.call)",
-        "-e", "inject=\(point.call):signal=KILL:when=\(point.number)",
-      ]
-    }
+    // The tracer stands aside: the process that is started is the broker itself.
+    var command = trace.map { [Self.strace, "-D", "-f", "-o", tracePath] + $0 } ?? []
     command += [try program("patchbay"), "serve", "--socket", socket, "--spool", spool] + options
     let broker = try ChildProcess(
       command[0], Array(command.dropFirst()), environment: environment,
       errorPath: logPath(number))
     state.withLock { $0.broker = broker }
   }
+
+  /// Has a tracer look at the last one from now on.
+  package func attach(trace: [String]) throws {
+    let process = try broker.pid
+    let log = place.file("tracer.\(startCount)")
+    let tracer = try ChildProcess(
+      Self.strace, ["-f", "-p", "\(process)", "-o", tracePath] + trace, errorPath: log)
+    state.withLock { $0.tracer = tracer }
+    try eventually("the tracer is attached") {
+      guard tracer.isRunning else { throw HarnessError((try? readFile(log)) ?? "no tracer") }
+      return try readFile(log).contains("attached")
+    }
+  }
+
+  /// What a tracer has seen of the last one that it has looked at.
+  package var tracePath: String { place.file("trace") }
 
   /// Starts the next one and waits until it serves.
   package func start() throws {
@@ -177,7 +192,8 @@ package final class Succession: Sendable {
   /// Ends the last one in order; its exit code.
   package func end() throws -> Int32 {
     noteInstance()
-    try broker.kill(SIGTERM)
+    let broker = try broker
+    broker.kill(SIGTERM)
     return try broker.waitForExit()
   }
 
