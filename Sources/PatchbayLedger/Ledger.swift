@@ -21,6 +21,8 @@ package struct Ledger: Sendable {
 
   var now: Moment
   var actions: [LedgerAction] = []
+  /// What has to be done before anything is recorded.
+  var preparations: [LedgerAction] = []
   /// Blobs whose records the event at hand has made out of date.
   var unrecorded: [Generation] = []
 
@@ -115,8 +117,8 @@ package struct Ledger: Sendable {
     take(event)
     spillMore()
     tellWatchers()
-    defer { (actions, unrecorded) = ([], []) }
-    return unrecorded.isEmpty ? actions : recordsToWrite() + actions
+    defer { (actions, preparations, unrecorded) = ([], [], []) }
+    return unrecorded.isEmpty ? actions : preparations + recordsToWrite() + actions
   }
 
   private mutating func take(_ event: LedgerEvent) {

@@ -18,6 +18,11 @@ enum ObjectName {
   }
 
   static func journal(instance: UInt64, chunk: Int) -> String {
-    "/\(prefix(instance: instance))journal-\(chunk)"
+    "/\(journalPrefix(instance: instance))\(chunk)"
+  }
+
+  /// What the names of all chunks of a journal begin with, without the slash.
+  static func journalPrefix(instance: UInt64) -> String {
+    "\(prefix(instance: instance))journal-"
   }
 }

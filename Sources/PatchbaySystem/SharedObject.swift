@@ -50,6 +50,55 @@ package enum SharedObject {
     return Descriptor(owning: try checked(result, "Opening the shared memory \(name)"))
   }
 
+  /// A named object, for reading and writing, whatever size it has: this user's own, a plain file
+  /// with these permissions. An empty one may have others: it was being made when its maker died.
+  /// - Throws: `notPermitted` when it is none, `inputOutput`.
+  package static func openOwn(
+    name: String, mode: UInt32, byteCount: inout Int
+  ) throws(PatchbayError) -> Descriptor {
+    let foreign = PatchbayError(
+      .notPermitted,
+      "/dev/shm\(name) is not a plain file that user \(geteuid()) alone may use. If it is not "
+        + "wanted, remove it; if it is, start the broker as its owner.")
+    // Neither follows a link nor waits for the other end of a pipe.
+    let flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK
+    let result = unsafe Glibc.open("/dev/shm\(name)", flags)
+    guard result >= 0 else {
+      let number = errno
+      if [ELOOP, EACCES, EPERM, ENXIO, EISDIR].contains(number) { throw foreign }
+      throw .system("Opening the shared memory \(name)", errno: number)
+    }
+    let descriptor = Descriptor(owning: result)
+    var facts = stat()
+    guard unsafe fstat(descriptor.rawValue, &facts) == 0 else {
+      throw .system("Looking at the shared memory \(name)", errno: errno)
+    }
+    guard facts.st_mode & S_IFMT == S_IFREG, facts.st_uid == geteuid(),
+      facts.st_mode & 0o7777 == mode || facts.st_size == 0
+    else { throw foreign }
+    byteCount = Int(facts.st_size)
+    return descriptor
+  }
+
+  /// Names of objects that begin so, without the slash.
+  package static func names(prefix: String) throws(PatchbayError) -> [String] {
+    guard let directory = unsafe opendir("/dev/shm") else {
+      throw .system("Listing /dev/shm", errno: errno)
+    }
+    defer { _ = unsafe closedir(directory) }
+    var names: [String] = []
+    while true {
+      errno = 0
+      guard let entry = unsafe readdir(directory) else { break }
+      let name = unsafe withUnsafePointer(to: &entry.pointee.d_name) { pointer in
+        unsafe String(cString: UnsafeRawPointer(pointer).assumingMemoryBound(to: CChar.self))
+      }
+      if name.hasPrefix(prefix) { names.append(name) }
+    }
+    guard errno == 0 else { throw .system("Listing /dev/shm", errno: errno) }
+    return names
+  }
+
   /// Gives all memory of an object back to the system, whoever has it mapped: they find zeros. The
   /// object keeps its size.
   package static func giveBack(_ descriptor: borrowing Descriptor) throws(PatchbayError) {

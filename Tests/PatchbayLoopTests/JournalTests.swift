@@ -27,8 +27,11 @@ import Testing
     plain.record.info.causeCode = nil
     plain.record.info.cause = nil
     plain.record.info.isCache = false
+    plain.record.request.isCache = false
     plain.record.info.labels = []
+    plain.record.request.labels = []
     plain.record.info.type = ""
+    plain.record.request.type = ""
     let full = try Sample.blob(1)
     try journal.record(full)
     try journal.record(plain)
@@ -46,7 +49,9 @@ import Testing
     try journal.record(Sample.blob(5000))
     try journal.record(Sample.client(3))
     try journal.reserveRing(RingID(rawValue: 1_000_000))
-    let numbers = try #require(try scan(storage.chunks).numbers)
+    let contents = try scan(storage.chunks)
+    #expect(contents.hasNumbers)
+    let numbers = contents.numbers
     #expect(numbers.generation > 5000)
     #expect(numbers.client > 3)
     #expect(numbers.ring > 1_000_000)
@@ -78,6 +83,7 @@ import Testing
       extentCount: 0,
       labels: (0..<32).map { _ in BlobInfo.Label(name: long, value: long) })
     largest.record.info.type = long
+    largest.record.request.type = long
     largest.record.info.cause = String(repeating: "c", count: 1024)
     largest.record.extents = (0..<16384).map {
       ExtentRecord(index: $0, ring: RingID(rawValue: 1), useNumber: 1, dataByteCount: 4096)

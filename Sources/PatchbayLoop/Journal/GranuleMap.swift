@@ -44,6 +44,17 @@ package struct GranuleMap {
     return range
   }
 
+  /// Takes this run if all of it is free.
+  package mutating func occupy(_ range: Range<Int>) -> Bool {
+    guard range.lowerBound >= 0, range.upperBound <= count,
+      first(from: range.lowerBound, isTaken: true) >= range.upperBound
+    else { return false }
+    mark(range, taken: true)
+    freeCount -= range.count
+    tail = max(tail, range.upperBound)
+    return true
+  }
+
   /// Goes from free run to free run.
   private func search(_ length: Int) -> Int? {
     var start = first(from: lowestFree, isTaken: false)

@@ -28,15 +28,10 @@ import PatchbayTypes
 import Synchronization
 
 package final class Journal {
-  private enum Name: Hashable {
-    case broker
-    case client(UInt64)
-    case blob(Generation)
-  }
   private struct Standing {
-    var place: JournalRoom.Place
+    var place: JournalPlace
     var newestCopy: Int
-    var body: JournalRoom.Body?
+    var body: JournalBody?
   }
 
   /// Free records below which the journal grows.
@@ -47,10 +42,11 @@ package final class Journal {
   private let storage: any JournalStorage
   private let shape: JournalShape
   private let instance: UInt64
-  private var standing: [Name: Standing] = [:]
+  private var standing: [JournalName: Standing] = [:]
   private var room: JournalRoom
   private var sequence: UInt64 = 0
-  private var numbers = JournalNumbers()
+  /// Numbers that were never given out: these and all above.
+  package private(set) var numbers = JournalNumbers()
 
   /// A journal of one chunk that holds the broker's own record.
   package init(
@@ -62,6 +58,50 @@ package final class Journal {
     room = JournalRoom(shape)
     try grow()
     try put(.broker, JournalCoding.record(numbers, instance: instance), body: [])
+  }
+
+  /// Goes on with the journal of a broker that has died: with what was read from the chunks that
+  /// this storage has. All that stands stays as it is, and is changed and erased as ever; what was
+  /// cut short or damaged is cleared away, so that it can never come to count. The broker may die
+  /// at any time here, too: the next one finds the same.
+  package init(
+    continuing contents: JournalContents, storage: any JournalStorage,
+    shape: JournalShape = .standard
+  ) throws(PatchbayError) {
+    instance = contents.instance
+    self.storage = storage
+    self.shape = shape
+    room = JournalRoom(shape)
+    sequence = contents.sequence
+    numbers = contents.numbers
+    for chunk in contents.unbornChunks { try storage.removeChunk(chunk) }
+    takeIn(contents)
+    for record in contents.discarded { eraseCopies(record.place, last: record.newestCopy) }
+    for record in contents.standing { overrule(record) }
+    if !contents.hasNumbers {
+      try put(.broker, JournalCoding.record(numbers, instance: instance), body: [])
+    }
+  }
+
+  private func takeIn(_ contents: JournalContents) {
+    var slots: [Int: Set<Int>] = [:]
+    for record in contents.standing {
+      slots[record.place.chunk, default: []].insert(record.place.slot)
+    }
+    for chunk in contents.wholeChunks { room.add(chunk, standing: slots[chunk] ?? []) }
+    for record in contents.standing {
+      if let body = record.body { room.occupy(body) }
+      standing[record.name] = Standing(
+        place: record.place, newestCopy: record.newestCopy, body: record.body)
+    }
+  }
+
+  /// Writes what counts over a copy that says that it is newer, but is damaged.
+  private func overrule(_ record: StandingRecord) {
+    guard let bytes = record.overruling else { return }
+    let copy = 1 - record.newestCopy
+    write(bytes, record.place, copy: copy)
+    standing[record.name]?.newestCopy = copy
   }
 
   /// Bytes of memory that the chunks take.
@@ -104,13 +144,16 @@ package final class Journal {
   /// - Throws: `noSpaceMemory` when there is no room, `limitReached` when it cannot be written at
   ///   all; what was recorded before still stands.
   package func record(_ blob: JournaledBlob) throws(PatchbayError) {
-    guard blob.record.extents.count <= JournalCoding.extentLimit,
+    let extentCount = blob.record.extents.count + blob.record.scratch.count
+    guard extentCount <= JournalCoding.extentLimit,
+      blob.record.spooled.count <= JournalCoding.extentLimit,
       blob.inodes.count == blob.record.extents.count
     else {
       throw PatchbayError(
         .limitReached,
-        "The blob has \(blob.record.extents.count) extents in memory; the journal takes "
-          + "\(JournalCoding.extentLimit). Use larger extents.")
+        "The blob has \(extentCount) extents in memory and in scratch files, and "
+          + "\(blob.record.spooled.count) runs of extents on disk; the journal takes "
+          + "\(JournalCoding.extentLimit) of each. Use larger extents.")
     }
     let generation = blob.record.info.generation
     try reserve(\.generation, generation.rawValue)
@@ -143,7 +186,7 @@ package final class Journal {
   // MARK: Writing
 
   private func put(
-    _ name: Name, _ draft: pb_journal_record, body bytes: [UInt8]
+    _ name: JournalName, _ draft: pb_journal_record, body bytes: [UInt8]
   ) throws(PatchbayError) {
     let body = bytes.isEmpty ? nil : try takeGranules(for: bytes.count)
     guard let place = standing[name]?.place ?? room.takeRecord() else {
@@ -170,34 +213,44 @@ package final class Journal {
     standing[name] = Standing(place: place, newestCopy: copy, body: body)
   }
 
-  private func write(_ draft: pb_journal_record, _ place: JournalRoom.Place, copy: Int) {
+  private func write(_ record: pb_journal_record, _ place: JournalPlace, copy: Int) {
+    write(unsafe withUnsafeBytes(of: record) { unsafe Array($0) }, place, copy: copy)
+  }
+
+  /// Writes a copy under the next sequence.
+  private func write(_ draft: [UInt8], _ place: JournalPlace, copy: Int) {
     sequence += 1
-    var record = draft
-    record.sequence = sequence
-    var bytes = unsafe withUnsafeBytes(of: record) { unsafe Array($0) }
+    var bytes = draft
+    Self.store(sequence, in: &bytes, at: Int(PB_RECORD_SEQUENCE_AT))
     let checksum = RecordChecksum.of(bytes[Int(PB_RECORD_SEQUENCE_AT)...])
-    for index in 0..<8 {
-      bytes[Int(PB_RECORD_CHECKSUM_AT) + index] = UInt8(truncatingIfNeeded: checksum >> (8 * index))
-    }
+    Self.store(checksum, in: &bytes, at: Int(PB_RECORD_CHECKSUM_AT))
     storage.write(bytes, chunk: place.chunk, at: shape.recordAt(slot: place.slot, copy: copy))
   }
 
-  private func erase(_ name: Name) {
-    guard let old = standing.removeValue(forKey: name) else { return }
+  private static func store(_ number: UInt64, in bytes: inout [UInt8], at offset: Int) {
+    for index in 0..<8 { bytes[offset + index] = UInt8(truncatingIfNeeded: number >> (8 * index)) }
+  }
+
+  private func eraseCopies(_ place: JournalPlace, last: Int) {
     let empty = pb_journal_record()
-    write(empty, old.place, copy: 1 - old.newestCopy)
+    write(empty, place, copy: 1 - last)
     // releasing (fence): the erasure stands before the copy that it overrules goes. Pairs with
     // JOURNAL-SCAN.
     atomicMemoryFence(ordering: .releasing)
-    write(empty, old.place, copy: old.newestCopy)
+    write(empty, place, copy: last)
     // releasing (fence): no copy names the granules any more before they are reused. Pairs with
     // JOURNAL-SCAN.
     atomicMemoryFence(ordering: .releasing)
+  }
+
+  private func erase(_ name: JournalName) {
+    guard let old = standing.removeValue(forKey: name) else { return }
+    eraseCopies(old.place, last: old.newestCopy)
     if let body = old.body { room.release(body) }
     room.release(old.place)
   }
 
-  private func takeGranules(for byteCount: Int) throws(PatchbayError) -> JournalRoom.Body {
+  private func takeGranules(for byteCount: Int) throws(PatchbayError) -> JournalBody {
     guard let body = room.takeGranules(JournalShape.granules(for: byteCount)) else {
       throw PatchbayError(
         .noSpaceMemory,

@@ -7,8 +7,8 @@ import PatchbayLedger
 import PatchbayTypes
 import PatchbayWire
 
-/// A blob as the journal keeps it: the record, the inode of each extent's ring, in their order, and of an
-/// import where its file was.
+/// A blob as the journal keeps it: the record, the inode of each extent's ring, in their order, and
+/// of an import where its file was.
 package struct JournaledBlob: Sendable, Hashable {
   package var record: BlobRecord
   package var inodes: [UInt64]
@@ -36,11 +36,25 @@ package struct JournalNumbers: Sendable, Hashable {
   package var ring: UInt64 = 1
   package var client: UInt64 = 1
   package init() {}
+
+  mutating func raise(to least: JournalNumbers) {
+    generation = max(generation, least.generation)
+    ring = max(ring, least.ring)
+    client = max(client, least.client)
+  }
+
+  mutating func add(_ count: UInt64) {
+    generation += count
+    ring += count
+    client += count
+  }
 }
 
 enum JournalCoding {
   /// Extents of one blob: 16384 extents of the default largest size are a tebibyte.
   static let extentLimit = 16384
+  /// Above all numbers that a broker comes to: one that is not below it was never given out.
+  static let numberLimit: UInt64 = 1 << 62
   private static let extentByteCount = 4 + 8 + 4 + 8 + 8
   private static let scratchByteCount = 4 + 8 + 4 * 8
   /// The most clients that write one blob, or that its publisher waits for.
@@ -53,11 +67,11 @@ enum JournalCoding {
   private static let allFlags = flagUnnamed | flagPinned | flagContainer | flagPersisted
 
   /// No body that is written has more bytes: what was asked for, bytes that came along, extents in
-  /// memory, perhaps also in the container, or in scratch files, clients, how it ended, a file.
+  /// memory or in scratch files, runs of them on disk, clients, how it ended, a file.
   static let bodyLimit =
     2 * Frame.inlineByteLimit + (4 + BlobKey.byteLimit) + (4 + WireLimit.type)
     + (4 + WireLimit.labelCount * 2 * (4 + WireLimit.labelPart))
-    + 3 * 4 + extentLimit * (extentByteCount + 16) + 2 * 4 + clientLimit * 24
+    + 3 * 4 + extentLimit * (scratchByteCount + 16) + 2 * 4 + clientLimit * 24
     + (2 + 1 + 4 + WireLimit.cause) + 2 * (2 + 4 + WireLimit.digest) + (4 + pathLimit) + 256
 
   static func record(_ blob: JournaledBlob) -> pb_journal_record {
@@ -164,7 +178,8 @@ enum JournalCoding {
     _ record: pb_journal_record, _ body: ArraySlice<UInt8>
   ) throws(PatchbayError) -> JournaledBlob {
     guard record.flags & ~allFlags == 0, record.byte_count >= -1,
-      record.byte_count <= Int64(ExtentPlan.positionLimit), record.identity != 0,
+      record.byte_count <= Int64(ExtentPlan.positionLimit),
+      (1..<numberLimit).contains(record.identity),
       (0...Int64(WindowShape.segmentRange.upperBound)).contains(record.segment),
       let mode = UInt16(exactly: record.mode)
     else {
@@ -242,20 +257,25 @@ enum JournalCoding {
   private static func takeScratch(
     _ reader: inout WireReader
   ) throws(PatchbayError) -> ScratchRecord {
-    ScratchRecord(
+    let scratch = ScratchRecord(
       index: Int(try reader.take(UInt32.self)), writer: Generation(rawValue: try reader.take()),
       dataByteCount: try reader.takePosition("an extent's size"),
       standing: ScratchStanding(
         fileByteCount: try reader.takePosition("a file's size"),
         coveredByteCount: try reader.takePosition("a count of bytes"),
         frontier: try reader.takePosition("a frontier")))
+    guard scratch.writer.rawValue < numberLimit else {
+      throw PatchbayError(.corrupt, "A journal record names the writer \(scratch.writer).")
+    }
+    return scratch
   }
 
   static func client(
     _ record: pb_journal_record, _ body: ArraySlice<UInt8>
   ) throws(PatchbayError) -> JournaledClient {
-    guard body.isEmpty else {
-      throw PatchbayError(.corrupt, "A journal record of a client has a body.")
+    guard body.isEmpty, record.identity < numberLimit else {
+      throw PatchbayError(
+        .corrupt, "A journal record of a client has a body, or a number out of range.")
     }
     return JournaledClient(
       record: ClientRecord(
@@ -264,7 +284,10 @@ enum JournalCoding {
       startTime: record.start_time)
   }
 
-  static func numbers(_ record: pb_journal_record) -> JournalNumbers {
+  static func numbers(_ record: pb_journal_record) throws(PatchbayError) -> JournalNumbers {
+    guard max(record.next_generation, record.next_ring, record.next_client) <= numberLimit else {
+      throw PatchbayError(.corrupt, "The broker's journal record has numbers out of range.")
+    }
     var numbers = JournalNumbers()
     numbers.generation = record.next_generation
     numbers.ring = record.next_ring
@@ -291,6 +314,9 @@ enum JournalCoding {
         index: Int(try reader.take(UInt32.self)), ring: RingID(rawValue: try reader.take()),
         useNumber: try reader.take(), dataByteCount: try reader.takePosition("an extent's size"))
       inodes.append(try reader.take())
+      guard extent.ring.rawValue < numberLimit else {
+        throw PatchbayError(.corrupt, "A journal record names the ring \(extent.ring.rawValue).")
+      }
       return extent
     }
     return (extents, inodes)

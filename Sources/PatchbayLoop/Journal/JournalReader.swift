@@ -8,29 +8,36 @@ import PatchbayLedger
 import PatchbayTypes
 import Synchronization
 
-/// What a journal holds.
-package struct JournalContents: Sendable, Hashable {
-  package var instance: UInt64
-  package var numbers: JournalNumbers?
-  /// By generation.
-  package var blobs: [JournaledBlob] = []
-  /// By client number.
-  package var clients: [JournaledClient] = []
-  /// Copies that were neither whole nor fresh: cut short by a death, or damaged.
-  package var damagedCopyCount = 0
-}
-
 package enum JournalReader {
   private enum Entry {
     case empty
     case broker(JournalNumbers)
     case client(JournaledClient)
     case blob(JournaledBlob)
+
+    var name: JournalName? {
+      switch self {
+      case .empty: nil
+      case .broker: .broker
+      case .client(let client): .client(client.record.clientID)
+      case .blob(let blob): .blob(blob.record.info.generation)
+      }
+    }
+  }
+  /// A copy whose checksum is right, with its bytes.
+  private struct Copy {
+    var number: Int
+    var record: pb_journal_record
+    var bytes: ArraySlice<UInt8>
+  }
+  private struct Candidate {
+    var entry: Entry
+    var record: StandingRecord
   }
 
   /// Reads the chunks that are there, by number.
   /// - Throws: `corrupt` when the first is missing, or one is not a chunk of the same journal, in its
-  ///   place.
+  ///   place; `versionMismatch` when another version of Patchbay has written it.
   package static func scan(
     _ chunks: [Int: [UInt8]], shape: JournalShape = .standard
   ) throws(PatchbayError) -> JournalContents {
@@ -42,33 +49,65 @@ package enum JournalReader {
     }
     var contents = JournalContents(instance: try checkHeader(first, index: 0, shape))
     var whole: [Int: [UInt8]] = [:]
-    for (index, chunk) in chunks {
-      if index != 0, isUnborn(chunk, index: index, shape, contents.instance) { continue }
+    for (index, chunk) in chunks.sorted(by: { $0.key < $1.key }) {
+      if index != 0, isUnborn(chunk, index: index, shape, contents.instance) {
+        contents.unbornChunks.append(index)
+        continue
+      }
       guard try checkHeader(chunk, index: index, shape) == contents.instance else {
         throw PatchbayError(.corrupt, "Chunk \(index) belongs to the journal of another broker.")
       }
       whole[index] = chunk
+      contents.wholeChunks.append(index)
     }
-    for chunk in whole.values {
+    var candidates: [Candidate] = []
+    for chunk in contents.wholeChunks {
       for slot in 0..<shape.recordCount {
-        let entry = self.entry(
-          whole, chunk, slot: slot, shape, contents.instance, &contents.damagedCopyCount)
-        switch entry {
-        case .empty: break
-        case .broker(let numbers): contents.numbers = numbers
-        case .client(let client): contents.clients.append(client)
-        case .blob(let blob): contents.blobs.append(blob)
-        }
+        let place = JournalPlace(chunk: chunk, slot: slot)
+        if let found = candidate(at: place, whole, shape, &contents) { candidates.append(found) }
+      }
+    }
+    choose(among: candidates, shape, &contents)
+    return contents
+  }
+
+  /// One record for each name, the younger before the older, and each granule for one of them.
+  private static func choose(
+    among candidates: [Candidate], _ shape: JournalShape, _ contents: inout JournalContents
+  ) {
+    var granules = Dictionary(
+      uniqueKeysWithValues: contents.wholeChunks.map {
+        ($0, GranuleMap(count: shape.granuleCount))
+      })
+    var names: Set<JournalName> = []
+    var numbers: JournalNumbers?
+    for found in candidates.sorted(by: { $0.record.sequence > $1.record.sequence }) {
+      let record = found.record
+      let isAlone = record.body.map { granules[$0.chunk]?.occupy($0.granules) == true } ?? true
+      guard isAlone, names.insert(record.name).inserted else {
+        if isAlone, let body = record.body { granules[body.chunk]?.release(body.granules) }
+        contents.discarded.append(
+          DiscardedRecord(place: record.place, newestCopy: record.newestCopy))
+        contents.damagedCopyCount += 1
+        continue
+      }
+      contents.standing.append(record)
+      switch found.entry {
+      case .empty: break
+      case .broker(let recorded): numbers = recorded
+      case .client(let client): contents.clients.append(client)
+      case .blob(let blob): contents.blobs.append(blob)
       }
     }
     contents.blobs.sort { $0.record.info.generation < $1.record.info.generation }
     contents.clients.sort { $0.record.clientID < $1.record.clientID }
-    return contents
+    contents.settle(numbers)
   }
 
-  /// Whether its maker died before its head stood; nothing was recorded in it then. The first chunk
-  /// is made before anything else, so without its head there is no journal.
-  private static func isUnborn(
+  // MARK: Chunks
+
+  /// Whether its maker died before its head stood; nothing was recorded in it then.
+  static func isUnborn(
     _ chunk: [UInt8], index: Int, _ shape: JournalShape, _ instance: UInt64
   ) -> Bool {
     if chunk.isEmpty { return true }
@@ -77,57 +116,96 @@ package enum JournalReader {
       && chunk[Int(PB_CHUNK_RECORDS_AT)...].allSatisfy { $0 == 0 }
   }
 
-  private static func checkHeader(
+  /// The instance that a chunk is of.
+  /// - Throws: `versionMismatch` when another version has written it, else `corrupt`.
+  static func checkHeader(
     _ chunk: [UInt8], index: Int, _ shape: JournalShape
   ) throws(PatchbayError) -> UInt64 {
+    guard chunk.count >= Int(PB_JOURNAL_HEADER_BYTES) else {
+      throw PatchbayError(
+        .corrupt, "Chunk \(index) of the journal has \(chunk.count) bytes, less than a head.")
+    }
+    let header = unsafe chunk.withUnsafeBytes {
+      unsafe $0.loadUnaligned(as: pb_journal_header.self)
+    }
+    guard header.magic == UInt64(PB_JOURNAL_MAGIC), Int(header.chunk_index) == index else {
+      throw PatchbayError(
+        .corrupt,
+        "Chunk \(index) of the journal says that it is chunk \(header.chunk_index), or is no "
+          + "journal at all.")
+    }
+    guard header.layout_version == UInt32(PB_LAYOUT_VERSION) else {
+      throw PatchbayError(
+        .versionMismatch,
+        "The journal in shared memory was written in layout \(header.layout_version); this "
+          + "Patchbay has layout \(PB_LAYOUT_VERSION). Start the version that wrote it, or remove "
+          + "/dev/shm/\(ObjectName.prefix(instance: header.instance))* to give its blobs up.")
+    }
     guard chunk.count == shape.chunkByteCount else {
       throw PatchbayError(
         .corrupt,
         "Chunk \(index) of the journal has \(chunk.count) bytes, not \(shape.chunkByteCount).")
     }
-    let header = unsafe chunk.withUnsafeBytes {
-      unsafe $0.loadUnaligned(as: pb_journal_header.self)
-    }
-    guard header.magic == UInt64(PB_JOURNAL_MAGIC),
-      header.layout_version == UInt32(PB_LAYOUT_VERSION), Int(header.chunk_index) == index
-    else {
-      throw PatchbayError(
-        .corrupt,
-        "Chunk \(index) of the journal says that it is chunk \(header.chunk_index) of layout "
-          + "\(header.layout_version), or is no journal at all.")
-    }
     return header.instance
   }
 
-  /// A record whose copy says that it is valid, or nil.
-  private static func copy(_ bytes: ArraySlice<UInt8>) -> pb_journal_record? {
+  // MARK: Records
+
+  /// The copies that say that they are valid, the newest first.
+  private static func copies(
+    at place: JournalPlace, _ chunk: [UInt8], _ shape: JournalShape,
+    _ contents: inout JournalContents
+  ) -> [Copy] {
+    var valid: [Copy] = []
+    for number in 0..<JournalShape.copyCount {
+      let at = shape.recordAt(slot: place.slot, copy: number)
+      let bytes = chunk[at..<at + JournalShape.recordByteCount]
+      if let record = record(bytes) {
+        contents.sequence = max(contents.sequence, record.sequence)
+        valid.append(Copy(number: number, record: record, bytes: bytes))
+      } else if bytes.contains(where: { $0 != 0 }) {
+        contents.damagedCopyCount += 1
+      }
+    }
+    return valid.sorted { $0.record.sequence > $1.record.sequence }
+  }
+
+  /// A copy that says that it is valid, or nil.
+  private static func record(_ bytes: ArraySlice<UInt8>) -> pb_journal_record? {
     let record = unsafe bytes.withUnsafeBytes {
       unsafe $0.loadUnaligned(as: pb_journal_record.self)
     }
     let summed = bytes[(bytes.startIndex + Int(PB_RECORD_SEQUENCE_AT))...]
-    return RecordChecksum.of(summed) == record.checksum ? record : nil
+    let isValid =
+      RecordChecksum.of(summed) == record.checksum && record.sequence < JournalCoding.numberLimit
+    return isValid ? record : nil
   }
 
-  private static func entry(
-    _ chunks: [Int: [UInt8]], _ chunk: [UInt8], slot: Int, _ shape: JournalShape,
-    _ instance: UInt64, _ damagedCopyCount: inout Int
-  ) -> Entry {
-    var valid: [pb_journal_record] = []
-    for number in 0..<JournalShape.copyCount {
-      let at = shape.recordAt(slot: slot, copy: number)
-      let bytes = chunk[at..<at + JournalShape.recordByteCount]
-      if let record = copy(bytes) {
-        valid.append(record)
-      } else if bytes.contains(where: { $0 != 0 }) {
-        damagedCopyCount += 1
+  /// What stands in a record. Whatever else might come to count there is noted as discarded.
+  private static func candidate(
+    at place: JournalPlace, _ chunks: [Int: [UInt8]], _ shape: JournalShape,
+    _ contents: inout JournalContents
+  ) -> Candidate? {
+    let valid = copies(at: place, chunks[place.chunk] ?? [], shape, &contents)
+    for (age, copy) in valid.enumerated() {
+      guard let entry = try? decode(copy.record, chunks, shape, contents.instance) else {
+        contents.damagedCopyCount += 1
+        continue
       }
+      // An empty copy: the record is free, once the other copy says so, too.
+      guard let name = entry.name else { break }
+      return Candidate(
+        entry: entry,
+        record: StandingRecord(
+          name: name, place: place, newestCopy: copy.number, sequence: copy.record.sequence,
+          body: body(of: copy.record), overruling: age == 0 ? nil : Array(copy.bytes)))
     }
-    valid.sort { $0.sequence > $1.sequence }
-    for record in valid {
-      if let entry = try? decode(record, chunks, shape, instance) { return entry }
-      damagedCopyCount += 1
+    if let newest = valid.first,
+      valid.contains(where: { $0.record.kind != UInt32(PB_RECORD_EMPTY) })
+    {
+      contents.discarded.append(DiscardedRecord(place: place, newestCopy: newest.number))
     }
-    return .empty
+    return nil
   }
 
   private static func decode(
@@ -137,27 +215,31 @@ package enum JournalReader {
     let body = try body(of: record, chunks, shape)
     switch Int(record.kind) {
     case Int(PB_RECORD_EMPTY): return .empty
-    case Int(PB_RECORD_BROKER) where record.identity == instance:
-      return .broker(JournalCoding.numbers(record))
+    case Int(PB_RECORD_BROKER) where record.identity == instance && body.isEmpty:
+      return .broker(try JournalCoding.numbers(record))
     case Int(PB_RECORD_CLIENT): return .client(try JournalCoding.client(record, body))
     case Int(PB_RECORD_BLOB): return .blob(try JournalCoding.blob(record, body))
     default: throw PatchbayError(.corrupt, "A journal record is of kind \(record.kind).")
     }
   }
 
+  /// Where the body of a record is that was read.
+  private static func body(of record: pb_journal_record) -> JournalBody? {
+    guard record.body_byte_count > 0 else { return nil }
+    let start = Int(record.body_granule)
+    let count = JournalShape.granules(for: Int(record.body_byte_count))
+    return JournalBody(chunk: Int(record.body_chunk), granules: start..<start + count)
+  }
+
   private static func body(
     of record: pb_journal_record, _ chunks: [Int: [UInt8]], _ shape: JournalShape
   ) throws(PatchbayError) -> ArraySlice<UInt8> {
-    guard record.body_byte_count > 0 else { return [] }
-    let granule = Int(record.body_granule)
-    let byteCount = Int(record.body_byte_count)
-    guard let chunk = chunks[Int(record.body_chunk)],
-      granule + JournalShape.granules(for: byteCount) <= shape.granuleCount
-    else {
+    guard let place = body(of: record) else { return [] }
+    guard let chunk = chunks[place.chunk], place.granules.upperBound <= shape.granuleCount else {
       throw PatchbayError(.corrupt, "A journal record names a body outside of the journal.")
     }
-    let at = shape.granuleAt(granule)
-    let body = chunk[at..<at + byteCount]
+    let at = shape.granuleAt(place.granules.lowerBound)
+    let body = chunk[at..<at + Int(record.body_byte_count)]
     guard RecordChecksum.of(body) == record.body_checksum else {
       throw PatchbayError(.corrupt, "The body of a journal record is damaged.")
     }

@@ -5,15 +5,6 @@
 import PatchbayTypes
 
 struct JournalRoom {
-  /// One of the records of a chunk.
-  struct Place {
-    var chunk: Int
-    var slot: Int
-  }
-  struct Body {
-    var chunk: Int
-    var granules: Range<Int>
-  }
   private struct Chunk {
     /// The last one that was freed goes first, it is warm.
     var freeSlots: [Int]
@@ -37,16 +28,23 @@ struct JournalRoom {
   /// The number of the next chunk: the lowest that is free.
   var nextChunk: Int { chunks.firstIndex { $0 == nil } ?? chunks.count }
 
-  /// Takes a fresh chunk in.
-  mutating func add(_ chunk: Int) {
-    if chunk == chunks.count { chunks.append(nil) }
+  /// Takes a chunk in: a fresh one, or one in which these records stand.
+  mutating func add(_ chunk: Int, standing slots: Set<Int> = []) {
+    while chunks.count <= chunk { chunks.append(nil) }
+    let freeSlots = (0..<shape.recordCount).reversed().filter { !slots.contains($0) }
     chunks[chunk] = Chunk(
-      freeSlots: Array((0..<shape.recordCount).reversed()),
-      granules: GranuleMap(count: shape.granuleCount))
+      freeSlots: freeSlots, granules: GranuleMap(count: shape.granuleCount))
     chunkCount += 1
-    freeRecordCount += shape.recordCount
+    freeRecordCount += freeSlots.count
     lowestWithRecord = min(lowestWithRecord, chunk)
-    if chunk > 0 { vacant.insert(chunk) }
+    noteVacancy(chunk)
+  }
+
+  /// Takes the granules of a body that stands, in a chunk that was taken in.
+  mutating func occupy(_ body: JournalBody) {
+    let isFree = chunks[body.chunk]?.granules.occupy(body.granules)
+    precondition(isFree == true, "granules \(body.granules) of chunk \(body.chunk) are taken")
+    noteVacancy(body.chunk)
   }
 
   /// Forgets a chunk in which nothing stands.
@@ -98,16 +96,16 @@ struct JournalRoom {
 
   // MARK: Records
 
-  mutating func takeRecord() -> Place? {
+  mutating func takeRecord() -> JournalPlace? {
     guard freeRecordCount > 0 else { return nil }
     while chunks[lowestWithRecord]?.freeSlots.isEmpty ?? true { lowestWithRecord += 1 }
     guard let slot = chunks[lowestWithRecord]?.freeSlots.popLast() else { return nil }
     freeRecordCount -= 1
     noteVacancy(lowestWithRecord)
-    return Place(chunk: lowestWithRecord, slot: slot)
+    return JournalPlace(chunk: lowestWithRecord, slot: slot)
   }
 
-  mutating func release(_ place: Place) {
+  mutating func release(_ place: JournalPlace) {
     chunks[place.chunk]?.freeSlots.append(place.slot)
     freeRecordCount += 1
     lowestWithRecord = min(lowestWithRecord, place.chunk)
@@ -118,17 +116,17 @@ struct JournalRoom {
 
   /// Each chunk knows how long its longest free run can be, so one that has no room is passed over
   /// without a look at its granules.
-  mutating func takeGranules(_ length: Int) -> Body? {
+  mutating func takeGranules(_ length: Int) -> JournalBody? {
     for chunk in chunks.indices {
       if let range = chunks[chunk]?.granules.take(length) {
         noteVacancy(chunk)
-        return Body(chunk: chunk, granules: range)
+        return JournalBody(chunk: chunk, granules: range)
       }
     }
     return nil
   }
 
-  mutating func release(_ body: Body) {
+  mutating func release(_ body: JournalBody) {
     chunks[body.chunk]?.granules.release(body.granules)
     noteVacancy(body.chunk)
   }

@@ -1,31 +1,41 @@
 // Journal chunks as named shared memory of the broker's own, mode 0600, reserved as a whole. They
 // outlive the process: the next start finds them by their names, so they are unlinked only when the
 // journal gives one up or the broker ends on purpose. Their numbers may have gaps.
+//
+// The first chunk is made before all others, and its name goes before theirs when the broker ends on
+// purpose: chunks without it are what such an end has left when it was cut short, and are nothing.
 
+import Glibc
 import PatchbaySystem
 import PatchbayTypes
 
-@safe final class SharedJournalStorage: JournalStorage {
+@safe package final class SharedJournalStorage: JournalStorage {
+  /// Numbers of chunks are below it; so many are 256 GiB.
+  private static let chunkLimit = 65536
+
   private let instance: UInt64
   /// By number.
   private var mappings: [SharedMapping?] = []
 
-  init(instance: UInt64) { self.instance = instance }
+  package init(instance: UInt64) { self.instance = instance }
 
   private func name(_ chunk: Int) -> String {
     ObjectName.journal(instance: instance, chunk: chunk)
   }
 
-  func addChunk(_ chunk: Int, header: [UInt8], byteCount: Int) throws(PatchbayError) {
+  package func addChunk(
+    _ chunk: Int, header: [UInt8], byteCount: Int
+  ) throws(PatchbayError) {
+    guard chunk < Self.chunkLimit else {
+      throw PatchbayError(
+        .noSpaceMemory, "The journal has \(chunk) chunks, as many as it can have; remove blobs.")
+    }
     let name = name(chunk)
     var inode: UInt64 = 0
     let descriptor = try SharedObject.create(
       name: name, mode: 0o600, byteCount: byteCount, inode: &inode)
     do throws(PatchbayError) {
-      let mapping = try SharedMapping(
-        descriptor, byteCount: byteCount, isWritable: true, what: "the journal \(name)")
-      while mappings.count <= chunk { mappings.append(nil) }
-      mappings[chunk] = mapping
+      try map(chunk, descriptor, byteCount: byteCount)
     } catch {
       try SharedObject.unlink(name: name)
       throw error
@@ -33,12 +43,21 @@ import PatchbayTypes
     write(header, chunk: chunk, at: 0)
   }
 
-  func removeChunk(_ chunk: Int) throws(PatchbayError) {
-    try SharedObject.unlink(name: name(chunk))
-    mappings[chunk] = nil
+  private func map(
+    _ chunk: Int, _ descriptor: borrowing Descriptor, byteCount: Int
+  ) throws(PatchbayError) {
+    let mapping = try SharedMapping(
+      descriptor, byteCount: byteCount, isWritable: true, what: "the journal \(name(chunk))")
+    while mappings.count <= chunk { mappings.append(nil) }
+    mappings[chunk] = mapping
   }
 
-  func write(_ bytes: [UInt8], chunk: Int, at offset: Int) {
+  package func removeChunk(_ chunk: Int) throws(PatchbayError) {
+    try SharedObject.unlink(name: name(chunk))
+    if mappings.indices.contains(chunk) { mappings[chunk] = nil }
+  }
+
+  package func write(_ bytes: [UInt8], chunk: Int, at offset: Int) {
     guard let mapping = mappings[chunk] else {
       preconditionFailure("chunk \(chunk) of the journal is gone")
     }
@@ -49,10 +68,68 @@ import PatchbayTypes
     }
   }
 
-  /// Takes the names away; the chunks go with this object.
-  func unlinkAll() {
+  /// Takes the names away, the first chunk's first; the chunks go with this object.
+  package func unlinkAll() {
     for chunk in mappings.indices where mappings[chunk] != nil {
       try? SharedObject.unlink(name: name(chunk))
     }
+  }
+
+  // MARK: Going on
+
+  /// The chunks that a killed broker has left, ready to be written, with a private copy of the bytes
+  /// of each by number; one without any was being made. Nil: it has left no journal, or one in which
+  /// nothing can have been recorded; its chunks are gone then.
+  /// - Throws: `notPermitted` for a chunk that is not a file of this user alone, `corrupt` and
+  ///   `versionMismatch` for one of another size; nothing is touched then. `limitReached`,
+  ///   `inputOutput`.
+  package static func open(
+    instance: UInt64, shape: JournalShape = .standard
+  ) throws(PatchbayError) -> (storage: SharedJournalStorage, chunks: [Int: [UInt8]])? {
+    let storage = SharedJournalStorage(instance: instance)
+    var chunks: [Int: [UInt8]] = [:]
+    for chunk in try numbers(instance) {
+      chunks[chunk] = try storage.takeUp(chunk, shape)
+    }
+    guard let first = chunks[0],
+      chunks.count > 1 || !JournalReader.isUnborn(first, index: 0, shape, instance)
+    else {
+      for chunk in chunks.keys.sorted() { try storage.removeChunk(chunk) }
+      return nil
+    }
+    return (storage, chunks)
+  }
+
+  /// The numbers of the chunks that have names, in order.
+  private static func numbers(_ instance: UInt64) throws(PatchbayError) -> [Int] {
+    let prefix = ObjectName.journalPrefix(instance: instance)
+    return try SharedObject.names(prefix: prefix).compactMap { name in
+      let digits = name.dropFirst(prefix.utf8.count)
+      guard let number = Int(digits), String(number) == digits,
+        (0..<chunkLimit).contains(number)
+      else { return nil }
+      return number
+    }.sorted()
+  }
+
+  private func takeUp(_ chunk: Int, _ shape: JournalShape) throws(PatchbayError) -> [UInt8] {
+    let name = name(chunk)
+    var byteCount = 0
+    let descriptor = try SharedObject.openOwn(name: name, mode: 0o600, byteCount: &byteCount)
+    guard byteCount > 0 else { return [] }
+    guard byteCount == shape.chunkByteCount else {
+      // What its head says tells another version from damage.
+      var head = [UInt8](repeating: 0, count: min(byteCount, shape.chunkByteCount))
+      try SharedObject.read(descriptor, at: 0, into: &head)
+      _ = try JournalReader.checkHeader(head, index: chunk, shape)
+      throw PatchbayError(
+        .corrupt,
+        "The chunk \(name) of the journal has \(byteCount) bytes, not \(shape.chunkByteCount). "
+          + "Remove /dev/shm/\(ObjectName.prefix(instance: instance))* to give its blobs up.")
+    }
+    try map(chunk, descriptor, byteCount: byteCount)
+    var bytes = [UInt8](repeating: 0, count: byteCount)
+    try SharedObject.read(descriptor, at: 0, into: &bytes)
+    return bytes
   }
 }
