@@ -75,8 +75,8 @@ final class EventLoop {
   private var prior: PriorBroker?
   /// Sessions that stand in for its clients.
   var standIns: [SessionID] = []
-  /// How many objects of a killed instance were removed.
-  private let sweptCount: Int
+  /// What a killed instance had in shared memory that nobody wants any more.
+  private let swept: InstanceSweep
   let hasher: Worker<WorkResult>
   let journalStorage: SharedJournalStorage
   let journal: Journal
@@ -144,10 +144,9 @@ final class EventLoop {
     findings = opened?.findings.without(kept)
     memoryLimit = try configuration.chosenMemoryLimit(found: prior?.ringByteCount ?? 0)
     if let prior {
-      sweptCount = prior.sweep()
+      swept = prior.sweep()
     } else {
-      sweptCount =
-        lock.previous.map { InstanceLock.sweep("/dev/shm", ObjectName.prefix(instance: $0)) } ?? 0
+      swept = lock.previous.map { InstanceSweep($0) } ?? InstanceSweep()
       try lock.note(instance)
     }
     ground = try SocketGround(
@@ -216,9 +215,10 @@ final class EventLoop {
       try spooler.start()
       try keeper.start()
       try hasher.start()
-      if sweptCount > 0 {
-        logger.info("Removed \(sweptCount) objects of a broker that was killed.")
+      if swept.removedCount > 0 {
+        logger.info("Removed \(swept.removedCount) objects of a broker that was killed.")
       }
+      if let warning = swept.warning { logger.warning("\(warning)") }
       logger.info("Serving on \(ground.path) with \(memoryLimit) bytes of shared memory.")
       reportRoom()
       takeOver()
@@ -260,10 +260,21 @@ final class EventLoop {
       if outcome == .gone { gone.append(client.session) }
       standIns.append(client.session)
     }
+    reportLosses(found.recovery)
     submit(.recovered(found.recovery))
     // From now on what is left behind is this broker's.
     ground.keepsTrace = false
     for session in gone { submit(.exited(session)) }
+  }
+
+  /// Some of them: there may be as many as blobs.
+  private func reportLosses(_ recovery: Recovery) {
+    let lost = recovery.blobs.filter { $0.loss != nil }
+    for blob in lost.prefix(8) {
+      logger.warning(
+        "The blob \(blob.record.request.key) is lost: \(blob.loss?.message ?? "")")
+    }
+    if lost.count > 8 { logger.warning("So are \(lost.count - 8) other blobs.") }
   }
 
   /// Watches the processes of clients that were expected no longer than they have to be.

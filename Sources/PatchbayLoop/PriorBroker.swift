@@ -21,7 +21,8 @@ struct PriorBroker {
   private(set) var recovery = Recovery()
   /// The rings that are there.
   private(set) var rings: [RingID: RingPlace] = [:]
-  /// Those of them that are named by a record that is taken over, and chunks of the journal.
+  /// Those of them that are named by a record that is taken over, chunks of the journal, and names of
+  /// rings that something else has taken.
   private var keptNames: Set<String> = []
   /// When each client's process began.
   private(set) var startTimes: [SessionID: UInt64] = [:]
@@ -103,6 +104,8 @@ struct PriorBroker {
       } catch {
         // What stands complete on disk needs no memory.
         if !isComplete { found.loss = found.loss ?? error }
+        let name = ObjectName.ring(instance: instance, extent.ring)
+        if SharedObject.isAnother(name: name, inode: inode) { keptNames.insert(name) }
       }
     }
     lookAtFiles(&found, spool)
@@ -191,10 +194,7 @@ struct PriorBroker {
 
   /// Removes the shared memory of the instance that nothing names any more: rings that were resting, or
   /// were on their way, and chunks of the journal that were being made.
-  /// - Returns: how many.
-  func sweep() -> Int {
-    InstanceLock.sweep(
-      "/dev/shm", ObjectName.prefix(instance: instance),
-      but: Set(keptNames.map { String($0.dropFirst()) }))
+  func sweep() -> InstanceSweep {
+    InstanceSweep(instance, but: Set(keptNames.map { String($0.dropFirst()) }))
   }
 }
