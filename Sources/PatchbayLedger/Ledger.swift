@@ -25,6 +25,8 @@ package struct Ledger: Sendable {
   var preparations: [LedgerAction] = []
   /// Blobs whose records the event at hand has made out of date.
   var unrecorded: [Generation] = []
+  /// Records of blobs that it has taken the key from.
+  var unnamed: [Generation: BlobRecord] = [:]
 
   var sessions: [SessionID: Session] = [:]
   var handshakes = HandshakeQueue()
@@ -117,7 +119,7 @@ package struct Ledger: Sendable {
     take(event)
     spillMore()
     tellWatchers()
-    defer { (actions, preparations, unrecorded) = ([], [], []) }
+    defer { (actions, preparations, unrecorded, unnamed) = ([], [], [], [:]) }
     return unrecorded.isEmpty ? actions : preparations + recordsToWrite() + actions
   }
 

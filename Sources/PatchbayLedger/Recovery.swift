@@ -116,14 +116,15 @@ extension Ledger {
 
   private mutating func takeUp(_ found: RecoveredBlob, _ clients: [UInt64: SessionID]) {
     let record = found.record
-    guard let origin = Self.origin(of: record), blobs[origin.generation] == nil,
-      !record.isNamed || owners[origin.request.key] == nil
-    else { return actions.append(.eraseBlob(record.info.generation)) }
+    guard let origin = Self.origin(of: record), blobs[origin.generation] == nil else {
+      return actions.append(.eraseBlob(record.info.generation))
+    }
     var blob = Blob(origin: origin)
     blob.isBorn = true
     blob.isReturning = true
     blob.state = record.info.state
-    blob.isNamed = record.isNamed
+    // No two records of a key can stand; these are bytes all the same.
+    blob.isNamed = record.isNamed && owners[origin.request.key] == nil
     blob.isPinned = record.info.isPinned
     // Who may still write into rings of a blob that is not sealed is not recorded.
     blob.isAbandoned = record.info.state != .sealed
@@ -138,7 +139,7 @@ extension Ledger {
       record.scratch.map { ($0.index, $0) }, uniquingKeysWith: { $1 })
     blob.patchwork.scratchByteCount = record.scratch.reduce(0) { $0 + $1.standing.fileByteCount }
     blob.hasContainer = record.hasContainer
-    blob.isPersisted = record.isPersisted && found.stored != nil
+    blob.isPersisted = found.stored != nil
     blob.modified = record.info.modified
     blob.lastRead = record.info.lastRead
     blob.causeCode = record.info.causeCode
@@ -149,7 +150,7 @@ extension Ledger {
     blob.awaitedSubscribers = record.subscribers.compactMap { clients[$0] }
     keep(blob)
     let generation = origin.generation
-    if record.isNamed {
+    if blob.isNamed {
       owners[origin.request.key] = generation
       catalog.insert(origin.request.key)
     }
@@ -256,11 +257,18 @@ extension Ledger {
       loseRecorded(blob)
     }
     if blob.state == .suspended { awaitPublisher(generation) }
-    if !blob.isNamed { withdrawContainer(of: generation) }
+    withdrawIfEnded(generation)
     // What was recorded may not have been told the container any more.
     if let stored = found.stored, stored.isPinned != blob.isPinned {
       markContainer(of: generation)
     }
+  }
+
+  /// No broker is to find a complete container of a blob that has ended, or goes on.
+  private mutating func withdrawIfEnded(_ generation: Generation) {
+    guard let blob = blobs[generation], !blob.isNamed || blob.state != .sealed else { return }
+    withdrawContainer(of: generation)
+    if blob.isNamed { blobs[generation]?.isPersisted = false }
   }
 
   private mutating func sealRecovered(_ blob: Blob, _ stored: StoredBlob) {

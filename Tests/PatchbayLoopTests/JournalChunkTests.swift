@@ -124,6 +124,7 @@ private struct Modelled {
     for generation: UInt64 in 1...4 {
       var large = try Sample.blob(generation, inlineBytes: nil, extentCount: 0)
       large.record.extents = extents
+      large.record.scratch = []
       large.inodes = Array(repeating: 5, count: extents.count)
       try model.journal.record(large)
       model.blobs[generation] = large

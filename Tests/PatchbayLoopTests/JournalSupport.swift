@@ -18,7 +18,11 @@ final class RecordingStorage: JournalStorage {
   private(set) var steps: [Step] = []
   private let chunkLimit: Int
 
-  init(chunkLimit: Int = .max) { self.chunkLimit = chunkLimit }
+  /// What a dead broker has left may be there from the start.
+  init(_ chunks: [Int: [UInt8]] = [:], chunkLimit: Int = .max) {
+    self.chunks = chunks
+    self.chunkLimit = chunkLimit
+  }
 
   func addChunk(_ chunk: Int, header: [UInt8], byteCount: Int) throws(PatchbayError) {
     guard chunks.count < chunkLimit else {
@@ -62,10 +66,30 @@ extension [Int: [UInt8]] {
   }
 }
 
+/// The bytes of a record, changed so that they look as if they were meant so.
+func forge(
+  _ chunk: inout [UInt8], slot: Int, copy: Int, _ shape: JournalShape,
+  _ change: (inout pb_journal_record) -> Void
+) {
+  let at = shape.recordAt(slot: slot, copy: copy)
+  let range = at..<at + JournalShape.recordByteCount
+  var record = unsafe chunk[range].withUnsafeBytes {
+    unsafe $0.loadUnaligned(as: pb_journal_record.self)
+  }
+  change(&record)
+  let sum = unsafe withUnsafeBytes(of: record) {
+    RecordChecksum.of(unsafe Array($0)[Int(PB_RECORD_SEQUENCE_AT)...])
+  }
+  record.checksum = sum
+  chunk.replaceSubrange(range, with: unsafe withUnsafeBytes(of: record) { unsafe Array($0) })
+}
+
 enum Sample {
   static let instance: UInt64 = 0x1234_5678_9abc_def0
   /// Small enough that every bit of it can be tried.
   static let shape = JournalShape(chunkByteCount: 64 * 1024, recordCount: 8)
+  /// So small that chunks come and go with every few changes.
+  static let tinyShape = JournalShape(chunkByteCount: 24 * 1024, recordCount: 16)
   /// Few records, but room for the longest bodies there can be: such chunks come and go quickly.
   static let roomyShape = JournalShape(chunkByteCount: 2 * 1024 * 1024, recordCount: 48)
 

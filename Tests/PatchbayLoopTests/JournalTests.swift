@@ -85,11 +85,14 @@ import Testing
     largest.record.info.type = long
     largest.record.request.type = long
     largest.record.info.cause = String(repeating: "c", count: 1024)
-    largest.record.extents = (0..<16384).map {
-      ExtentRecord(index: $0, ring: RingID(rawValue: 1), useNumber: 1, dataByteCount: 4096)
+    largest.record.scratch = (0..<16384).map {
+      ScratchRecord(
+        index: $0, writer: Generation(rawValue: 2), dataByteCount: 8192,
+        standing: ScratchStanding(fileByteCount: 12288, coveredByteCount: 100, frontier: 50))
     }
-    largest.inodes = Array(repeating: 5, count: 16384)
+    largest.record.spooled = (0..<16384).map { 2 * $0..<2 * $0 + 1 }
     try journal.record(largest)
+    #expect(journal.ensureReserve())
     try journal.record(largest)
     #expect(journal.hasReserve)
     #expect(try JournalReader.scan(storage.chunks).blobs == [largest])

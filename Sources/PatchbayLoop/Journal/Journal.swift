@@ -144,18 +144,19 @@ package final class Journal {
   /// - Throws: `noSpaceMemory` when there is no room, `limitReached` when it cannot be written at
   ///   all; what was recorded before still stands.
   package func record(_ blob: JournaledBlob) throws(PatchbayError) {
-    let extentCount = blob.record.extents.count + blob.record.scratch.count
+    let record = blob.record
+    let extentCount = record.extents.count + record.scratch.count
     guard extentCount <= JournalCoding.extentLimit,
-      blob.record.spooled.count <= JournalCoding.extentLimit,
-      blob.inodes.count == blob.record.extents.count
+      record.spooled.count <= JournalCoding.extentLimit,
+      blob.inodes.count == record.extents.count
     else {
       throw PatchbayError(
         .limitReached,
         "The blob has \(extentCount) extents in memory and in scratch files, and "
-          + "\(blob.record.spooled.count) runs of extents on disk; the journal takes "
+          + "\(record.spooled.count) runs of extents in its container; the journal takes "
           + "\(JournalCoding.extentLimit) of each. Use larger extents.")
     }
-    let generation = blob.record.info.generation
+    let generation = record.info.generation
     try reserve(\.generation, generation.rawValue)
     try put(.blob(generation), JournalCoding.record(blob), body: JournalCoding.body(blob))
   }

@@ -67,7 +67,7 @@ enum JournalCoding {
   private static let allFlags = flagUnnamed | flagPinned | flagContainer | flagPersisted
 
   /// No body that is written has more bytes: what was asked for, bytes that came along, extents in
-  /// memory or in scratch files, runs of them on disk, clients, how it ended, a file.
+  /// memory or in scratch files, runs of them in the container, clients, how it ended, a file.
   static let bodyLimit =
     2 * Frame.inlineByteLimit + (4 + BlobKey.byteLimit) + (4 + WireLimit.type)
     + (4 + WireLimit.labelCount * 2 * (4 + WireLimit.labelPart))

@@ -81,8 +81,8 @@ import PatchbayTypes
   /// of each by number; one without any was being made. Nil: it has left no journal, or one in which
   /// nothing can have been recorded; its chunks are gone then.
   /// - Throws: `notPermitted` for a chunk that is not a file of this user alone, `corrupt` and
-  ///   `versionMismatch` for one of another size; nothing is touched then. `limitReached`,
-  ///   `inputOutput`.
+  ///   `versionMismatch` for one of another size, or a first one of another broker or version;
+  ///   nothing is touched then. `limitReached`, `inputOutput`.
   package static func open(
     instance: UInt64, shape: JournalShape = .standard
   ) throws(PatchbayError) -> (storage: SharedJournalStorage, chunks: [Int: [UInt8]])? {
@@ -97,7 +97,16 @@ import PatchbayTypes
       for chunk in chunks.keys.sorted() { try storage.removeChunk(chunk) }
       return nil
     }
+    guard try JournalReader.checkHeader(first, index: 0, shape) == instance else {
+      throw PatchbayError(
+        .corrupt,
+        "The chunk \(storage.name(0)) says that it is of another broker. \(remedy(instance))")
+    }
     return (storage, chunks)
+  }
+
+  private static func remedy(_ instance: UInt64) -> String {
+    "Remove /dev/shm/\(ObjectName.prefix(instance: instance))* to give its blobs up."
   }
 
   /// The numbers of the chunks that have names, in order.
@@ -125,7 +134,7 @@ import PatchbayTypes
       throw PatchbayError(
         .corrupt,
         "The chunk \(name) of the journal has \(byteCount) bytes, not \(shape.chunkByteCount). "
-          + "Remove /dev/shm/\(ObjectName.prefix(instance: instance))* to give its blobs up.")
+          + Self.remedy(instance))
     }
     try map(chunk, descriptor, byteCount: byteCount)
     var bytes = [UInt8](repeating: 0, count: byteCount)
