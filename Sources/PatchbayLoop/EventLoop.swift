@@ -125,9 +125,11 @@ final class EventLoop {
       pb_raise_descriptor_limit(), "Raising the limit of open files")
     let lock = try SocketGround.lock(
       configuration.socketPath, isShared: configuration.isShared)
-    var prior = try lock.previous.flatMap { (previous) throws(PatchbayError) in
+    let finding = try lock.previous.map { (previous) throws(PatchbayError) in
       try PriorBroker.find(previous, configuration.logger)
     }
+    var prior: PriorBroker?
+    if case .broker(let found) = finding { prior = found }
     let instance = prior?.instance ?? UInt64.random(in: 1...UInt64.max)
     self.instance = instance
     // First, for it may take long: who finds the socket is served.
@@ -146,7 +148,11 @@ final class EventLoop {
     if let prior {
       swept = prior.sweep()
     } else {
-      swept = lock.previous.map { InstanceSweep($0) } ?? InstanceSweep()
+      if case .nothing = finding, let previous = lock.previous {
+        swept = InstanceSweep(previous)
+      } else {
+        swept = InstanceSweep()
+      }
       try lock.note(instance)
     }
     ground = try SocketGround(

@@ -53,7 +53,8 @@ struct InstanceSweep {
     guard !foreign.isEmpty else { return nil }
     let listed = foreign.prefix(Self.listLimit).joined(separator: ", ")
     let more = foreign.count > Self.listLimit ? ", ..." : ""
-    return "In \(Self.place) \(foreign.count) things with names of this broker are not its own and are "
+    return
+      "In \(Self.place) \(foreign.count) things with names of this broker are not its own and are "
       + "left alone: \(listed)\(more)."
   }
 }

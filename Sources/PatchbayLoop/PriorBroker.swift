@@ -27,22 +27,34 @@ struct PriorBroker {
   /// When each client's process began.
   private(set) var startTimes: [SessionID: UInt64] = [:]
 
+  /// What an instance has left.
+  enum Finding {
+    case broker(PriorBroker)
+    /// There is no journal: it was killed before it had promised anything, or the machine has been
+    /// started again.
+    case nothing
+    /// Nobody knows any more what was there, or whose that is.
+    case unreadable
+  }
+
   /// Reads what an instance has left.
-  /// - Parameter logger: is told of a journal that cannot be read: nobody knows any more what was there.
-  /// - Returns: nil then, and when there is no journal: it was killed before it had promised anything, or
-  ///   the machine has been started again.
+  /// - Parameter logger: is told of a journal that cannot be read.
   /// - Throws: `versionMismatch` when it was of a version with another layout, `notPermitted` when the
   ///   journal's names are taken by something else, `inputOutput`.
   static func find(
     _ instance: UInt64, _ logger: Logger
-  ) throws(PatchbayError) -> PriorBroker? {
+  ) throws(PatchbayError) -> Finding {
     do throws(PatchbayError) {
-      guard let found = try SharedJournalStorage.open(instance: instance) else { return nil }
-      return PriorBroker(instance, found.storage, try JournalReader.scan(found.chunks))
+      guard let found = try SharedJournalStorage.open(instance: instance) else { return .nothing }
+      return .broker(PriorBroker(instance, found.storage, try JournalReader.scan(found.chunks)))
     } catch {
       guard error.code == .corrupt else { throw error }
-      logger.error("What the broker before this one held in memory is lost: \(error.message)")
-      return nil
+      logger.error(
+        """
+        What the broker before this one held in memory is lost: \(error.message) \
+        /dev/shm/\(ObjectName.prefix(instance: instance))* is left alone: remove it if nobody wants it.
+        """)
+      return .unreadable
     }
   }
 

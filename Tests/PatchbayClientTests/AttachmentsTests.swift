@@ -16,7 +16,7 @@ extension BlobGrant {
     BlobGrant(
       blob: BlobReference(generation: Generation(rawValue: UInt64(generation)), epoch: epoch),
       state: state, byteCount: nil, order: .any,
-      plan: try ExtentPlan(first: 65_536, limit: 65_536), wakeClasses: WakeClasses(shift: 12),
+      plan: try ExtentPlan(first: 65_536, limit: 65_536), wakeClasses: try WakeClasses(shift: 12),
       board: board, entry: 0,
       extent: extent.map { ExtentGrant(index: $0, ringID: 1, useNumber: 1, dataByteCount: 65_536) },
       heldExtentLimit: heldExtentLimit)

@@ -190,9 +190,8 @@ final class FakeBoard {
   }
 }
 
-/// What a thread of its own computes.
+/// What a thread of its own, or a task, computes.
 final class Started<Value: Sendable>: Sendable {
-  private let thread: TestThread
   private let box = Box()
 
   private final class Box: Sendable {
@@ -200,8 +199,18 @@ final class Started<Value: Sendable>: Sendable {
   }
 
   init(_ body: @escaping @Sendable () throws(PatchbayError) -> Value) {
-    thread = TestThread { [box] in
+    _ = TestThread { [box] in
       let result = Result { () throws(PatchbayError) in try body() }
+      box.result.withLock { $0 = result }
+    }
+  }
+
+  init(task body: @escaping @Sendable () async throws(PatchbayError) -> Value) {
+    Task { [box] in
+      let result: Result<Value, PatchbayError>
+      do throws(PatchbayError) { result = .success(try await body()) } catch {
+        result = .failure(error)
+      }
       box.result.withLock { $0 = result }
     }
   }

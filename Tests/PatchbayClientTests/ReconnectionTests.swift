@@ -139,15 +139,17 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
     #expect(client.brokerProcess == 102)
   }
 
-  @Test func `tasks go on, their requests with the same numbers`() async throws {
+  @Test func `tasks go on, their requests with the same numbers`() throws {
     let broker = try FakeBroker()
     let (client, peer) = try broker.client()
     let create = Request.create(CreateRequest(key: "lost"))
-    async let created = client.session.connection.call(create, deadline: .standard)
+    let created = Started(task: { () async throws(PatchbayError) in
+      try await client.session.connection.call(create, deadline: .standard)
+    })
     let (number, _) = try peer.next()
     peer.vanish()
     try eventually("the client has noticed") { isInterrupted(client) }
-    async let later: Void = client.ping()
+    let later = Started(task: { () async throws(PatchbayError) in try await client.ping() })
     try eventually("it waits") { client.session.connection.pendingCount == 2 }
     let second = try broker.accept()
     try second.greet(broker, isAwaited: true)
@@ -158,8 +160,8 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
     #expect(try second.next().request == .reattached)
     try second.say(.pong, to: ping.number)
     try second.say(.created(try .made(8)), to: number)
-    #expect(try await created.created.blob.generation.rawValue == 8)
-    try await later
+    #expect(try created.value.created.blob.generation.rawValue == 8)
+    #expect(try later.code == nil)
   }
 
   @Test func `a broker that knows nothing of the client ends its session`() throws {
@@ -241,7 +243,7 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
   }
 
   @Test func `a deadline that comes while there is no broker says so, and the session goes on`()
-    async throws
+    throws
   {
     let broker = try FakeBroker()
     let (client, peer) = try broker.client()
@@ -252,16 +254,18 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
     let error = #expect(throws: PatchbayError.self) { try waiting.value }
     #expect(error?.code == .noBroker && error?.message.contains("at the moment") == true)
     #expect(code { try client.ping(deadline: .after(.milliseconds(5))) } == .noBroker)
-    let task = await code { try await client.ping(deadline: .after(.milliseconds(5))) }
-    #expect(task == .noBroker)
+    let task = Started(task: { () async throws(PatchbayError) in
+      try await client.ping(deadline: .after(.milliseconds(5)))
+    })
+    #expect(try task.code == .noBroker)
     try client.session.connection.checkAlive()
     try broker.listen()
     let second = try broker.accept()
     try second.greet(broker, isAwaited: true)
     #expect(try second.next().request == .reattached, "who gave up is not asked for")
-    async let pong: Void = client.ping()
+    let pong = Started(task: { () async throws(PatchbayError) in try await client.ping() })
     try second.answer(.pong)
-    try await pong
+    #expect(try pong.code == nil)
   }
 
   @Test func `what is ended while there is no broker is not taken up, later ends are said`() throws
@@ -332,14 +336,16 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
     #expect(try fresh.code == refusal, "asked once, it is a refusal")
   }
 
-  @Test func `calls of many threads and tasks that were under way all end well`() async throws {
+  @Test func `calls of many threads and tasks that were under way all end well`() throws {
     let broker = try FakeBroker()
     let (client, peer) = try broker.client()
     let threads = (0..<8).map { _ in
       Started { () throws(PatchbayError) in for _ in 0..<20 { try client.ping() } }
     }
     let tasks = (0..<8).map { _ in
-      Task { for _ in 0..<20 { try await client.ping() } }
+      Started(task: { () async throws(PatchbayError) in
+        for _ in 0..<20 { try await client.ping() }
+      })
     }
     var peers = [peer]
     var answered = 0
@@ -364,8 +370,7 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
       default: Issue.record("\(request)")
       }
     }
-    for thread in threads { #expect(try thread.code == nil) }
-    for task in tasks { try await task.value }
+    for caller in threads + tasks { #expect(try caller.code == nil) }
     #expect(peers.count > 5 && client.session.connection.pendingCount == 0)
   }
 
@@ -413,20 +418,21 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
     #expect(events.position == later)
   }
 
-  @Test func `a watch whose broker does not come back ends`() async throws {
+  @Test func `a watch whose broker does not come back ends`() throws {
     let broker = try FakeBroker()
     let (client, _) = try broker.client(reconnectLimit: .milliseconds(50))
-    async let watch = client.events()
+    let watch = Started(task: { () async throws(PatchbayError) in try await client.events() })
     let peer = try broker.accept()
     try peer.greet(broker, isAwaited: false)
     let (number, _) = try peer.next()
     let place = EventPosition(instance: FakeBroker.instance, number: 30)
     try peer.say(.events(EventPage(hasGap: false, position: place, changes: [])), to: number)
-    let events = try await watch
+    let events = try watch.value
     broker.stopListening()
     peer.vanish()
-    #expect(await code { _ = try await events.next(deadline: .after(.zero)) } == .timedOut)
-    #expect(await code { _ = try await events.next() } == .noBroker)
+    #expect(code { _ = try events.next(deadline: .after(.zero)) } == .timedOut)
+    let next = Started(task: { () async throws(PatchbayError) in try await events.next() })
+    #expect(try next.code == .noBroker)
   }
 }
 
