@@ -395,10 +395,9 @@ extension Connection.State {
 
   /// Takes in that a packet has been sent.
   mutating func noteSent(_ packet: Packet, over link: Link, isOwed: Bool) {
-    // When the broker was lost meanwhile nothing is owed of what was.
-    guard usableLink === link else { return }
-    if isOwed, !outbox.isEmpty { outbox.removeFirst() }
     calls[packet.number]?.wasSent = true
+    // When the broker was lost meanwhile nothing is owed of what was.
+    if isOwed, usableLink === link, !outbox.isEmpty { outbox.removeFirst() }
   }
 
   /// The courier while tasks wait, else some thread that does; nil when somebody reads.

@@ -391,7 +391,8 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
 
   @Test func `a watch goes on behind its place`() throws {
     let broker = try FakeBroker()
-    let (client, _) = try broker.client()
+    let (client, other) = try broker.client()
+    defer { withExtendedLifetime(other) {} }
     let watching = Started { () throws(PatchbayError) in
       try client.events(prefix: [107], after: nil)
     }
@@ -420,7 +421,8 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
 
   @Test func `a watch whose broker does not come back ends`() throws {
     let broker = try FakeBroker()
-    let (client, _) = try broker.client(reconnectLimit: .milliseconds(50))
+    let (client, other) = try broker.client(reconnectLimit: .milliseconds(50))
+    defer { withExtendedLifetime(other) {} }
     let watch = Started(task: { () async throws(PatchbayError) in try await client.events() })
     let peer = try broker.accept()
     try peer.greet(broker, isAwaited: false)
