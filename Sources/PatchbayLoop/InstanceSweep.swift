@@ -1,6 +1,6 @@
 // What an instance has left in shared memory, and nobody names any more, can do nothing any more for who
 // holds its lock. Ours is what has exactly the name of a ring or of a chunk of the journal, is a plain file
-// of this user, and that no other user may touch; everything else stays, and is told.
+// of this user; everything else stays, and is told.
 
 import Glibc
 import PatchbayTypes

@@ -84,20 +84,14 @@ func announcedSeed(_ what: String) -> UInt64 {
   /// may still be killed meanwhile.
   private func finish(_ brokers: Succession, _ code: Int32, _ point: String) throws {
     #expect(code == 0, "\(point): \(brokers.complaint("life"))")
-    if !brokers.isRunning {
-      try brokers.reap()
-      try brokers.begin()
-    }
-    guard try brokers.becameReady() || code != 0 else {
-      throw HarnessError("\(point): \(brokers.log)")
-    }
-    guard code == 0 else { return }
+    guard code == 0 else { return try brokers.serveAgain() }
     let (listed, list) = try supervised(brokers, ["ls"])
     #expect(listed == 0 && list == "early\nkept\n", "\(point)")
     for key in ["early", "kept"] {
       let (got, _) = try supervised(brokers, ["get", key, brokers.place.file(key), "-q"])
       #expect(got == 0, "\(point): \(key)")
     }
+    try brokers.serveAgain()
     if try brokers.end() != 0 {
       try brokers.reap()
       try brokers.start()
@@ -105,15 +99,21 @@ func announcedSeed(_ what: String) -> UInt64 {
     #expect(throws: Never.self, "\(point)") { try brokers.stop() }
   }
 
-  /// Runs the command while brokers may die; its exit code and what it says.
+  /// Runs the command while brokers may die; its exit code and what it says. One that has found nobody to
+  /// connect to, because a broker has just died, is run again.
   private func supervised(
     _ brokers: Succession, _ arguments: [String]
   ) throws -> (code: Int32, output: String) {
-    let command = try ChildProcess(
-      try program("patchbay"), arguments + ["--socket", brokers.socket],
-      errorPath: brokers.place.file("command"))
-    let code = try brokers.supervise(until: command)
-    return (code, String(decoding: try command.rest(), as: UTF8.self))
+    while true {
+      try brokers.serveAgain()
+      let killCount = brokers.killCount
+      let command = try ChildProcess(
+        try program("patchbay"), arguments + ["--socket", brokers.socket],
+        errorPath: brokers.place.file("command"))
+      let code = try brokers.supervise(until: command)
+      if code == 69, brokers.killCount > killCount { continue }
+      return (code, String(decoding: try command.rest(), as: UTF8.self))
+    }
   }
 
   /// Kills at all points or, in the quick tier, at some.

@@ -163,6 +163,16 @@ package final class Succession: Sendable {
     return try client.waitForExit()
   }
 
+  /// Starts the next one if the last one has been killed, and waits until one serves.
+  package func serveAgain() throws {
+    repeat {
+      if !isRunning {
+        try reap()
+        try begin()
+      }
+    } while try !becameReady()
+  }
+
   // MARK: What they leave
 
   /// The number in the names of this place's shared memory; all of its brokers have the same.
