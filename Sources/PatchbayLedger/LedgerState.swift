@@ -118,6 +118,9 @@ struct Blob: Sendable {
   /// Whether a process that may still have its rings mapped is waited for no more: they are never
   /// used again.
   var isAbandoned = false
+  /// Whether processes may have its rings mapped of whom nothing is recorded: the rings are never used
+  /// again, but what is complete in them may leave memory.
+  var hasUnknownHolders = false
   var epoch: UInt32 = 1
   var byteCount: Int?
   var inlineBytes: [UInt8]?
@@ -209,6 +212,8 @@ struct Blob: Sendable {
     !publishers.isEmpty || readerCount > 0 || observerCount > 0 || !askers.isEmpty || isSource
       || isReturning
   }
+  /// Whether nobody but those that have it open can have its rings mapped.
+  var ringsAreReusable: Bool { !isAbandoned && !hasUnknownHolders }
   /// Whether it has ended, its key with it, and nobody has it open: what is left waits for processes
   /// that may still have its rings mapped.
   var isGone: Bool { !isNamed && !state.isLive && !isHeld }

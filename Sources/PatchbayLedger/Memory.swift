@@ -172,7 +172,7 @@ extension Ledger {
       actions.append(.removeContainer(generation))
     }
     releaseFile(generation)
-    for extent in blob.extents { retire(extent.ring, isReusable: !blob.isAbandoned) }
+    for extent in blob.extents { retire(extent.ring, isReusable: blob.ringsAreReusable) }
     let inlineBytes = blob.inlineBytes?.count ?? 0
     inlineByteCount -= inlineBytes
     charge(blob.origin.access.uid, -inlineBytes)

@@ -127,7 +127,7 @@ extension Ledger {
     blob.isNamed = record.isNamed && owners[origin.request.key] == nil
     blob.isPinned = record.info.isPinned
     // Who may still write into rings of a blob that is not sealed is not recorded.
-    blob.isAbandoned = record.info.state != .sealed
+    blob.hasUnknownHolders = record.info.state != .sealed
     blob.epoch = record.epoch
     blob.byteCount = record.info.byteCount
     blob.inlineBytes = record.inlineBytes
@@ -277,7 +277,7 @@ extension Ledger {
     endWriting(generation)
     forgetWriters(of: generation)
     blobs[generation]?.state = .sealed
-    blobs[generation]?.isAbandoned = false
+    blobs[generation]?.hasUnknownHolders = false
     blobs[generation]?.isPersisted = true
     blobs[generation]?.hasContainer = true
     blobs[generation]?.digest = stored.digest
@@ -366,6 +366,10 @@ extension Ledger {
     sessions[session]?.paidByteCount = old.paidByteCount
     for generation in old.writes.union(old.handles.keys) {
       blobs[generation]?.replace(standIn, by: session)
+      guard blobs[generation]?.payer == session else { continue }
+      // What it was a candidate of was the share of the one that stood in.
+      blobs[generation]?.offered.remove(.client)
+      offerToSpill(generation)
     }
     for generation in blobs.keys where blobs[generation]?.isReturning == true {
       if blobs[generation]?.sealer == standIn { blobs[generation]?.sealer = session }
@@ -516,7 +520,7 @@ extension Ledger {
   /// memory goes with the last mapping.
   private mutating func abandonRecovered() {
     for generation in blobs.keys where blobs[generation]?.isReturning == true {
-      blobs[generation]?.isAbandoned = true
+      blobs[generation]?.hasUnknownHolders = true
     }
   }
 

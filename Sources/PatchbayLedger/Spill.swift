@@ -346,8 +346,8 @@ extension Ledger {
       let look = now.monotonicNanoseconds.addingClamped(Spilling.lookInterval.wholeNanoseconds)
       spilling.nextLook = spilling.nextLook ?? look
     } else {
-      let isAbandoned = known.isAbandoned || blobs[known.generation]?.isAbandoned == true
-      retire(ring, isReusable: !isAbandoned)
+      let isReusable = blobs[known.generation]?.ringsAreReusable ?? true
+      retire(ring, isReusable: isReusable && !known.isAbandoned)
     }
   }
 

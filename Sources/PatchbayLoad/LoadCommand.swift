@@ -18,7 +18,8 @@ struct LoadCommand: ParsableCommand {
       ratios of runs that alternate (--floor) can be compared.
       """,
     subcommands: [
-      Throughput.self, Latency.self, Churn.self, Control.self, Spill.self, Start.self, Worker.self,
+      Throughput.self, Latency.self, Churn.self, Control.self, Spill.self, Start.self, Outage.self,
+      Worker.self,
     ])
 
   static func main() {

@@ -1,5 +1,6 @@
 // `patchbay-load start`: how long a broker takes to start over a spool with many blobs, and how
-// much memory it has then. The broker before it was killed, so the new one clears up, too.
+// much memory it has then. The broker before it was killed, so the new one clears up, too. Or, with
+// --recover, over blobs in memory and clients that come back.
 
 import ArgumentParser
 import Glibc
@@ -17,10 +18,23 @@ struct Start: ParsableCommand {
       have to be listed and some, at random, to have their bytes. The files are in the system's \
       cache. Needs about 20 KiB per blob on the disk of $TMPDIR and, while it publishes, up to 64 MiB \
       and 4 KiB per blob of shared memory. Taking so many files away at the end takes a while, too.
+
+      With --recover the blobs are in memory, and --clients processes have ten of them open each. The \
+      broker is killed under them: "first answer ms" is the time from the start of the next one's \
+      process to its answer to a client that it does not know, "all back ms" to its answer to the \
+      last of those that were there before, "ready ms" until it says that it is ready. Each of them \
+      reads its blobs afterwards, and in the end all blobs are read. Needs 256 MiB and 64 KiB per \
+      blob of shared memory.
       """)
 
-  @Option(help: "Blobs in the spool.")
-  var blobs = 100_000
+  @Option(help: "Blobs (default: 100000 in the spool; with --recover, 1000 in memory).")
+  var blobs: Int?
+
+  @Flag(help: "Starts over blobs in memory, with clients that come back.")
+  var recover = false
+
+  @Option(help: "Clients that are connected when the broker dies (default: 100).")
+  var clients: Int?
 
   @Option(help: "Starts.")
   var repeats = 5
@@ -31,19 +45,46 @@ struct Start: ParsableCommand {
   @Flag(help: "Prints one JSON object per line.")
   var json = false
 
+  private var blobCount: Int { blobs ?? (recover ? 1000 : 100_000) }
+
   /// The journal, which is shared memory, takes more than 2 KiB for each blob that is published.
-  private var memoryByteCount: Int { (64 << 20) + blobs * 4096 }
+  private var memoryByteCount: Int { (64 << 20) + blobCount * 4096 }
 
   func validate() throws {
-    guard (1...1_000_000).contains(blobs) else {
+    guard (1...1_000_000).contains(blobCount) else {
       throw ValidationError("--blobs must be 1 to 1000000.")
     }
     guard repeats > 0 else { throw ValidationError("--repeats must be at least 1.") }
+    guard clients == nil || recover else {
+      throw ValidationError("--clients is about those that come back: add --recover.")
+    }
+    guard (1...1000).contains(clients ?? 1) else {
+      throw ValidationError("--clients must be 1 to 1000.")
+    }
   }
 
   func run() throws {
     let directory = try Household.shared.makeDirectory()
     var report = Report(seed: seed, asJSON: json)
+    if recover {
+      report.add(try recoverBlobs(directory))
+    } else {
+      report.add(try startOverSpool(directory))
+    }
+    report.finish()
+  }
+
+  private func recoverBlobs(_ directory: String) throws -> Report.Cell {
+    let count = clients ?? 100
+    let run = RecoveryRun(directory: directory, blobs: blobCount, clients: count, seed: seed)
+    let cell: Report.Cell = [
+      ("blobs", .number(Double(blobCount), decimals: 0)),
+      ("clients", .number(Double(count), decimals: 0)),
+    ]
+    return cell + (try run.measure(repeats: repeats)).cell
+  }
+
+  private func startOverSpool(_ directory: String) throws -> Report.Cell {
     let perSecond = try fill(directory)
     var (times, resident, highest) = (Series(), Series(), Series())
     for _ in 0..<repeats {
@@ -53,17 +94,16 @@ struct Start: ParsableCommand {
       resident.values.append(Double(try result.int("resident")) / 1024)
       highest.values.append(Double(try result.int("highest")) / 1024)
     }
-    report.add([
-      ("blobs", .number(Double(blobs), decimals: 0)), ("start ms", .series(times)),
+    return [
+      ("blobs", .number(Double(blobCount), decimals: 0)), ("start ms", .series(times)),
       ("VmRSS MiB", .series(resident)), ("VmHWM MiB", .series(highest)),
       ("published/s", .number(perSecond, decimals: 0)),
-    ])
-    report.finish()
+    ]
   }
 
   private func order(_ role: String, _ directory: String) -> Fields {
     [
-      "role": role, "socket": BrokerProcess.socketPath(in: directory), "blobs": String(blobs),
+      "role": role, "socket": BrokerProcess.socketPath(in: directory), "blobs": String(blobCount),
       "seed": String(seed),
     ]
   }
@@ -74,7 +114,7 @@ struct Start: ParsableCommand {
       in: directory, memoryByteCount: memoryByteCount, hasSpool: true)
     let team = Team()
     try team.add(order("start-fill", directory))
-    return Double(blobs) * 1e9 / Double(max(try team.run()[0].int("elapsed"), 1))
+    return Double(blobCount) * 1e9 / Double(max(try team.run()[0].int("elapsed"), 1))
   }
 
   /// Starts a broker over the spool; what its first client has found.

@@ -38,7 +38,20 @@ final class Team {
   /// Lets all work, the last added first, and waits for their results in the order of adding. All
   /// have ended afterwards.
   func run() throws(LoadError) -> [Fields] {
-    for worker in workers.reversed() { worker.send("go") }
+    begin()
+    return try finish()
+  }
+
+  /// The same, and does something while they work.
+  func run(meanwhile: () throws -> Void) throws -> [Fields] {
+    begin()
+    try meanwhile()
+    return try finish()
+  }
+
+  private func begin() { for worker in workers.reversed() { worker.send("go") } }
+
+  private func finish() throws(LoadError) -> [Fields] {
     let results = try workers.map { (worker) throws(LoadError) in try worker.expect("done") }
     for worker in workers { worker.send("stop") }
     for worker in workers {

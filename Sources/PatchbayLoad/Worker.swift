@@ -46,6 +46,13 @@ struct Worker: ParsableCommand {
     case "spill": try SpillWorker.run(order)
     case "start-fill": try StartWorker.fill(order)
     case "start-ask": try StartWorker.ask(order)
+    case "recover-publish": try RecoveryWorker.publish(order)
+    case "recover-stay": try RecoveryWorker.stay(order)
+    case "recover-ask": try RecoveryWorker.ask(order)
+    case "recover-check": try RecoveryWorker.check(order)
+    case "outage-publisher": try OutageWorker.publish(order)
+    case "outage-live": try OutageWorker.readLive(order)
+    case "outage-resident": try OutageWorker.readResident(order)
     case "control": try ControlWorker.run(order)
     default: throw LoadError("There is no worker role \(role).")
     }

@@ -75,8 +75,8 @@ final class EventLoop {
   private var prior: PriorBroker?
   /// Sessions that stand in for its clients.
   var standIns: [SessionID] = []
-  /// How many objects of a killed instance were removed.
-  private let sweptCount: Int
+  /// What a killed instance had in shared memory that nobody wants any more.
+  private let swept: InstanceSweep
   let hasher: Worker<WorkResult>
   let journalStorage: SharedJournalStorage
   let journal: Journal
@@ -125,9 +125,11 @@ final class EventLoop {
       pb_raise_descriptor_limit(), "Raising the limit of open files")
     let lock = try SocketGround.lock(
       configuration.socketPath, isShared: configuration.isShared)
-    var prior = try lock.previous.flatMap { (previous) throws(PatchbayError) in
+    let finding = try lock.previous.map { (previous) throws(PatchbayError) in
       try PriorBroker.find(previous, configuration.logger)
     }
+    var prior: PriorBroker?
+    if case .broker(let found) = finding { prior = found }
     let instance = prior?.instance ?? UInt64.random(in: 1...UInt64.max)
     self.instance = instance
     // First, for it may take long: who finds the socket is served.
@@ -144,10 +146,13 @@ final class EventLoop {
     findings = opened?.findings.without(kept)
     memoryLimit = try configuration.chosenMemoryLimit(found: prior?.ringByteCount ?? 0)
     if let prior {
-      sweptCount = prior.sweep()
+      swept = prior.sweep()
     } else {
-      sweptCount =
-        lock.previous.map { InstanceLock.sweep("/dev/shm", ObjectName.prefix(instance: $0)) } ?? 0
+      if case .nothing = finding, let previous = lock.previous {
+        swept = InstanceSweep(previous)
+      } else {
+        swept = InstanceSweep()
+      }
       try lock.note(instance)
     }
     ground = try SocketGround(
@@ -216,9 +221,10 @@ final class EventLoop {
       try spooler.start()
       try keeper.start()
       try hasher.start()
-      if sweptCount > 0 {
-        logger.info("Removed \(sweptCount) objects of a broker that was killed.")
+      if swept.removedCount > 0 {
+        logger.info("Removed \(swept.removedCount) objects of a broker that was killed.")
       }
+      if let warning = swept.warning { logger.warning("\(warning)") }
       logger.info("Serving on \(ground.path) with \(memoryLimit) bytes of shared memory.")
       reportRoom()
       takeOver()
@@ -260,10 +266,21 @@ final class EventLoop {
       if outcome == .gone { gone.append(client.session) }
       standIns.append(client.session)
     }
+    reportLosses(found.recovery)
     submit(.recovered(found.recovery))
     // From now on what is left behind is this broker's.
     ground.keepsTrace = false
     for session in gone { submit(.exited(session)) }
+  }
+
+  /// Some of them: there may be as many as blobs.
+  private func reportLosses(_ recovery: Recovery) {
+    let lost = recovery.blobs.filter { $0.loss != nil }
+    for blob in lost.prefix(8) {
+      logger.warning(
+        "The blob \(blob.record.request.key) is lost: \(blob.loss?.message ?? "")")
+    }
+    if lost.count > 8 { logger.warning("So are \(lost.count - 8) other blobs.") }
   }
 
   /// Watches the processes of clients that were expected no longer than they have to be.

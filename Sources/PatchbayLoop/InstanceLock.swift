@@ -14,8 +14,8 @@ final class InstanceLock {
 
   /// Takes the lock, or makes the file.
   /// - Parameter taken: what is said when another broker has it.
-  /// - Throws: `limitReached` then; `notPermitted` when the name is not a file of ours;
-  ///   `inputOutput`.
+  /// - Throws: `limitReached` then; `notPermitted` when the name is not a file of ours, or the file
+  ///   not one that a broker has written; `inputOutput`.
   init(_ path: String, taken: String) throws(PatchbayError) {
     let result = unsafe pb_lock_file(path)
     if result == -EWOULDBLOCK {
@@ -30,17 +30,28 @@ final class InstanceLock {
         .notPermitted,
         "The lock file \(path) is not a file of user \(geteuid()). Choose another place.")
     }
-    previous = Self.instance(in: lock)
+    previous = try Self.instance(in: lock, path)
     self.lock = lock
   }
 
-  private static func instance(in lock: borrowing Descriptor) -> UInt64? {
+  /// What stands in the file; nil for nothing, or for the zeros of a number that the power has taken.
+  private static func instance(
+    in lock: borrowing Descriptor, _ path: String
+  ) throws(PatchbayError) -> UInt64? {
     var bytes = [UInt8](repeating: 0, count: 18)
     let got = unsafe pread(lock.rawValue, &bytes, bytes.count, 0)
+    guard got >= 0 else { throw .system("Reading the lock file \(path)", errno: errno) }
+    if bytes.allSatisfy({ $0 == 0 }) { return nil }
     guard got == 17, bytes[16] == UInt8(ascii: "\n"),
-      bytes[..<16].allSatisfy({ Character(UnicodeScalar($0)).isHexDigit })
-    else { return nil }
-    return UInt64(String(decoding: bytes[..<16], as: UTF8.self), radix: 16)
+      let instance = UInt64(String(decoding: bytes[..<16], as: UTF8.self), radix: 16),
+      ObjectName.hex(instance).utf8.elementsEqual(bytes[..<16])
+    else {
+      throw PatchbayError(
+        .notPermitted,
+        "The lock file \(path) has something else in it than a broker writes there. Choose another "
+          + "place, or remove it if nobody wants it.")
+    }
+    return instance
   }
 
   /// Before the first object of the instance is made: so a kill at any time leaves a trace.
@@ -53,28 +64,4 @@ final class InstanceLock {
 
   /// Nothing is left to clear up.
   func clear() { _ = ftruncate(lock.rawValue, 0) }
-
-  /// Removes regular files of our own uid whose names begin so. What an instance has left can do
-  /// nothing any more, since we hold its lock.
-  /// - Parameter kept: but not these.
-  /// - Returns: how many.
-  static func sweep(_ place: String, _ prefix: String, but kept: Set<String> = []) -> Int {
-    guard let directory = unsafe opendir(place) else { return 0 }
-    defer { _ = unsafe closedir(directory) }
-    var names: [String] = []
-    while let entry = unsafe readdir(directory) {
-      let name = unsafe withUnsafePointer(to: &entry.pointee.d_name) { pointer in
-        unsafe String(cString: UnsafeRawPointer(pointer).assumingMemoryBound(to: CChar.self))
-      }
-      if name.hasPrefix(prefix), !kept.contains(name) { names.append(name) }
-    }
-    return names.count { name in
-      let path = "\(place)/\(name)"
-      var facts = stat()
-      guard unsafe lstat(path, &facts) == 0, facts.st_mode & S_IFMT == S_IFREG,
-        facts.st_uid == geteuid()
-      else { return false }
-      return unsafe Glibc.unlink(path) == 0
-    }
-  }
 }

@@ -17,6 +17,14 @@ enum ObjectName {
     "/\(prefix(instance: instance))\(hex(ring.rawValue))"
   }
 
+  /// Whether the end of a name, behind the instance, is that of a ring or of a chunk of a journal.
+  static func isOurs(_ rest: some StringProtocol) -> Bool {
+    if let number = UInt64(rest, radix: 16), rest == hex(number) { return true }
+    let digits = rest.dropFirst("journal-".count)
+    guard let chunk = UInt32(digits) else { return false }
+    return rest == "journal-\(chunk)"
+  }
+
   static func journal(instance: UInt64, chunk: Int) -> String {
     "/\(journalPrefix(instance: instance))\(chunk)"
   }

@@ -21,27 +21,40 @@ struct PriorBroker {
   private(set) var recovery = Recovery()
   /// The rings that are there.
   private(set) var rings: [RingID: RingPlace] = [:]
-  /// Those of them that are named by a record that is taken over, and chunks of the journal.
+  /// Those of them that are named by a record that is taken over, chunks of the journal, and names of
+  /// rings that something else has taken.
   private var keptNames: Set<String> = []
   /// When each client's process began.
   private(set) var startTimes: [SessionID: UInt64] = [:]
 
+  /// What an instance has left.
+  enum Finding {
+    case broker(PriorBroker)
+    /// There is no journal: it was killed before it had promised anything, or the machine has been
+    /// started again.
+    case nothing
+    /// Nobody knows any more what was there, or whose that is.
+    case unreadable
+  }
+
   /// Reads what an instance has left.
-  /// - Parameter logger: is told of a journal that cannot be read: nobody knows any more what was there.
-  /// - Returns: nil then, and when there is no journal: it was killed before it had promised anything, or
-  ///   the machine has been started again.
+  /// - Parameter logger: is told of a journal that cannot be read.
   /// - Throws: `versionMismatch` when it was of a version with another layout, `notPermitted` when the
   ///   journal's names are taken by something else, `inputOutput`.
   static func find(
     _ instance: UInt64, _ logger: Logger
-  ) throws(PatchbayError) -> PriorBroker? {
+  ) throws(PatchbayError) -> Finding {
     do throws(PatchbayError) {
-      guard let found = try SharedJournalStorage.open(instance: instance) else { return nil }
-      return PriorBroker(instance, found.storage, try JournalReader.scan(found.chunks))
+      guard let found = try SharedJournalStorage.open(instance: instance) else { return .nothing }
+      return .broker(PriorBroker(instance, found.storage, try JournalReader.scan(found.chunks)))
     } catch {
       guard error.code == .corrupt else { throw error }
-      logger.error("What the broker before this one held in memory is lost: \(error.message)")
-      return nil
+      logger.error(
+        """
+        What the broker before this one held in memory is lost: \(error.message) \
+        /dev/shm/\(ObjectName.prefix(instance: instance))* is left alone: remove it if nobody wants it.
+        """)
+      return .unreadable
     }
   }
 
@@ -103,6 +116,8 @@ struct PriorBroker {
       } catch {
         // What stands complete on disk needs no memory.
         if !isComplete { found.loss = found.loss ?? error }
+        let name = ObjectName.ring(instance: instance, extent.ring)
+        if SharedObject.isAnother(name: name, inode: inode) { keptNames.insert(name) }
       }
     }
     lookAtFiles(&found, spool)
@@ -191,10 +206,7 @@ struct PriorBroker {
 
   /// Removes the shared memory of the instance that nothing names any more: rings that were resting, or
   /// were on their way, and chunks of the journal that were being made.
-  /// - Returns: how many.
-  func sweep() -> Int {
-    InstanceLock.sweep(
-      "/dev/shm", ObjectName.prefix(instance: instance),
-      but: Set(keptNames.map { String($0.dropFirst()) }))
+  func sweep() -> InstanceSweep {
+    InstanceSweep(instance, but: Set(keptNames.map { String($0.dropFirst()) }))
   }
 }

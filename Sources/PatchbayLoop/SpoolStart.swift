@@ -84,9 +84,10 @@ struct SpoolStart: ~Copyable {
     note(name)
     if name == Spool.lockName || name.contains(Self.asideSuffix) { return }
     let pinned = Self.generation(of: name, Self.pinnedSuffix)
-    guard entry.isRegular, let number = pinned ?? Self.generation(of: name, Self.completeSuffix)
+    let isOurs = entry.isRegular && entry.isOwn
+    guard isOurs, let number = pinned ?? Self.generation(of: name, Self.completeSuffix)
     else {
-      if entry.isRegular, Self.isUnfinished(name), let previous,
+      if isOurs, Self.isUnfinished(name), let previous,
         name.hasPrefix(ObjectName.prefix(instance: previous))
       {
         return keeps(name) ? () : sweep(name)

@@ -43,6 +43,8 @@ extension DiskFile {
     package let name: String
     /// False also for a symbolic link, and for a name that is not UTF-8.
     package let isRegular: Bool
+    /// Whether it belongs to this user.
+    package let isOwn: Bool
     /// Its length, holes included.
     package let byteCount: Int
   }
@@ -87,14 +89,16 @@ extension DiskFile {
   /// Nil when the name is gone.
   private static func entry(_ name: [UInt8], in directory: borrowing Descriptor) -> Entry? {
     guard let text = String(validating: name, as: UTF8.self) else {
-      return Entry(name: String(decoding: name, as: UTF8.self), isRegular: false, byteCount: 0)
+      return Entry(
+        name: String(decoding: name, as: UTF8.self), isRegular: false, isOwn: false, byteCount: 0)
     }
     var facts = stat()
     guard unsafe fstatat(directory.rawValue, text, &facts, AT_SYMLINK_NOFOLLOW) == 0 else {
       return nil
     }
     return Entry(
-      name: text, isRegular: facts.st_mode & S_IFMT == S_IFREG, byteCount: Int(facts.st_size))
+      name: text, isRegular: facts.st_mode & S_IFMT == S_IFREG, isOwn: facts.st_uid == geteuid(),
+      byteCount: Int(facts.st_size))
   }
 
   /// The room of a file system.

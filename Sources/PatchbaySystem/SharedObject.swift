@@ -50,6 +50,12 @@ package enum SharedObject {
     return Descriptor(owning: try checked(result, "Opening the shared memory \(name)"))
   }
 
+  /// Whether a name stands for something else than what was made under it.
+  package static func isAnother(name: String, inode: UInt64) -> Bool {
+    var facts = stat()
+    return unsafe lstat("/dev/shm\(name)", &facts) == 0 && facts.st_ino != inode
+  }
+
   /// A named object, for reading and writing, whatever size it has: this user's own, a plain file
   /// with these permissions. An empty one may have others: it was being made when its maker died.
   /// - Throws: `notPermitted` when it is none, `inputOutput`.

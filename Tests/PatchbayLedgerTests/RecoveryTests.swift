@@ -15,8 +15,10 @@ import Testing
     let grant: BlobGrant
     let number: UInt64
 
-    init(_ adjust: (inout CreateRequest) -> Void = { _ in }) throws {
-      rig = Rig.spooling()
+    init(
+      clientMemory: Int? = nil, _ adjust: (inout CreateRequest) -> Void = { _ in }
+    ) throws {
+      rig = Rig.spooling { $0.memoryPerClient = clientMemory }
       writer = rig.connect()
       var request = CreateRequest(key: "stream")
       request.order = .appendOnly
@@ -52,6 +54,23 @@ import Testing
     #expect(extent.index == 2 && extent.ringID > 1000, "no number is given twice")
     #expect(
       rig.ask(writer, .seal(SealRequest(blob: before.grant.blob, byteCount: 5))) == .done)
+    consistent(rig)
+  }
+
+  @Test(arguments: [nil, 6 << 20])
+  func `a stream longer than memory goes on through the disk, and none of its rings is reused`(
+    clientMemory: Int?
+  ) throws {
+    let before = try Stream(clientMemory: clientMemory)
+    var rig = before.rig.killed()
+    let writer = try rig.comeBack(before.writer, from: before.rig)
+    #expect(rig.ask(writer, ReattachRequest.publisher(before.grant, before.number)) == .done)
+    #expect(rig.ask(writer, .reattached) == .done)
+    for index in 2..<64 {
+      #expect(rig.grow(writer, before.grant, index)?.extent?.index == index)
+      #expect(rig.ledger.usedByteCount <= 16 << 20)
+    }
+    #expect(rig.pooledByteCount == 0)
     consistent(rig)
   }
 

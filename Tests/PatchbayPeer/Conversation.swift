@@ -459,9 +459,3 @@ final class Conversation {
 
   private var waiterThreads: [TestThread] = []
 }
-
-/// Writes a line at once, whole: several threads speak.
-private func say(_ line: String) {
-  let bytes = Array((line + "\n").utf8)
-  _ = bytes.withUnsafeBytes { write(1, $0.baseAddress, $0.count) }
-}

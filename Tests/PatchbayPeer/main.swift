@@ -1,9 +1,17 @@
 // The process on the other side of the tests: one role by its arguments.
 
+import Glibc
 import PatchbayTestSupport
 
 let arguments = Array(CommandLine.arguments.dropFirst())
-switch arguments.first {
-case "ring": try writeRaggedNeighbours(arguments)
-default: Conversation().run()
+do {
+  switch arguments.first {
+  case "ring": try writeRaggedNeighbours(arguments)
+  case "life": try Life(arguments).run()
+  case let role? where Crowd.roles.contains(role): try Crowd(arguments).run(role)
+  default: Conversation().run()
+  }
+} catch {
+  complain("\(arguments.first ?? ""): \(error)")
+  exit(1)
 }
