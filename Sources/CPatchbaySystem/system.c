@@ -561,6 +561,14 @@ int pb_exclude_from_fork(void *address, size_t byte_count) {
   return madvise(address, byte_count, MADV_DONTFORK) < 0 ? -errno : 0;
 }
 
+int pb_map_again(void *address, size_t byte_count, void **again) {
+  // An old size of 0 leaves a shared mapping where it is and makes another of the same pages.
+  void *copy = mremap(address, 0, byte_count, MREMAP_MAYMOVE);
+  if (copy == MAP_FAILED) return -errno;
+  *again = copy;
+  return 0;
+}
+
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif

@@ -1,6 +1,11 @@
 // A watch: a connection of its own, so that a watcher that is slow holds up nothing but itself. What
 // it has not taken waits in the socket; behind that the broker keeps no queue, only the place.
+//
+// When its broker goes without a word whoever waits looks for the next one, and asks it to go on behind
+// the place: it begins with a gap and what exists. Nobody looks while nobody waits; nothing is missed by
+// that.
 
+import Glibc
 import PatchbayRing
 import PatchbaySystem
 import PatchbayTypes
@@ -11,41 +16,61 @@ import Synchronization
 ///
 /// Of several changes of a blob between two calls the watcher may be told the last one alone, never
 /// an earlier one last. Nothing is lost by waiting long between calls: who is too far behind gets a
-/// gap, and is then told of everything that exists. Any thread may call any method; of several
-/// that call `next` each event goes to one.
+/// gap, and is then told of everything that exists. So is who watches while another broker takes the
+/// place of one that was killed. Any thread may call any method; of several that call `next` each event
+/// goes to one.
 public final class BlobEvents: Sendable {
   private struct State {
+    var link: Link
     /// Events that have come, the next one last, each with the place behind it.
     var ready: [(event: BlobEvent, position: EventPosition)] = []
     var position = EventPosition.start
+    /// The place behind the last event that has come.
+    var receivedTo = EventPosition.start
     var hasStarted = false
+    /// Since when it has no broker; nil: it has one.
+    var lostAt: MonotonicTime?
     var failure: PatchbayError?
   }
 
-  private let path: String
-  let socket: ControlSocket
-  private let state = Mutex(State())
+  private let socketPath: SocketPath
+  private let name: String
+  private let request: WatchRequest
+  private let reconnectLimit: Duration
+  private let state: Mutex<State>
 
   private static let helloNumber: UInt64 = 1
   private static let watchNumber: UInt64 = 2
 
-  init(_ path: String, _ socket: consuming ControlSocket) {
-    self.path = path
-    self.socket = socket
+  init(
+    _ session: Session, _ name: String, _ request: WatchRequest, _ socket: consuming ControlSocket
+  )
+    throws(PatchbayError)
+  {
+    socketPath = session.path
+    reconnectLimit = session.reconnectLimit
+    self.name = name
+    self.request = request
+    let link = Link(socket)
+    state = Mutex(State(link: link))
+    try ask(link, request)
   }
 
   /// Connects, and waits until the watch stands.
   convenience init(
-    _ path: SocketPath, name: String, _ request: WatchRequest, deadline: Deadline
+    _ session: Session, _ name: String, _ request: WatchRequest, deadline: Deadline
   ) throws(PatchbayError) {
     let until = MonotonicTime(deadline)
-    self.init(path.path, try Connection.connectedSocket(to: path, deadline: deadline))
-    try ask(name, request)
+    try self.init(
+      session, name, request,
+      try Connection.connectedSocket(to: session.path, deadline: deadline))
     while !hasStarted { try receive(until: until) }
   }
 
+  private var path: String { socketPath.path }
+
   /// Says hello and asks for the watch: two packets, for which a new connection has room.
-  func ask(_ name: String, _ request: WatchRequest) throws(PatchbayError) {
+  private func ask(_ link: Link, _ request: WatchRequest) throws(PatchbayError) {
     let version = Frame.protocolVersion
     let hello = Hello(oldestVersion: version, newestVersion: version, token: .none, name: name)
     let packets = [
@@ -53,7 +78,7 @@ public final class BlobEvents: Sendable {
       Frame.encode(.watch(request), request: Self.watchNumber),
     ]
     for packet in packets {
-      switch try socket.send(packet) {
+      switch try link.socket.send(packet) {
       // What the broker said before it hung up is read with the answer.
       case .sent, .hungUp: break
       case .wouldBlock:
@@ -71,7 +96,8 @@ public final class BlobEvents: Sendable {
 
   /// The next event. Blocks until there is one.
   /// - Throws: `timedOut`, after which the watch goes on; `closed` after `close`; `noBroker` when the
-  ///   broker has ended, `limitReached` when it refuses the watch.
+  ///   broker has ended, or was killed and none has taken its place within the client's
+  ///   `reconnectLimit`; `limitReached` when it refuses the watch.
   @available(*, noasync)
   public func next(deadline: Deadline = .never) throws(PatchbayError) -> BlobEvent {
     let until = MonotonicTime(deadline)
@@ -86,17 +112,18 @@ public final class BlobEvents: Sendable {
   public func nextIfReady() throws(PatchbayError) -> BlobEvent? {
     while true {
       if let event = try takeReady() { return event }
-      guard try receiveOne() else { return nil }
+      guard try receiveOne() == .packet else { return nil }
     }
   }
 
   /// Ends the watch; calls that wait end with `closed`. Does nothing the second time.
   public func close() {
-    state.withLock { state in
+    let link = state.withLock { state in
       state.failure = PatchbayError(.closed, "This watch was closed.")
       state.ready = []
+      return state.link
     }
-    socket.hangUp()
+    link.socket.hangUp()
   }
 
   func takeReady() throws(PatchbayError) -> BlobEvent? {
@@ -114,36 +141,88 @@ public final class BlobEvents: Sendable {
     PatchbayError(.timedOut, "Nothing happened to the watched blobs before the deadline.")
   }
 
-  /// Takes one packet, waiting for it if need be.
+  /// Takes one packet, waiting for it if need be, or looks once for the next broker.
   private func receive(until: MonotonicTime) throws(PatchbayError) {
-    while try !receiveOne() {
-      guard try socket.waitReadable(until: until) else { throw timedOut }
+    while true {
+      switch try receiveOne() {
+      case .packet: return
+      case .nothing(let link):
+        guard try link.socket.waitReadable(until: until) else { throw timedOut }
+      case .lost:
+        guard MonotonicTime.now < until else { throw timedOut }
+        usleep(UInt32(Self.pause.wholeNanoseconds / 1000))
+      }
     }
   }
 
-  /// Takes one packet if there is one. Packets are taken under the lock, or two threads could mix
-  /// up their order.
-  func receiveOne() throws(PatchbayError) -> Bool {
+  /// Between two looks for the next broker.
+  static let pause = Duration.milliseconds(10)
+
+  /// What there is to take.
+  enum Received: Equatable {
+    case packet
+    /// Nothing yet: the link to wait at, which this keeps open.
+    case nothing(Link)
+    /// There is no broker at the moment.
+    case lost
+
+    static func == (left: Self, right: Self) -> Bool {
+      switch (left, right) {
+      case (.packet, .packet), (.lost, .lost): true
+      case (.nothing(let one), .nothing(let other)): one === other
+      default: false
+      }
+    }
+  }
+
+  /// Takes one packet if there is one; without a broker, looks for the next one first. Packets are taken
+  /// under the lock, or two threads could mix up their order.
+  func receiveOne() throws(PatchbayError) -> Received {
     try state.withLock { (state) throws(PatchbayError) in
       if let failure = state.failure { throw failure }
       do throws(PatchbayError) {
-        switch try socket.receive(
+        if let lostAt = state.lostAt {
+          guard try findNext(&state, lostAt) else { return .lost }
+        }
+        switch try state.link.socket.receive(
           byteLimit: Frame.byteLimit, descriptorLimit: Frame.descriptorLimit)
         {
-        case .wouldBlock: return false
+        case .wouldBlock: return .nothing(state.link)
         case .hungUp:
-          throw PatchbayError(.noBroker, "The broker on \(path) has ended the watch.")
+          guard state.hasStarted, reconnectLimit > .zero else {
+            throw PatchbayError(.noBroker, "The broker on \(path) has ended the watch.")
+          }
+          state.lostAt = .now
+          return .lost
         case .packet(let packet, let descriptors):
           // The table of views that comes with the welcome is of no use to a watcher.
           for descriptor in descriptors { _ = Descriptor(owning: descriptor) }
           try Self.take(packet, &state)
-          return true
+          return .packet
         }
       } catch {
         state.failure = error
         throw error
       }
     }
+  }
+
+  /// Asks the next broker, if there is one, to go on behind the place.
+  private func findNext(
+    _ state: inout State, _ lostAt: MonotonicTime
+  ) throws(PatchbayError) -> Bool {
+    guard let link = try Reconnection.connected(socketPath) else {
+      guard MonotonicTime.now < lostAt.advanced(by: reconnectLimit) else {
+        throw Reconnection.neverCame(path, reconnectLimit)
+      }
+      return false
+    }
+    var request = request
+    request.after = state.receivedTo
+    try ask(link, request)
+    state.link = link
+    state.lostAt = nil
+    return true
   }
 
   private static func take(_ packet: [UInt8], _ state: inout State) throws(PatchbayError) {
@@ -155,6 +234,7 @@ public final class BlobEvents: Sendable {
       let gap = EventPosition(instance: page.position.instance, number: 0)
       if page.hasGap { events.insert(.gap(gap), at: 0) }
       state.hasStarted = true
+      state.receivedTo = page.position
       state.ready = ready(events, page) + state.ready
       if state.ready.isEmpty { state.position = page.position }
     case .failure(let error): throw error
@@ -188,8 +268,7 @@ extension PatchbayClient {
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> BlobEvents {
     try BlobEvents(
-      session.path, name: Self.watcherName,
-      Self.watchRequest(prefix, after, progress), deadline: deadline)
+      session, Self.watcherName, Self.watchRequest(prefix, after, progress), deadline: deadline)
   }
 
   static var watcherName: String { programName.cut(toUTF8Count: WireLimit.name) }

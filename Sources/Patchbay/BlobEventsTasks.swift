@@ -40,9 +40,24 @@ extension BlobEvents: AsyncSequence {
       guard !Task.isCancelled else {
         throw PatchbayError(.cancelled, "The task was cancelled while it watched blobs.")
       }
-      if let event = try nextIfReady() { return event }
+      if let event = try takeReady() { return event }
+      try await receive(deadline: deadline)
+    }
+  }
+
+  /// Takes one packet, waiting for it if need be, or looks once for the next broker.
+  fileprivate func receive(deadline: Deadline) async throws(PatchbayError) {
+    switch try receiveOne() {
+    case .packet: return
+    case .nothing(let link):
       try await Courier.shared.waitUntilReady(
-        socket.descriptor.rawValue, forReading: true, deadline: deadline, timedOut: timedOut)
+        link.descriptor, forReading: true, deadline: deadline, timedOut: timedOut)
+      // Open until then.
+      _ = link.descriptor
+    case .lost:
+      if let left = deadline.remaining, left <= .zero { throw timedOut }
+      // Cancelled meanwhile, whoever watches looks before the next wait.
+      try? await Task.sleep(for: Self.pause)
     }
   }
 }
@@ -55,16 +70,10 @@ extension PatchbayClient {
     deadline: Deadline = .standard
   ) async throws(PatchbayError) -> BlobEvents {
     let request = try Self.watchRequest(prefix, after, progress)
-    let path = session.path
-    let events = BlobEvents(
-      path.path, try await Connection.connectedSocket(to: path, deadline: deadline))
-    try events.ask(Self.watcherName, request)
-    while !events.hasStarted {
-      if try events.receiveOne() { continue }
-      try await Courier.shared.waitUntilReady(
-        events.socket.descriptor.rawValue, forReading: true, deadline: deadline,
-        timedOut: events.timedOut)
-    }
+    let events = try BlobEvents(
+      session, Self.watcherName, request,
+      try await Connection.connectedSocket(to: session.path, deadline: deadline))
+    while !events.hasStarted { try await events.receive(deadline: deadline) }
     return events
   }
 }

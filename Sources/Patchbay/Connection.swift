@@ -6,6 +6,11 @@
 //
 // A reply that comes too late for its caller may have granted something; it is given back at once.
 //
+// A broker that ends says so before it hangs up. One that hangs up without a word has been killed, and
+// another one may take its place: until then the connection is interrupted. Calls go on waiting, with
+// what they have asked, to be asked again under the same numbers; nothing is sent. What nobody waits for
+// is dropped: `Attachments` says what the client still has. `Reconnection` finds the next broker.
+//
 // This file has what both kinds of calls share: sending, receiving, handing out. Nothing in it waits,
 // and nobody is woken while a lock is held.
 
@@ -27,9 +32,42 @@ final class Connection: Sendable {
     case nobody(until: MonotonicTime)
   }
 
+  /// A request without an answer.
+  struct Pending {
+    var recipient: Recipient
+    let request: Request
+    /// As it leaves, and as it leaves again; nil once nobody waits for the answer.
+    var packet: Packet?
+    /// Whether a broker may have carried it out.
+    var wasSent = false
+    /// Whether one that is gone may have, and another was asked again.
+    var isRepeated = false
+  }
+
+  /// Whether there is a broker.
+  enum Phase {
+    case connected
+    /// There was one, and another one is waited for.
+    case interrupted
+    /// There is another one, which is told what this client has; nothing else is sent to it yet.
+    case reattaching
+  }
+
   struct State {
+    /// What leads to the broker, or led to the one before.
+    var link: Link
+    var phase = Phase.connected
+    /// Grows whenever a broker is lost and whenever another one is found.
+    var life = 0
+    /// When the broker was lost.
+    var interruptedAt = MonotonicTime(nanoseconds: 0)
+    /// What comes back when its broker does; nil while the broker knows nobody here.
+    weak var session: Session?
+    var attachments = Attachments()
     var nextNumber: UInt64 = 1
-    var calls: [UInt64: Recipient] = [:]
+    var calls: [UInt64: Pending] = [:]
+    /// Bytes of requests that may have to be sent again.
+    var callByteCount = 0
     /// How many of the calls are for the courier to read: all but those of threads.
     var taskCount = 0
     var hasReader = false
@@ -41,23 +79,30 @@ final class Connection: Sendable {
     var lateImports: [UInt64: BlobKey] = [:]
     var attendance = Attendance()
 
+    init(_ link: Link) { self.link = link }
+
     mutating func takeNumber() -> UInt64 {
       defer { nextNumber += 1 }
       return nextNumber
     }
+
+    /// Nil while there is no broker to talk to.
+    var usableLink: Link? { phase == .connected ? link : nil }
   }
 
   let patience = SpinPatience()
   let path: String
-  let socket: ControlSocket
-  let state = Mutex(State())
-  /// Held while packets are put on the socket, so that they go in order.
-  private let sending = Mutex(())
+  let state: Mutex<State>
+  /// Held while packets are put on the socket, so that they go in order, and while another broker is
+  /// taken for the one before.
+  let sending = Mutex(())
 
   init(_ socket: consuming ControlSocket, path: String) {
-    self.socket = socket
+    state = Mutex(State(Link(socket)))
     self.path = path
   }
+
+  deinit { Courier.shared.unwatch(state.withLock { $0.link }) }
 
   /// Calls without a reply, those that were given up and may yet be answered included.
   var pendingCount: Int { state.withLock { $0.calls.count } }
@@ -76,24 +121,29 @@ final class Connection: Sendable {
   func owe(_ request: Request) {
     state.withLock { state in
       guard state.failure == nil else { return }
+      state.attachments.asked(request)
+      // The next broker will not know of what is ended here.
+      guard state.phase != .interrupted else { return }
       let number = state.takeNumber()
-      state.outbox.add(Frame.encode(request, request: number))
+      state.outbox.add(Packet(Frame.encode(request, request: number), number: number))
     }
   }
 
   /// Sends what is owed as far as the broker takes it.
   func trySendOwed() {
-    guard state.withLock({ !$0.outbox.isEmpty }) else { return }
+    guard state.withLock({ $0.phase == .connected && !$0.outbox.isEmpty }) else { return }
     // What goes wrong ends the connection for all; who calls next hears of it.
     _ = try? trySend(nil)
   }
 
   /// Sends what is owed, then a packet, as far as that goes without waiting.
-  /// - Returns: whether everything has been sent.
+  /// - Parameter own: the packet, and the life of the connection in which its call was made: in a later
+  ///   one it is not sent here, but with all calls that are repeated.
+  /// - Returns: whether everything has been sent, or will be by others.
   /// - Throws: why the connection has ended.
-  func trySend(_ packet: Packet?) throws(PatchbayError) -> Bool {
+  func trySend(_ own: (packet: Packet, life: Int)?) throws(PatchbayError) -> Bool {
     while true {
-      switch try putOnSocket(packet) {
+      switch try putOnSocket(own) {
       case .all: return true
       case .some:
         // Replies that nobody waits for are taken off the socket here, or a client that only posts
@@ -102,47 +152,54 @@ final class Connection: Sendable {
       case .full:
         _ = try takeArrived()
         return false
-      case .hungUp:
+      case .hungUp(let link):
         // Whoever reads finds out why, and tells all that wait.
-        guard try takeArrived() else { return true }
-        throw fail(with: hungUp)
+        if try takeArrived() { try lose(link) }
+        return true
       }
     }
   }
 
-  private enum Sent { case all, some, full, hungUp }
+  private enum Sent {
+    case all, some, full
+    case hungUp(Link)
+  }
   /// After so many packets replies are looked for.
   private static let packetsAtOnce = 32
 
-  private func putOnSocket(_ packet: Packet?) throws(PatchbayError) -> Sent {
+  private func putOnSocket(
+    _ own: (packet: Packet, life: Int)?
+  ) throws(PatchbayError) -> Sent {
     try sending.withLock { (_) throws(PatchbayError) in
       var count = 0
-      while let next = state.withLock({ $0.outbox.next }) {
+      while true {
+        let (link, next, life) = state.withLock { ($0.usableLink, $0.outbox.next, $0.life) }
+        guard let link else { return .all }
         guard count < Self.packetsAtOnce else { return .some }
-        switch try put(next) {
+        let isOwed = next != nil
+        let wanted = own.flatMap { $0.life == life ? $0.packet : nil }
+        guard let packet = next ?? wanted else { return .all }
+        switch try put(packet, link) {
         case .wouldBlock: return .full
-        case .hungUp: return .hungUp
-        case .sent: state.withLock { if !$0.outbox.isEmpty { $0.outbox.removeFirst() } }
+        case .hungUp: return .hungUp(link)
+        case .sent: state.withLock { $0.noteSent(packet, over: link, isOwed: isOwed) }
         }
+        if !isOwed { return .all }
         count += 1
-      }
-      guard let packet else { return .all }
-      return switch try put(packet) {
-      case .sent: .all
-      case .wouldBlock: .full
-      case .hungUp: .hungUp
       }
     }
   }
 
   /// To a broker that takes no descriptors of this user the system lets nobody send one. Without it
   /// the request is refused in the broker's words.
-  private func put(_ packet: Packet) throws(PatchbayError) -> ControlSocket.SendOutcome {
+  private func put(
+    _ packet: Packet, _ link: Link
+  ) throws(PatchbayError) -> ControlSocket.SendOutcome {
     do throws(PatchbayError) {
-      return try socket.send(packet.bytes, descriptors: packet.descriptors)
+      return try link.socket.send(packet.bytes, descriptors: packet.descriptors)
     } catch {
       guard error.systemErrno == EPERM, !packet.descriptors.isEmpty else { throw error }
-      return try socket.send(packet.bytes)
+      return try link.socket.send(packet.bytes)
     }
   }
 
@@ -156,7 +213,8 @@ final class Connection: Sendable {
 
   // MARK: Receiving
 
-  /// Whether the broker has hung up. Does not block; takes what has arrived if nobody else does.
+  /// Whether the connection has ended for good; while another broker is waited for it has not. Does not
+  /// block; takes what has arrived if nobody else does.
   func checkAlive() throws(PatchbayError) {
     try checkNotFailed()
     _ = try takeArrived()
@@ -176,13 +234,13 @@ final class Connection: Sendable {
   func takeArrived() throws(PatchbayError) -> Bool {
     guard takeReaderRole() else { return false }
     defer { passReaderRole() }
-    while try receiveOne() {}
+    while try receiveOne() == .packet {}
     return true
   }
 
   func takeReaderRole() -> Bool {
     state.withLock { state in
-      guard !state.hasReader else { return false }
+      guard !state.hasReader, state.phase == .connected else { return false }
       state.hasReader = true
       return true
     }
@@ -210,25 +268,33 @@ final class Connection: Sendable {
     }
   }
 
-  /// Takes one packet and hands it on; false when there is none.
-  func receiveOne() throws(PatchbayError) -> Bool {
+  enum Received {
+    case packet, nothing
+    /// There is no broker to receive from at the moment.
+    case interrupted
+  }
+
+  /// Takes one packet and hands it on.
+  func receiveOne() throws(PatchbayError) -> Received {
+    guard let link = state.withLock({ $0.usableLink }) else {
+      try checkNotFailed()
+      return .interrupted
+    }
     do throws(PatchbayError) {
-      switch try socket.receive(
+      switch try link.socket.receive(
         byteLimit: Frame.byteLimit, descriptorLimit: Frame.descriptorLimit)
       {
-      case .wouldBlock: return false
-      case .hungUp: throw hungUp
+      case .wouldBlock: return .nothing
+      case .hungUp:
+        try lose(link)
+        return .interrupted
       case .packet(let packet, let descriptors):
         try deliver(packet, descriptors)
-        return true
+        return .packet
       }
     } catch {
       throw fail(with: error)
     }
-  }
-
-  private var hungUp: PatchbayError {
-    PatchbayError(.noBroker, "The broker on \(path) has ended the connection.")
   }
 
   private func deliver(_ packet: [UInt8], _ descriptors: [Int32]) throws(PatchbayError) {
@@ -241,12 +307,19 @@ final class Connection: Sendable {
       guard case .failure(let error) = reply else { return }
       throw error
     }
-    let delivery = Delivery(reply, holder.releaseDescriptors())
-    let (recipient, lateImport) = state.withLock { state in
-      let recipient = state.takeCall(frame.request)
-      // Under the same lock, so a call that is no longer pending has its outcome.
-      if case .thread(let call) = recipient { call.outcome.withLock { $0 = .success(delivery) } }
-      return (recipient, state.lateImports.removeValue(forKey: frame.request))
+    let (recipient, delivery, lateImport) = state.withLock { state in
+      let pending = state.takeCall(frame.request)
+      let answer = pending?.answer(reply) ?? reply
+      let delivery = Delivery(answer, holder.releaseDescriptors(), life: state.life)
+      // Under the same lock, so a call that is no longer pending has its outcome, and what it grants
+      // stands in the mirror.
+      switch pending?.recipient {
+      case .thread(let call): call.outcome.withLock { $0 = .success(delivery) }
+      case .nobody, nil: return (Recipient?.none, delivery, state.takeLateImport(frame.request))
+      case .task: break
+      }
+      if let pending { state.attachments.answered(pending.request, frame.request, by: answer) }
+      return (pending?.recipient, delivery, nil)
     }
     switch recipient {
     case .thread(let call): call.wake()
@@ -276,20 +349,23 @@ final class Connection: Sendable {
   // MARK: The end
 
   /// Ends the connection for everybody, once; the error that now holds.
+  @discardableResult
   func fail(with error: PatchbayError) -> PatchbayError {
-    let (calls, failure) = state.withLock { state in
+    let (calls, failure, link) = state.withLock { state in
       let failure = state.failure ?? error
       state.failure = failure
       state.outbox = Outbox()
       state.lateImports = [:]
+      state.attachments = Attachments()
       state.taskCount = 0
+      state.callByteCount = 0
       defer { state.calls = [:] }
-      return (Array(state.calls.values), failure)
+      return (Array(state.calls.values), failure, state.link)
     }
     // The broker must learn it, too: blobs of a client that can say nothing more are abandoned.
-    socket.hangUp()
-    for recipient in calls {
-      switch recipient {
+    link.socket.hangUp()
+    for pending in calls {
+      switch pending.recipient {
       case .thread(let call):
         call.outcome.withLock { $0 = .failure(failure) }
         call.wake()
@@ -303,20 +379,32 @@ final class Connection: Sendable {
 
 extension Connection.State {
   /// Takes a call out of those that wait.
-  mutating func takeCall(_ number: UInt64) -> Connection.Recipient? {
-    let recipient = calls.removeValue(forKey: number)
-    switch recipient {
+  mutating func takeCall(_ number: UInt64) -> Connection.Pending? {
+    guard let pending = calls.removeValue(forKey: number) else { return nil }
+    callByteCount -= pending.packet?.bytes.count ?? 0
+    switch pending.recipient {
     case .task, .nobody: taskCount -= 1
-    case .thread, nil: break
+    case .thread: break
     }
-    return recipient
+    return pending
+  }
+
+  mutating func takeLateImport(_ number: UInt64) -> BlobKey? {
+    lateImports.removeValue(forKey: number)
+  }
+
+  /// Takes in that a packet has been sent.
+  mutating func noteSent(_ packet: Packet, over link: Link, isOwed: Bool) {
+    calls[packet.number]?.wasSent = true
+    // When the broker was lost meanwhile nothing is owed of what was.
+    if isOwed, usableLink === link, !outbox.isEmpty { outbox.removeFirst() }
   }
 
   /// The courier while tasks wait, else some thread that does; nil when somebody reads.
   var nextReader: Connection.NextReader? {
-    guard !hasReader else { return nil }
+    guard !hasReader, phase == .connected else { return nil }
     if taskCount > 0 { return .courier }
-    guard case .thread(let call) = calls.values.first else { return nil }
+    guard case .thread(let call) = calls.values.first?.recipient else { return nil }
     return .thread(call)
   }
 }

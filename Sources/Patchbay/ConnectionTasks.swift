@@ -23,7 +23,7 @@ extension Connection {
 
   /// How long a reply is read for whose task has given up.
   private static let graceTime = Duration.seconds(1)
-  /// Bytes that may wait to be sent before calls of tasks are refused.
+  /// Bytes of requests that may wait for an answer before calls of tasks are refused.
   private static let outboxLimit = 64 << 20
 
   /// Connects; the caller says hello.
@@ -67,7 +67,7 @@ extension Connection {
     check: (@Sendable () throws(PatchbayError) -> Void)? = nil
   ) async throws(PatchbayError) -> Delivery {
     guard !Task.isCancelled else { throw cancelled(request) }
-    let call = TaskCall(request, until: MonotonicTime(deadline), check: check)
+    let call = TaskCall(until: MonotonicTime(deadline), check: check)
     let number = try submit(request, call, file)
     trySendOwed()
     try attend(number)
@@ -89,17 +89,22 @@ extension Connection {
   ) throws(PatchbayError) -> UInt64 {
     try state.withLock { (state) throws(PatchbayError) in
       if let failure = state.failure { throw failure }
-      let packet = Frame.encode(request, request: state.nextNumber)
-      try Self.checkSize(packet)
-      guard state.outbox.byteCount + packet.count <= Self.outboxLimit else {
+      let number = state.takeNumber()
+      let packet = Packet(Frame.encode(request, request: number), number: number, file: file)
+      try Self.checkSize(packet.bytes)
+      guard state.callByteCount + packet.bytes.count <= Self.outboxLimit else {
         throw PatchbayError(
           .limitReached,
-          "\(state.outbox.byteCount) bytes of requests wait for the broker on \(path), which takes "
-            + "none at the moment. Wait for calls to end before making more.")
+          "\(state.callByteCount) bytes of requests wait for the broker on \(path) to answer them. Wait "
+            + "for calls to end before making more.")
       }
-      let number = state.takeNumber()
-      state.outbox.add(packet, file: file)
-      state.add(.task(call, look: Self.nextLook(of: call, .now)), number)
+      state.attachments.asked(request)
+      // While there is no broker it waits among the calls, to be sent to the next one.
+      if state.phase == .connected { state.outbox.add(packet) }
+      state.add(
+        Pending(
+          recipient: .task(call, look: Self.nextLook(of: call, .now)), request: request,
+          packet: packet))
       return number
     }
   }
@@ -111,16 +116,15 @@ extension Connection {
   /// Ends a task's wait for a reply. The reply is still read, so that what it grants is given back.
   private func giveUp(_ number: UInt64, _ error: PatchbayError) {
     let call: TaskCall? = state.withLock { state in
-      guard case .task(let call, _) = state.calls[number] else { return nil }
-      let until = MonotonicTime.now.advanced(by: Self.graceTime)
-      state.calls[number] = .nobody(until: until)
-      state.lateImports[number] = call.importKey
-      state.attendance.firstLook = min(state.attendance.firstLook, until)
-      if call.isHeld {
-        let cancel = Request.cancel(CancelRequest(request: number))
-        let own = state.takeNumber()
-        state.outbox.add(Frame.encode(cancel, request: own))
+      guard let pending = state.calls[number], case .task(let call, _) = pending.recipient else {
+        return nil
       }
+      // Nothing comes for it any more: the next broker is not asked.
+      guard state.phase == .connected else {
+        _ = state.takeCall(number)
+        return call
+      }
+      state.giveUp(number, pending, until: MonotonicTime.now.advanced(by: Self.graceTime))
       return call
     }
     guard let call else { return }
@@ -135,7 +139,7 @@ extension Connection {
   /// - Throws: `limitReached` when there can be no courier: then no task waits here any more.
   private func attend(_ number: UInt64) throws(PatchbayError) {
     let visit = state.withLock { state -> Visit in
-      guard case .task(_, let look) = state.calls[number] else { return .none }
+      guard case .task(_, let look) = state.calls[number]?.recipient else { return .none }
       return state.visit(before: look)
     }
     do throws(PatchbayError) {
@@ -173,8 +177,8 @@ extension Connection {
   private func endAttendance(_ error: PatchbayError) {
     let numbers = state.withLock { state in
       state.attendance.isAttended = false
-      return state.calls.compactMap { number, recipient in
-        if case .task = recipient { number } else { nil }
+      return state.calls.compactMap { number, pending in
+        if case .task = pending.recipient { number } else { nil }
       }
     }
     for number in numbers { giveUpAlone(number, error) }
@@ -183,8 +187,11 @@ extension Connection {
   /// As `giveUp`, without a courier that could read on.
   private func giveUpAlone(_ number: UInt64, _ error: PatchbayError) {
     let call: TaskCall? = state.withLock { state in
-      guard case .task(let call, _) = state.takeCall(number) else { return nil }
-      state.lateImports[number] = call.importKey
+      guard let pending = state.calls[number], case .task(let call, _) = pending.recipient else {
+        return nil
+      }
+      _ = state.takeCall(number)
+      state.lateImports[number] = pending.request.importKey
       return call
     }
     call?.awaited.finish(.failure(error))
@@ -192,6 +199,8 @@ extension Connection {
 
   /// What the courier is to wait for until it comes back.
   struct Errand {
+    /// Kept open for as long as the courier waits at it.
+    let link: Link
     let isReading: Bool
     let isSending: Bool
     let comesBack: MonotonicTime
@@ -216,7 +225,7 @@ extension Connection {
     for _ in 0..<64 {
       guard state.withLock({ $0.attendance.isReading }) else { return }
       // What goes wrong has told everybody already.
-      guard (try? receiveOne()) == true else { return }
+      guard (try? receiveOne()) == .packet else { return }
     }
   }
 
@@ -235,9 +244,30 @@ extension Connection {
 }
 
 extension Connection.State {
-  mutating func add(_ recipient: Connection.Recipient, _ number: UInt64) {
-    calls[number] = recipient
+  /// Takes in a task's call.
+  fileprivate mutating func add(_ pending: Connection.Pending) {
+    guard let packet = pending.packet else { return }
+    calls[packet.number] = pending
+    callByteCount += packet.bytes.count
     taskCount += 1
+  }
+
+  /// Nobody waits for an answer any more. What it grants is given back.
+  fileprivate mutating func giveUp(
+    _ number: UInt64, _ pending: Connection.Pending, until: MonotonicTime
+  ) {
+    var pending = pending
+    pending.recipient = .nobody(until: until)
+    callByteCount -= pending.packet?.bytes.count ?? 0
+    pending.packet = nil
+    calls[number] = pending
+    lateImports[number] = pending.request.importKey
+    attendance.firstLook = min(attendance.firstLook, until)
+    guard pending.request.mayWaitLong else { return }
+    let own = takeNumber()
+    outbox.add(
+      Packet(
+        Frame.encode(.cancel(CancelRequest(request: number)), request: own), number: own))
   }
 
   /// How the courier is to be told of something that is due at a moment, now that it is owed.
@@ -253,11 +283,12 @@ extension Connection.State {
 
   /// What the courier has to do until it comes back; nil: nothing.
   fileprivate mutating func errand() -> Connection.Errand? {
-    let isOver = failure != nil || taskCount == 0 && outbox.isEmpty
-    if attendance.isReading, isOver || taskCount == 0 {
+    let isSending = phase == .connected && !outbox.isEmpty
+    let isOver = failure != nil || taskCount == 0 && !isSending
+    if attendance.isReading, isOver || taskCount == 0 || phase != .connected {
       attendance.isReading = false
       hasReader = false
-    } else if !isOver, taskCount > 0, !hasReader {
+    } else if !isOver, taskCount > 0, !hasReader, phase == .connected {
       attendance.isReading = true
       hasReader = true
     }
@@ -265,7 +296,7 @@ extension Connection.State {
     guard !isOver else { return nil }
     attendance.comesBack = attendance.firstLook
     return Connection.Errand(
-      isReading: attendance.isReading, isSending: !outbox.isEmpty,
+      link: link, isReading: attendance.isReading, isSending: isSending,
       comesBack: attendance.firstLook)
   }
 
@@ -274,8 +305,8 @@ extension Connection.State {
     guard attendance.firstLook <= now else { return [] }
     var due: [(UInt64, TaskCall)] = []
     var first = MonotonicTime.distantFuture
-    for (number, recipient) in calls {
-      switch recipient {
+    for (number, pending) in calls {
+      switch pending.recipient {
       case .thread: break
       case .nobody(let until):
         if until <= now { _ = takeCall(number) } else { first = min(first, until) }
@@ -286,7 +317,7 @@ extension Connection.State {
         }
         due.append((number, call))
         let next = min(call.until, now.advanced(by: Doorbell.bound))
-        calls[number] = .task(call, look: next)
+        calls[number]?.recipient = .task(call, look: next)
         if call.until > now { first = min(first, next) }
       }
     }

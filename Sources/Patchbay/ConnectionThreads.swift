@@ -33,19 +33,16 @@ extension Connection {
   ) throws(PatchbayError) -> Delivery {
     let until = MonotonicTime(deadline)
     let call = PendingCall()
-    let number = try register(call)
-    var isSent = false
+    let (packet, life) = try register(call, request, file)
     do throws(PatchbayError) {
-      let packet = Packet(bytes: Frame.encode(request, request: number), file: file)
-      try send(packet, until: until)
-      isSent = true
+      try send(packet, life, until: until)
       let delivery = try awaitOutcome(of: call, until: until, onBound)
       if case .failure(let error) = delivery.reply { throw error }
       return delivery
     } catch {
-      if forget(number, isSent ? request.importKey : nil) {
-        if isSent, request.mayWaitLong {
-          owe(.cancel(CancelRequest(request: number)))
+      if let pending = forget(packet.number) {
+        if pending.wasSent, request.mayWaitLong {
+          owe(.cancel(CancelRequest(request: packet.number)))
         }
         // A caller whose deadlines are short would otherwise never read.
         _ = try? takeArrived()
@@ -61,32 +58,44 @@ extension Connection {
     }
   }
 
-  private func register(_ call: PendingCall) throws(PatchbayError) -> UInt64 {
-    try state.withLock { (state) throws(PatchbayError) in
+  /// From now on an answer is waited for.
+  /// - Returns: the request as it leaves, and the life of the connection in which it is to.
+  private func register(
+    _ call: PendingCall, _ request: Request, _ file: CarriedFile?
+  ) throws(PatchbayError) -> (Packet, life: Int) {
+    let number = takeNumber()
+    let packet = Packet(Frame.encode(request, request: number), number: number, file: file)
+    try Self.checkSize(packet.bytes)
+    return try state.withLock { (state) throws(PatchbayError) in
       if let failure = state.failure { throw failure }
-      let number = state.takeNumber()
-      state.calls[number] = .thread(call)
-      return number
+      state.attachments.asked(request)
+      state.calls[number] = Pending(recipient: .thread(call), request: request, packet: packet)
+      state.callByteCount += packet.bytes.count
+      return (packet, state.life)
     }
   }
 
-  /// Gives a call up; false when it had ended already. It may have been chosen for the reader's
+  /// Gives a call up; nil when it had ended already. It may have been chosen for the reader's
   /// role a moment ago, so the role is offered on.
-  /// - Parameter importKey: the key of an import that was sent.
-  private func forget(_ number: UInt64, _ importKey: BlobKey?) -> Bool {
-    let (wasPending, next) = state.withLock { state in
-      let wasPending = state.takeCall(number) != nil
-      if wasPending { state.lateImports[number] = importKey }
-      return (wasPending, state.nextReader)
+  private func forget(_ number: UInt64) -> Pending? {
+    let (pending, next) = state.withLock { state in
+      let pending = state.takeCall(number)
+      if let pending, pending.wasSent, state.phase == .connected {
+        state.lateImports[number] = pending.request.importKey
+      }
+      return (pending, state.nextReader)
     }
     wake(next)
-    return wasPending
+    return pending
   }
 
-  private func send(_ packet: Packet, until: MonotonicTime) throws(PatchbayError) {
-    try Self.checkSize(packet.bytes)
-    while try !trySend(packet) {
-      guard try socket.waitWritable(until: until) else {
+  /// Sends a call's packet. Without a broker it is sent when there is one again.
+  private func send(
+    _ packet: Packet, _ life: Int, until: MonotonicTime
+  ) throws(PatchbayError) {
+    while try !trySend((packet, life)) {
+      guard let link = state.withLock({ $0.usableLink }) else { return }
+      guard try link.socket.waitWritable(until: until) else {
         throw PatchbayError(.timedOut, "The broker on \(path) takes no requests at the moment.")
       }
     }
@@ -118,25 +127,27 @@ extension Connection {
     }
   }
 
-  var timedOut: PatchbayError {
-    PatchbayError(.timedOut, "The broker on \(path) did not answer before the deadline.")
-  }
-
   private func readUntilAnswered(
     _ call: PendingCall, until: MonotonicTime
   ) throws(PatchbayError) {
     while call.outcome.withLock({ $0 == nil }) {
-      if try receiveOne() { continue }
-      if try looksReadable() { continue }
-      guard try socket.waitReadable(until: until) else { return }
+      switch try receiveOne() {
+      case .packet: continue
+      // Whoever finds the next broker passes the role on again.
+      case .interrupted: return
+      case .nothing: break
+      }
+      guard let link = state.withLock({ $0.usableLink }) else { return }
+      if try looksReadable(link) { continue }
+      guard try link.socket.waitReadable(until: until) else { return }
     }
   }
 
   /// Looks for a moment before it sleeps: most answers come sooner than a sleep with its wake-up
   /// takes, above all on a machine whose cores have gone idle.
-  private func looksReadable() throws(PatchbayError) -> Bool {
+  private func looksReadable(_ link: Link) throws(PatchbayError) -> Bool {
     try patience.spin { () throws(PatchbayError) in
-      try socket.waitReadable(until: MonotonicTime(nanoseconds: 0)) ? true : nil
+      try link.socket.waitReadable(until: MonotonicTime(nanoseconds: 0)) ? true : nil
     } ?? false
   }
 }

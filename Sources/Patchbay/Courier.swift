@@ -2,6 +2,9 @@
 // sends what could not be sent, ends calls at their deadlines, and tells when files can be read or
 // written. It holds on to a connection only while that has something for it, and ends when nobody
 // has anything for a while.
+//
+// It also watches for brokers that hang up while nobody calls: a client that only writes comes back in
+// time to the next one. A watch keeps the socket open, not the connection.
 
 import PatchbaySystem
 import PatchbayTypes
@@ -22,10 +25,20 @@ final class Courier: Sendable {
     }
   }
 
+  /// A connection that is told when its broker hangs up.
+  private struct Watch {
+    let link: Link
+    weak var connection: Connection?
+  }
+
   private struct State {
     var isRunning = false
     var connections: [Connection] = []
     var files: [FileWait] = []
+    var watches: [Watch] = []
+    var unwatched: [Link] = []
+
+    var isEmpty: Bool { connections.isEmpty && files.isEmpty && watches.isEmpty }
   }
 
   /// Made once, on first need: one descriptor for the whole process.
@@ -44,6 +57,23 @@ final class Courier: Sendable {
   /// - Throws: `limitReached` without a thread or a descriptor for it.
   func attend(_ connection: Connection) throws(PatchbayError) {
     try submit { $0.connections.append(connection) }
+  }
+
+  /// Tells a connection when the broker at the other end of a link has hung up.
+  /// - Throws: `limitReached` without a thread or a descriptor for it.
+  func watch(_ link: Link, for connection: Connection) throws(PatchbayError) {
+    try submit { [weak connection] state in
+      state.watches.append(Watch(link: link, connection: connection))
+    }
+  }
+
+  /// Lets a link go that may have been watched.
+  func unwatch(_ link: Link) {
+    let isRunning = state.withLock { state in
+      if state.isRunning { state.unwatched.append(link) }
+      return state.isRunning
+    }
+    if isRunning { raise() }
   }
 
   /// Makes it look at everything soon.
@@ -109,8 +139,13 @@ final class Courier: Sendable {
     var connections: [Connection] = []
     var errands: [Connection.Errand] = []
     var files: [FileWait] = []
+    var watches: [Watch] = []
+    /// Those whose broker has hung up while another thread was reading: looked at again soon.
+    var hungUp: [Watch] = []
 
-    var isEmpty: Bool { connections.isEmpty && files.isEmpty }
+    var isEmpty: Bool {
+      connections.isEmpty && files.isEmpty && watches.isEmpty && hungUp.isEmpty
+    }
 
     /// Visits all connections; forgets those that have nothing for it, and waits that are over.
     mutating func visitAll() {
@@ -121,31 +156,42 @@ final class Courier: Sendable {
         return false
       }
       files.removeAll { $0.awaited.isOver }
+      hungUp.removeAll { $0.connection?.looksLost($0.link) ?? true }
     }
 
     func entries(_ alarm: Int32) -> [PollEntry] {
       [PollEntry(alarm, forReading: true, forWriting: false)]
-        + zip(connections, errands).map { connection, errand in
+        + errands.map {
           PollEntry(
-            connection.socket.descriptor.rawValue, forReading: errand.isReading,
-            forWriting: errand.isSending)
+            $0.link.descriptor, forReading: $0.isReading, forWriting: $0.isSending)
         }
         + files.map {
           PollEntry($0.descriptor, forReading: $0.forReading, forWriting: !$0.forReading)
         }
+        + watches.map { PollEntry(hangUpOf: $0.link.descriptor) }
     }
 
     /// Serves who is ready; the first entry is the alarm's.
-    func serve(_ entries: [PollEntry]) {
-      let ready = entries.dropFirst().map(\.isReady)
-      for (connection, isReady) in zip(connections, ready) where isReady {
+    mutating func serve(_ entries: [PollEntry]) {
+      var ready = entries.dropFirst().map(\.isReady)[...]
+      for connection in connections where ready.popFirst() == true {
         connection.receiveForTasks()
       }
-      for (file, isReady) in zip(files, ready.dropFirst(connections.count)) where isReady {
-        file.awaited.finish(.success(()))
-      }
+      for file in files where ready.popFirst() == true { file.awaited.finish(.success(())) }
+      guard ready.contains(true) else { return }
+      hungUp += zip(watches, ready).filter(\.1).map(\.0)
+      watches = zip(watches, ready).filter { !$0.1 }.map(\.0)
+    }
+
+    mutating func forget(_ links: [Link]) {
+      guard !links.isEmpty else { return }
+      let gone = Set(links.map(ObjectIdentifier.init))
+      watches.removeAll { gone.contains(ObjectIdentifier($0.link)) }
+      hungUp.removeAll { gone.contains(ObjectIdentifier($0.link)) }
     }
   }
+
+  private static let pause = Duration.milliseconds(10)
 
   private func run(_ bell: Bell) {
     var work = Work()
@@ -157,7 +203,10 @@ final class Courier: Sendable {
       let now = MonotonicTime.now
       if !work.isEmpty { idleEnd = now.advanced(by: Self.idleLimit) }
       if now >= idleEnd, ends() { return }
-      let until = work.errands.reduce(idleEnd) { min($0, $1.comesBack) }
+      var until = work.errands.reduce(work.watches.isEmpty ? idleEnd : .distantFuture) {
+        min($0, $1.comesBack)
+      }
+      if !work.hungUp.isEmpty { until = min(until, now.advanced(by: Self.pause)) }
       var entries = work.entries(bell.alarm.rawValue)
       do throws(PatchbayError) {
         try Poll.wait(&entries, until: until)
@@ -170,19 +219,23 @@ final class Courier: Sendable {
   }
 
   private func take(_ work: inout Work) {
-    let (connections, files) = state.withLock { state in
-      defer { (state.connections, state.files) = ([], []) }
-      return (state.connections, state.files)
+    let new = state.withLock { state in
+      let new = state
+      state = State()
+      state.isRunning = true
+      return new
     }
-    work.connections += connections
-    work.files += files
+    work.connections += new.connections
+    work.files += new.files
+    work.watches += new.watches
+    work.forget(new.unwatched)
   }
 
   /// Whether it may end; then the next one in need starts another.
   private func ends() -> Bool {
     state.withLock { state in
-      guard state.connections.isEmpty, state.files.isEmpty else { return false }
-      state.isRunning = false
+      guard state.isEmpty else { return false }
+      state = State()
       return true
     }
   }

@@ -9,10 +9,13 @@ import Synchronization
 /// A reply with the descriptors that came along, owned until taken.
 final class Delivery: Sendable {
   let reply: Reply
+  /// The connection's when it came: what it brings of a broker that is gone by now is out of date.
+  let life: Int
   private let descriptors: Mutex<[Int32]>
 
-  init(_ reply: Reply, _ descriptors: [Int32]) {
+  init(_ reply: Reply, _ descriptors: [Int32], life: Int = 0) {
     self.reply = reply
+    self.life = life
     self.descriptors = Mutex(descriptors)
   }
 
@@ -120,22 +123,13 @@ final class PendingCall: Sendable {
 /// A task that waits for its reply.
 final class TaskCall: Sendable {
   let awaited = Awaited<Delivery>()
-  /// The key when a file is to be imported.
-  let importKey: BlobKey?
   let until: MonotonicTime
-  /// Whether the broker keeps the request until something happens: it is told when nobody waits.
-  let isHeld: Bool
   /// Asked at least every `Doorbell.bound`, by the courier: throws when the wait is to end.
   let check: (@Sendable () throws(PatchbayError) -> Void)?
 
-  init(
-    _ request: Request, until: MonotonicTime,
-    check: (@Sendable () throws(PatchbayError) -> Void)?
-  ) {
-    importKey = request.importKey
+  init(until: MonotonicTime, check: (@Sendable () throws(PatchbayError) -> Void)?) {
     self.until = until
     self.check = check
-    isHeld = request.mayWaitLong
   }
 }
 
@@ -147,8 +141,15 @@ final class CarriedFile: Sendable {
 
 /// A request as it leaves.
 struct Packet: Sendable {
-  var bytes: [UInt8]
-  var file: CarriedFile?
+  let bytes: [UInt8]
+  let number: UInt64
+  let file: CarriedFile?
+
+  init(_ bytes: [UInt8], number: UInt64, file: CarriedFile? = nil) {
+    self.bytes = bytes
+    self.number = number
+    self.file = file
+  }
 
   var descriptors: [Int32] { file.map { [$0.descriptor.rawValue] } ?? [] }
 }
@@ -162,14 +163,18 @@ struct Outbox {
   var isEmpty: Bool { firstIndex == packets.count }
   var next: Packet? { isEmpty ? nil : packets[firstIndex] }
 
-  mutating func add(_ bytes: [UInt8], file: CarriedFile? = nil) {
-    packets.append(Packet(bytes: bytes, file: file))
-    byteCount += bytes.count
+  mutating func add(_ packet: Packet) {
+    packets.append(packet)
+    byteCount += packet.bytes.count
+  }
+
+  mutating func add(contentsOf other: Outbox) {
+    for packet in other.packets[other.firstIndex...] { add(packet) }
   }
 
   mutating func removeFirst() {
     byteCount -= packets[firstIndex].bytes.count
-    packets[firstIndex] = Packet(bytes: [])
+    packets[firstIndex] = Packet([], number: 0)
     firstIndex += 1
     // Each packet is moved once at most.
     guard firstIndex * 2 >= packets.count else { return }

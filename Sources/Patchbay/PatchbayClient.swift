@@ -20,25 +20,31 @@ public final class PatchbayClient: Sendable {
   ///   - socketPath: nil: `$PATCHBAY_SOCKET`, else `$XDG_RUNTIME_DIR/patchbay/control.sock`, else
   ///     `/tmp/patchbay-<uid>/control.sock`.
   ///   - name: what this client is called in the broker's messages; at most 64 bytes are kept.
+  ///   - reconnectLimit: how long another broker is waited for when this one goes without a word: the
+  ///     client comes back to it by itself. Zero: not at all. What is said of `noBroker` for every call
+  ///     holds then at once, else when nobody has come for so long.
   ///   - deadline: when to give up.
   /// - Throws: `noBroker`, `notPermitted` (a socket directory that others could replace),
   ///   `versionMismatch`, `limitReached`, `timedOut`.
   @available(*, noasync)
   public init(
-    socketPath: String? = nil, name: String? = nil,
+    socketPath: String? = nil, name: String? = nil, reconnectLimit: Duration = .seconds(10),
     deadline: Deadline = .standard
   ) throws(PatchbayError) {
     session = try Session(
-      SocketPath(socketPath), name: Self.clientName(name), deadline: deadline)
+      SocketPath(socketPath), name: Self.clientName(name), reconnectLimit: reconnectLimit,
+      deadline: deadline)
   }
 
   /// Connects to a broker and shakes hands, as the blocking `init` does.
   /// - Throws: as the blocking `init`; `cancelled`.
   public init(
-    socketPath: String? = nil, name: String? = nil, deadline: Deadline = .standard
+    socketPath: String? = nil, name: String? = nil, reconnectLimit: Duration = .seconds(10),
+    deadline: Deadline = .standard
   ) async throws(PatchbayError) {
     session = try await Session.connected(
-      to: SocketPath(socketPath), name: Self.clientName(name), deadline: deadline)
+      to: SocketPath(socketPath), name: Self.clientName(name), reconnectLimit: reconnectLimit,
+      deadline: deadline)
   }
 
   private static func clientName(_ name: String?) -> String {
@@ -52,7 +58,7 @@ public final class PatchbayClient: Sendable {
   /// The socket this client is connected to.
   public var socketPath: String { session.connection.path }
 
-  /// The broker's process number.
+  /// The broker's process number; of the last one, while another is waited for.
   public var brokerProcess: Int32 { session.welcome.brokerProcess }
 
   // MARK: Publishing

@@ -127,11 +127,12 @@ extension Publisher {
 
   private func learnSubscribers(_ writer: WindowWriter) throws(PatchbayError) {
     let connection = handle.session.connection
+    let takeOverCount = handle.session.takeOverCount
     let delivery = try connection.call(.subscriptions(handle.grant.blob), deadline: .standard)
-    for client in writer.adopt(try delivery.subscriptions) {
+    for client in writer.adopt(try delivery.subscriptions, takeOverCount) {
       do throws(PatchbayError) {
         let delivery = try connection.call(tableRequest(client), deadline: .standard)
-        try writer.add(PeerTable(delivery.takeDescriptor()), of: client)
+        try writer.add(PeerTable(delivery.takeDescriptor()), of: client, takeOverCount)
       } catch  where error.code == .closed {
         // It went in between; the board says so, and the next look asks again.
       }

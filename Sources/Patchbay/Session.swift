@@ -11,28 +11,36 @@ import Synchronization
 final class Session: Sendable {
   let path: SocketPath
   let connection: Connection
-  let welcome: Welcome
+  /// How long another broker is waited for when this one goes without a word; zero: not at all.
+  let reconnectLimit: Duration
+  private let name: String
+  private let greeting: Mutex<Welcome>
   let table: ClientTable
   let mappings = RingMappings()
   private let publishers = Mutex<[Generation: Enrolled]>([:])
   let foreignRings = ForeignRings()
   private let boards = Mutex<[UInt32: Board]>([:])
+  private let takeOvers = Atomic<Int>(0)
 
   /// Connects and shakes hands.
-  convenience init(_ path: SocketPath, name: String, deadline: Deadline) throws(PatchbayError) {
+  convenience init(
+    _ path: SocketPath, name: String, reconnectLimit: Duration, deadline: Deadline
+  ) throws(PatchbayError) {
     let connection = try Connection(path, deadline: deadline)
-    self.init(
-      path, connection,
-      try Self.accept(try connection.call(Self.hello(name), deadline: deadline)))
+    let delivery = try connection.call(Self.hello(name, .none), deadline: deadline)
+    self.init(path, connection, name, reconnectLimit, try Self.accept(delivery))
+    try keepConnected()
   }
 
   /// As the blocking `init`.
   static func connected(
-    to path: SocketPath, name: String, deadline: Deadline
+    to path: SocketPath, name: String, reconnectLimit: Duration, deadline: Deadline
   ) async throws(PatchbayError) -> Session {
     let connection = try await Connection.connected(to: path, deadline: deadline)
-    return Session(
-      path, connection, try accept(try await connection.call(hello(name), deadline: deadline)))
+    let delivery = try await connection.call(hello(name, .none), deadline: deadline)
+    let session = Session(path, connection, name, reconnectLimit, try accept(delivery))
+    try session.keepConnected()
+    return session
   }
 
   /// What a broker has agreed to.
@@ -41,21 +49,36 @@ final class Session: Sendable {
     let table: ClientTable
   }
 
-  private init(_ path: SocketPath, _ connection: Connection, _ agreement: Agreement) {
+  private init(
+    _ path: SocketPath, _ connection: Connection, _ name: String, _ reconnectLimit: Duration,
+    _ agreement: Agreement
+  ) {
     self.path = path
     self.connection = connection
-    welcome = agreement.welcome
+    self.name = name
+    self.reconnectLimit = reconnectLimit
+    greeting = Mutex(agreement.welcome)
     table = agreement.table
   }
 
-  private static func hello(_ name: String) -> Request {
+  private func keepConnected() throws(PatchbayError) {
+    if reconnectLimit > .zero { try connection.keep(for: self) }
+  }
+
+  private static func hello(_ name: String, _ token: Token) -> Request {
     .hello(
       Hello(
-        oldestVersion: Frame.protocolVersion, newestVersion: Frame.protocolVersion, token: .none,
+        oldestVersion: Frame.protocolVersion, newestVersion: Frame.protocolVersion, token: token,
         name: name))
   }
 
   private static func accept(_ delivery: Delivery) throws(PatchbayError) -> Agreement {
+    let welcome = try welcome(of: delivery)
+    return Agreement(welcome: welcome, table: try ClientTable(delivery.takeDescriptor()))
+  }
+
+  private static func welcome(of delivery: Delivery) throws(PatchbayError) -> Welcome {
+    if case .failure(let error) = delivery.reply { throw error }
     guard case .welcome(let welcome) = delivery.reply else { throw unexpected(delivery.reply) }
     guard welcome.version == Frame.protocolVersion else {
       throw PatchbayError(
@@ -63,7 +86,44 @@ final class Session: Sendable {
         "The broker chose protocol version \(welcome.version); this client speaks "
           + "\(Frame.protocolVersion).")
     }
-    return Agreement(welcome: welcome, table: try ClientTable(delivery.takeDescriptor()))
+    return welcome
+  }
+
+  // MARK: The broker
+
+  /// What the broker of the moment, or the last one, has said of itself.
+  var welcome: Welcome { greeting.withLock { $0 } }
+
+  /// How many brokers have taken the place of another. What others have been granted by one of them, as
+  /// the tables of subscribers, stands still after the next.
+  var takeOverCount: Int {
+    // relaxed: whoever finds an old number asks a little later.
+    takeOvers.load(ordering: .relaxed)
+  }
+
+  /// What the next broker is greeted with.
+  var helloAgain: Request { Self.hello(name, welcome.token) }
+
+  /// Looks whether the next broker knows this client.
+  /// - Throws: `noBroker` when it does not; what it answered instead of a welcome.
+  func recognize(_ delivery: Delivery) throws(PatchbayError) {
+    let (before, now) = (welcome, try Self.welcome(of: delivery))
+    guard now.isAwaited, now.instance == before.instance, now.clientID == before.clientID else {
+      throw PatchbayError(
+        .noBroker,
+        "Process \(now.brokerProcess), the broker on \(path.path), does not know this client, which was "
+          + "connected to process \(before.brokerProcess). What it had there has ended: connect again."
+      )
+    }
+  }
+
+  /// Takes the next broker for the one before: its table for the one that there was.
+  func takeOver(_ delivery: Delivery) throws(PatchbayError) {
+    let next = try Self.welcome(of: delivery)
+    try table.replace(with: delivery.takeDescriptor())
+    greeting.withLock { $0 = next }
+    // relaxed: as in `takeOverCount`.
+    takeOvers.wrappingAdd(1, ordering: .relaxed)
   }
 
   static func unexpected(_ reply: Reply) -> PatchbayError {
@@ -107,23 +167,32 @@ final class Session: Sendable {
 
   /// The board with this number, mapped on first need.
   func board(_ number: UInt32, deadline: Deadline) throws(PatchbayError) -> Board {
-    if let board = mappedBoard(number) { return board }
-    return try adoptBoard(
-      number, try connection.call(.attachBoard(BoardRequest(board: number)), deadline: deadline))
+    while true {
+      if let board = mappedBoard(number) { return board }
+      let delivery = try connection.call(Self.boardRequest(number), deadline: deadline)
+      if let board = try adoptBoard(number, delivery) { return board }
+    }
   }
 
   /// As the blocking `board`.
   func board(_ number: UInt32, deadline: Deadline) async throws(PatchbayError) -> Board {
-    if let board = mappedBoard(number) { return board }
-    let request = Request.attachBoard(BoardRequest(board: number))
-    return try adoptBoard(number, try await connection.call(request, deadline: deadline))
+    while true {
+      if let board = mappedBoard(number) { return board }
+      let delivery = try await connection.call(Self.boardRequest(number), deadline: deadline)
+      if let board = try adoptBoard(number, delivery) { return board }
+    }
+  }
+
+  private static func boardRequest(_ number: UInt32) -> Request {
+    .attachBoard(BoardRequest(board: number))
   }
 
   private func mappedBoard(_ number: UInt32) -> Board? { boards.withLock { $0[number] } }
 
+  /// Nil: it is the board of a broker that is gone.
   private func adoptBoard(
     _ number: UInt32, _ delivery: Delivery
-  ) throws(PatchbayError) -> Board {
+  ) throws(PatchbayError) -> Board? {
     guard case .board(let grant) = delivery.reply else { throw Self.unexpected(delivery.reply) }
     let board = try Board(
       delivery.takeDescriptor(), doorbells: delivery.takeDescriptor(),
@@ -131,8 +200,29 @@ final class Session: Sendable {
     return boards.withLock { boards in
       // Two callers may have asked at once; one mapping serves both.
       if let first = boards[number] { return first }
+      // Asked under this lock: whoever replaces boards looks for them after the life has changed.
+      guard delivery.life == connection.life else { return nil }
       boards[number] = board
       return board
+    }
+  }
+
+  /// Boards that are mapped.
+  var boardNumbers: [UInt32] { boards.withLock { $0.keys.sorted() } }
+
+  /// Puts the next broker's board in the place of the one before.
+  func replaceBoard(_ number: UInt32, _ delivery: Delivery) throws(PatchbayError) {
+    guard let board = mappedBoard(number) else { return }
+    switch delivery.reply {
+    case .board(let grant):
+      try board.replace(
+        with: delivery.takeDescriptor(), doorbells: delivery.takeDescriptor(),
+        entryCount: grant.entryCount)
+    case .failure:
+      // No blob that this client has has an entry there any more.
+      boards.withLock { $0[number] = nil }
+      try board.clear()
+    default: throw Self.unexpected(delivery.reply)
     }
   }
 }

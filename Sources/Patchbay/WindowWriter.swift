@@ -16,6 +16,7 @@ final class WindowWriter: Sendable {
   private let policy: FlowPolicy
   private let generation: Generation
   private let entry: BoardEntry
+  private let session: Session
   private let state = Mutex(State())
 
   private struct State {
@@ -23,11 +24,16 @@ final class WindowWriter: Sendable {
     var tables: [UInt64: PeerTable] = [:]
     /// What the board counted when the broker told them; nil before the first time.
     var version: UInt32?
+    /// Which broker told them.
+    var takeOverCount = 0
 
     /// Whether it is known whom to wait for, and how far each of them is. While one thread asks for
     /// their tables, or when it could not get them all, the others must not go on without them.
-    func isKnown(at version: UInt32) -> Bool {
-      self.version == version && subscriptions.allSatisfy { tables[$0.clientID] != nil }
+    /// When another broker has taken over, they have other tables, too; until then the ones that are
+    /// here may stand still, which holds up and loses nothing.
+    func isKnown(at version: UInt32, _ takeOverCount: Int) -> Bool {
+      self.version == version && self.takeOverCount == takeOverCount
+        && subscriptions.allSatisfy { tables[$0.clientID] != nil }
     }
   }
 
@@ -52,6 +58,7 @@ final class WindowWriter: Sendable {
     self.bell = bell
     limit = handle.grant.byteCount ?? ExtentPlan.positionLimit
     self.entry = entry
+    session = handle.session
     policy = handle.grant.policy
     generation = handle.generation
   }
@@ -73,7 +80,7 @@ final class WindowWriter: Sendable {
   private func obstacle(to next: Int, _ position: Int) -> Obstacle? {
     let version = entry.subscriptionVersion
     return state.withLock { state in
-      guard state.isKnown(at: version) else { return .unknownSubscribers }
+      guard state.isKnown(at: version, session.takeOverCount) else { return .unknownSubscribers }
       guard lowest(state) < next else { return nil }
       let half = window.shape.segmentCount / 2 * window.shape.segmentByteCount
       return .held(Hold(next: next, wanted: max(next, min(next + half, position))))
@@ -93,7 +100,7 @@ final class WindowWriter: Sendable {
   func isOver(_ position: Int) -> Bool {
     let version = entry.subscriptionVersion
     return state.withLock { state in
-      !state.isKnown(at: version) || lowest(state) >= position
+      !state.isKnown(at: version, session.takeOverCount) || lowest(state) >= position
     }
   }
 
@@ -103,19 +110,27 @@ final class WindowWriter: Sendable {
   }
 
   /// Takes in whom to wait for.
+  /// - Parameter takeOverCount: the session's before the broker was asked.
   /// - Returns: clients whose table is still to be had.
-  func adopt(_ list: SubscriptionList) -> [UInt64] {
+  func adopt(_ list: SubscriptionList, _ takeOverCount: Int) -> [UInt64] {
     state.withLock { state in
       let clients = Set(list.subscriptions.map(\.clientID))
-      state.tables = state.tables.filter { clients.contains($0.key) }
+      let isOther = state.takeOverCount != takeOverCount
+      state.tables = isOther ? [:] : state.tables.filter { clients.contains($0.key) }
+      state.takeOverCount = takeOverCount
       state.subscriptions = list.subscriptions
       state.version = list.version
       return clients.filter { state.tables[$0] == nil }.sorted()
     }
   }
 
-  func add(_ table: PeerTable, of client: UInt64) {
-    state.withLock { $0.tables[client] = table }
+  /// Takes in the table of one of them.
+  /// - Parameter takeOverCount: as in `adopt`.
+  func add(_ table: PeerTable, of client: UInt64, _ takeOverCount: Int) {
+    state.withLock { state in
+      // Asked for by who was late: it may be one that stands still.
+      if state.takeOverCount == takeOverCount { state.tables[client] = table }
+    }
   }
 
   /// Those that have not reached a position.

@@ -60,6 +60,8 @@ public struct BrokerConfiguration: Sendable {
   public var clientMemoryLimit: Int?
   /// Where its own lines go.
   public var logger: Logger
+  /// For tests that count system calls: whatever has a thread of its own otherwise runs on the broker's.
+  package var runsWorkersInline = false
 
   /// A configuration with defaults for everything.
   public init(
@@ -111,6 +113,7 @@ public final class Broker: Sendable {
     inner.isShared = configuration.isShared
     inner.userMemoryLimit = configuration.userMemoryLimit
     inner.clientMemoryLimit = configuration.clientMemoryLimit
+    inner.runsWorkersInline = configuration.runsWorkersInline
     inner.spool = configuration.spool.map {
       SpoolPlace(
         directory: $0.directory, byteLimit: $0.byteLimit, compression: $0.compression,
@@ -184,6 +187,11 @@ public final class Broker: Sendable {
 
   /// Asks for `drain` and returns at once. May be called from a signal handler.
   public func requestDrain() { loop.requestDrain() }
+
+  /// Asks for the end and leaves everything in shared memory and on disk to the next broker on the same
+  /// path, which may be of a later version: clients wait for it, and go on. Returns at once. May be
+  /// called from a signal handler.
+  public func requestHandOver() { loop.requestHandOver() }
 
   /// Asks for the end without waiting for anything open, and returns at once. May be called from a
   /// signal handler.

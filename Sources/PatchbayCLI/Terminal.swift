@@ -92,5 +92,5 @@ struct Terminal {
     unsafe getenv(name).map { unsafe String(cString: $0) }
   }
 
-  private static func isSet(_ name: String) -> Bool { environment(name)?.isEmpty == false }
+  static func isSet(_ name: String) -> Bool { environment(name)?.isEmpty == false }
 }

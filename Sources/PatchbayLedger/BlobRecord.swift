@@ -80,12 +80,31 @@ extension Ledger {
     unrecorded.append(generation)
   }
 
-  /// The records that the event at hand has made necessary.
+  /// Takes note of a blob that has lost its key, and is perhaps gone before the event is over. While its
+  /// container still has the name by which a broker finds it, the record must say that it has no key.
+  mutating func recordUnnamed(_ generation: Generation) {
+    record(generation)
+    guard let blob = blobs[generation], blob.isBorn,
+      blob.isPersisted || blob.persistReserve != nil
+    else { return }
+    unnamed[generation] = record(of: blob)
+  }
+
+  /// A blob is gone. Its record goes before its rings can serve another blob: what nothing names is swept
+  /// by the next broker.
+  mutating func erase(_ generation: Generation) {
+    // After the name of its container.
+    guard unnamed[generation] == nil else { return actions.append(.eraseBlob(generation)) }
+    unrecorded.append(generation)
+  }
+
+  /// What the event at hand has to write into the journal, in the order in which it came about.
   func recordsToWrite() -> [LedgerAction] {
     var seen: Set<Generation> = []
     return unrecorded.compactMap { generation in
-      guard seen.insert(generation).inserted, let blob = blobs[generation] else { return nil }
-      return .recordBlob(record(of: blob))
+      guard seen.insert(generation).inserted else { return nil }
+      if let blob = blobs[generation] { return .recordBlob(record(of: blob)) }
+      return unnamed[generation].map { .recordBlob($0) } ?? .eraseBlob(generation)
     }
   }
 

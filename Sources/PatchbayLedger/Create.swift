@@ -22,6 +22,7 @@ extension Ledger {
     guard !isJournalFull else { throw .journalFull(request.key) }
     let old = owners[request.key]
     if let own = ownCreation(old, session, number) {
+      confirm(session, own.origin.generation)
       return answerCreation(of: own, RequestID(session: session, number: number))
     }
     if let same = sameCreation(old, session, request, terms) {

@@ -73,10 +73,10 @@ extension Ledger {
     }
     vanished(generation, as: kind)
     blobs[generation]?.isNamed = false
+    recordUnnamed(generation)
     withdrawContainer(of: generation)
     if owners[blob.key] == generation { owners[blob.key] = nil }
     catalog.remove(blob.key)
-    record(generation)
     settle(generation)
   }
 }

@@ -79,7 +79,8 @@ extension Ledger {
     blob.sealer = session
     keep(blob)
     importCount += 1
-    actions.append(.keepFile(origin.generation, offer))
+    // Its record says where the file is.
+    preparations.append(.keepFile(origin.generation, offer))
     owners[request.key] = origin.generation
     born(origin.generation)
     settle(origin.generation)

@@ -33,6 +33,7 @@ extension Ledger {
     }
     if blob.publishers.contains(BlobPublisher(session: session, number: number)) {
       // Asked again by who did not get the answer.
+      confirm(session, generation)
       return grantJoin(session, number, generation)
     }
     try checkJoin(session, blob)

@@ -21,8 +21,12 @@ package struct Ledger: Sendable {
 
   var now: Moment
   var actions: [LedgerAction] = []
+  /// What has to be done before anything is recorded.
+  var preparations: [LedgerAction] = []
   /// Blobs whose records the event at hand has made out of date.
   var unrecorded: [Generation] = []
+  /// Records of blobs that it has taken the key from.
+  var unnamed: [Generation: BlobRecord] = [:]
 
   var sessions: [SessionID: Session] = [:]
   var handshakes = HandshakeQueue()
@@ -115,8 +119,8 @@ package struct Ledger: Sendable {
     take(event)
     spillMore()
     tellWatchers()
-    defer { (actions, unrecorded) = ([], []) }
-    return unrecorded.isEmpty ? actions : recordsToWrite() + actions
+    defer { (actions, preparations, unrecorded, unnamed) = ([], [], [], [:]) }
+    return unrecorded.isEmpty ? actions : preparations + recordsToWrite() + actions
   }
 
   private mutating func take(_ event: LedgerEvent) {

@@ -166,8 +166,7 @@ extension Ledger {
     guard blob.ghostCount == 0, blob.writers.isEmpty, blob.spillingIndex == nil,
       blob.persistReserve == nil
     else { return }
-    // Before its rings can serve another blob: what nothing names is swept by the next broker.
-    actions.append(.eraseBlob(generation))
+    erase(generation)
     if blob.hasContainer {
       chargeDisk(blob, -blob.spoolByteCount, idle: 0)
       actions.append(.removeContainer(generation))

@@ -116,14 +116,15 @@ extension Ledger {
 
   private mutating func takeUp(_ found: RecoveredBlob, _ clients: [UInt64: SessionID]) {
     let record = found.record
-    guard let origin = Self.origin(of: record), blobs[origin.generation] == nil,
-      !record.isNamed || owners[origin.request.key] == nil
-    else { return actions.append(.eraseBlob(record.info.generation)) }
+    guard let origin = Self.origin(of: record), blobs[origin.generation] == nil else {
+      return actions.append(.eraseBlob(record.info.generation))
+    }
     var blob = Blob(origin: origin)
     blob.isBorn = true
     blob.isReturning = true
     blob.state = record.info.state
-    blob.isNamed = record.isNamed
+    // No two records of a key can stand; these are bytes all the same.
+    blob.isNamed = record.isNamed && owners[origin.request.key] == nil
     blob.isPinned = record.info.isPinned
     // Who may still write into rings of a blob that is not sealed is not recorded.
     blob.isAbandoned = record.info.state != .sealed
@@ -138,7 +139,7 @@ extension Ledger {
       record.scratch.map { ($0.index, $0) }, uniquingKeysWith: { $1 })
     blob.patchwork.scratchByteCount = record.scratch.reduce(0) { $0 + $1.standing.fileByteCount }
     blob.hasContainer = record.hasContainer
-    blob.isPersisted = record.isPersisted
+    blob.isPersisted = found.stored != nil
     blob.modified = record.info.modified
     blob.lastRead = record.info.lastRead
     blob.causeCode = record.info.causeCode
@@ -149,7 +150,7 @@ extension Ledger {
     blob.awaitedSubscribers = record.subscribers.compactMap { clients[$0] }
     keep(blob)
     let generation = origin.generation
-    if record.isNamed {
+    if blob.isNamed {
       owners[origin.request.key] = generation
       catalog.insert(origin.request.key)
     }
@@ -223,7 +224,10 @@ extension Ledger {
     let publishers = record.publishers.compactMap { publisher in
       clients[publisher.clientID].map { BlobPublisher(session: $0, number: publisher.number) }
     }
-    changePublishers(of: generation) { $0 = publishers }
+    blobs[generation]?.publishers = publishers
+    if let blob = blobs[generation], let payer = blob.payer {
+      sessions[payer]?.paidByteCount += blob.residentByteCount
+    }
     for publisher in publishers {
       sessions[publisher.session]?.handles[generation] = Handle(publishes: true)
       sessions[publisher.session]?.handleCount += 1
@@ -232,28 +236,39 @@ extension Ledger {
     }
     guard blobs[generation]?.isJoinable == true, record.info.byteCount == nil else { return }
     // Of claims that have come and gone nothing is recorded: there may be bytes anywhere.
-    let end = blobs[generation].map { $0.origin.plan.range(of: max(0, $0.extentEnd - 1)).upperBound }
+    let end = blobs[generation].map {
+      $0.origin.plan.range(of: max(0, $0.extentEnd - 1)).upperBound
+    }
     blobs[generation]?.claimedEnd = max(record.claimedEnd, end ?? 0)
   }
 
-  /// Ends what the broker before had begun: a seal whose container is complete, a removal, and what has
-  /// nothing left to stand on.
+  /// Ends what the broker before had begun: a seal whose container is complete, a removal; and fails what
+  /// has nothing left to stand on.
   private mutating func finishHalfDone(_ found: RecoveredBlob) {
     let generation = found.record.info.generation
     guard let blob = blobs[generation] else { return }
     if let stored = found.stored, blob.state == .open, blob.isNamed {
       sealRecovered(blob, stored)
-    } else if found.stored == nil, blob.state == .sealed, blob.origin.outlivesBroker, blob.isNamed {
-      // Its container has lost its name first.
-      blobs[generation]?.isPersisted = false
-      unname(generation)
+    } else if blob.isPersisted {
+      spoolRest(of: generation)
     } else if let loss = found.loss {
       lose(blob, loss)
     } else if blob.state == .open, blob.publishers.isEmpty {
       loseRecorded(blob)
     }
     if blob.state == .suspended { awaitPublisher(generation) }
-    if !blob.isNamed { withdrawContainer(of: generation) }
+    withdrawIfEnded(generation)
+    // What was recorded may not have been told the container any more.
+    if let stored = found.stored, stored.isPinned != blob.isPinned {
+      markContainer(of: generation)
+    }
+  }
+
+  /// No broker is to find a complete container of a blob that has ended, or goes on.
+  private mutating func withdrawIfEnded(_ generation: Generation) {
+    guard let blob = blobs[generation], !blob.isNamed || blob.state != .sealed else { return }
+    withdrawContainer(of: generation)
+    if blob.isNamed { blobs[generation]?.isPersisted = false }
   }
 
   private mutating func sealRecovered(_ blob: Blob, _ stored: StoredBlob) {
@@ -265,14 +280,22 @@ extension Ledger {
     blobs[generation]?.isAbandoned = false
     blobs[generation]?.isPersisted = true
     blobs[generation]?.hasContainer = true
-    blobs[generation]?.byteCount = stored.byteCount
     blobs[generation]?.digest = stored.digest
     blobs[generation]?.sealer = sealer
-    blobs[generation]?.spooled =
-      stored.byteCount == 0 ? [] : Set(0...blob.origin.plan.index(of: stored.byteCount - 1))
+    blobs[generation]?.byteCount = stored.byteCount
+    spoolRest(of: generation)
     for record in blob.patchwork.scratchRecords { forgetScratch(record.index, generation) }
     setDisk(generation, stored.containerByteCount)
     record(generation)
+  }
+
+  /// What of a complete blob is not in memory stands in its container.
+  private mutating func spoolRest(of generation: Generation) {
+    guard let blob = blobs[generation], let byteCount = blob.byteCount, byteCount > 0 else {
+      return
+    }
+    let all = Set(0...blob.origin.plan.index(of: byteCount - 1))
+    blobs[generation]?.spooled = all.subtracting(blob.extents.map(\.index))
   }
 
   /// Bytes that the record names are not there any more.
@@ -316,8 +339,11 @@ extension Ledger {
     settle(generation)
   }
 
-  /// The boards that recovered blobs have entries on.
-  package var recoveredBoards: [UInt32] { boardAccess.keys.sorted() }
+  /// Whether clients of the broker before are still out.
+  package var isReturning: Bool { returning != nil }
+
+  /// Whether something waits for the process of a session that has ended.
+  package func isHaunted(by session: SessionID) -> Bool { sessions[session] != nil }
 
   // MARK: Coming back
 
@@ -397,6 +423,11 @@ extension Ledger {
     addReader(
       RequestID(session: session, number: request.number), blob.origin.generation,
       observes: request.role == .observer)
+  }
+
+  /// A request that made a publisher was sent again.
+  mutating func confirm(_ session: SessionID, _ generation: Generation) {
+    returning?.arriving[session]?.remove(generation)
   }
 
   mutating func reattached(_ session: SessionID, _ number: UInt64) {

@@ -25,8 +25,8 @@ package final class BrokerLoop: Sendable {
   ///   its directory is not ours to use, `noSpaceMemory`, `inputOutput`.
   package init(_ configuration: LoopConfiguration) throws(PatchbayError) {
     control = try LoopControl()
-    instance = UInt64.random(in: 1...UInt64.max)
-    let loop = try EventLoop(configuration, instance: instance, control)
+    let loop = try EventLoop(configuration, control)
+    instance = loop.instance
     socketPath = configuration.socketPath.path
     memoryLimit = loop.memoryLimit
     drainLimit = configuration.drainLimit
@@ -53,6 +53,10 @@ package final class BrokerLoop: Sendable {
     control.limitDrain(to: MonotonicTime.now.advanced(by: drainLimit))
     control.request(.drain)
   }
+
+  /// Asks for the end at once, leaving everything to the next broker on the path. Returns at once, and
+  /// is as safe as `requestDrain`.
+  package func requestHandOver() { control.request(.handOver) }
 
   /// Asks for the end at once. Returns at once, and is as safe as `requestDrain`.
   package func requestStop() { control.request(.stop) }

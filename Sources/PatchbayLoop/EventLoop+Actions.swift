@@ -78,6 +78,8 @@ extension EventLoop {
       if let lostRecord, reply.kind != .failure, reply.kind != .events { throw lostRecord }
       let packet = try Self.packet(reply, number: number)
       noteGrant(sources, connection)
+      // It may have rings mapped from before.
+      if case .welcome(let welcome) = reply, welcome.isAwaited { connection.holdsRing = true }
       let outgoing = Outgoing(packet: packet, sources, number: number)
       let outcome = try connection.send(outgoing, opener(connection))
       note(outcome, connection)
@@ -359,7 +361,10 @@ extension EventLoop {
   private func record(_ record: BlobRecord) {
     let inodes = record.extents.map { rings[$0.ring]?.inode ?? 0 }
     keep { () throws(PatchbayError) in
-      try journal.record(JournaledBlob(record: record, inodes: inodes))
+      try journal.record(
+        JournaledBlob(
+          record: record, inodes: inodes,
+          filePath: record.file == nil ? nil : imports.path(of: record.info.generation)))
     }
   }
 

@@ -48,6 +48,8 @@ final class EventLoop {
   /// Ended sessions whose process is watched; the ledger does not wait for more of them either.
   static let watchedEndedLimit = 8192
   static let acceptPause = Duration.milliseconds(100)
+  /// Imported files have so long to open again.
+  static let reopenLimit = Duration.seconds(1)
 
   let instance: UInt64
   let memoryLimit: Int
@@ -69,6 +71,12 @@ final class EventLoop {
   let imports: Imports
   /// What the spool had in it, until the ledger knows.
   private var findings: SpoolFindings?
+  /// What the broker before this one has left, until the ledger knows.
+  private var prior: PriorBroker?
+  /// Sessions that stand in for its clients.
+  var standIns: [SessionID] = []
+  /// How many objects of a killed instance were removed.
+  private let sweptCount: Int
   let hasher: Worker<WorkResult>
   let journalStorage: SharedJournalStorage
   let journal: Journal
@@ -102,33 +110,50 @@ final class EventLoop {
   /// Since when there has been no client and no open blob; nil while there is one.
   private var idleSince: MonotonicTime?
   private var isTornDown = false
+  /// Whether the next broker on this ground is to go on with everything.
+  private var handsOver = false
 
-  /// Takes the socket and makes what the instance needs; nothing runs yet.
-  init(
-    _ configuration: LoopConfiguration, instance: UInt64, _ control: LoopControl
-  ) throws(PatchbayError) {
-    self.instance = instance
+  /// Takes the socket and makes what the instance needs, or takes it over from the broker that was
+  /// killed on this ground; nothing runs yet.
+  init(_ configuration: LoopConfiguration, _ control: LoopControl) throws(PatchbayError) {
     self.control = control
     logger = configuration.logger
-    memoryLimit = try configuration.chosenMemoryLimit()
+    let listener = configuration.listener.map { Descriptor(owning: $0) }
     try configuration.checkClientMemory()
     isShared = configuration.isShared
     let descriptorLimit = try checked(
       pb_raise_descriptor_limit(), "Raising the limit of open files")
+    let lock = try SocketGround.lock(
+      configuration.socketPath, isShared: configuration.isShared)
+    var prior = try lock.previous.flatMap { (previous) throws(PatchbayError) in
+      try PriorBroker.find(previous, configuration.logger)
+    }
+    let instance = prior?.instance ?? UInt64.random(in: 1...UInt64.max)
+    self.instance = instance
     // First, for it may take long: who finds the socket is served.
+    let kept = prior?.generations ?? []
     let opened = try configuration.spool.map { (place) throws(PatchbayError) in
-      try Spool.open(place, instance: instance)
+      try Spool.open(place, instance: instance, kept: kept)
     }
     spool = opened?.spool
-    findings = opened?.findings
-    do throws(PatchbayError) {
-      ground = try SocketGround(
-        configuration.socketPath, instance: instance, isShared: configuration.isShared,
-        given: configuration.listener)
-    } catch {
-      opened?.spool.leave()
-      throw error
+    var isReady = false
+    // Until everything stands nothing of what there was may go.
+    defer { if !isReady { prior == nil ? opened?.spool.leave() : opened?.spool.leaveAll() } }
+    let firstSession: UInt64 = 1
+    prior?.look(opened?.spool, opened?.findings, firstSession: firstSession)
+    findings = opened?.findings.without(kept)
+    memoryLimit = try configuration.chosenMemoryLimit(found: prior?.ringByteCount ?? 0)
+    if let prior {
+      sweptCount = prior.sweep()
+    } else {
+      sweptCount =
+        lock.previous.map { InstanceLock.sweep("/dev/shm", ObjectName.prefix(instance: $0)) } ?? 0
+      try lock.note(instance)
     }
+    ground = try SocketGround(
+      configuration.socketPath, lock, keepsTrace: prior != nil,
+      isShared: configuration.isShared, given: listener)
+    nextSession = firstSession + UInt64(prior?.recovery.clients.count ?? 0)
     idleLimit = configuration.idleLimit
     poller = try Poller()
     acceptor = try Acceptor(listener: ground.listener.rawValue)
@@ -137,16 +162,17 @@ final class EventLoop {
     limits.isShared = configuration.isShared
     if let own = configuration.userMemoryLimit { limits.memoryPerOtherUser = own }
     limits.memoryPerClient = configuration.clientMemoryLimit
-    limits.spool = try configuration.spool?.terms(found: findings?.byteCount ?? 0)
+    limits.spool = try configuration.spool?.terms(found: opened?.findings.byteCount ?? 0)
     limits.importCount = min(limits.importCount, Int(descriptorLimit) / 4)
     // While one is offered as many others may be held.
     imports = try Imports(limit: limits.importCount + 1)
     jobLimit = limits.jobCount
-    maker = try Worker("the maker of rings", jobLimit: jobLimit)
-    inspector = try Worker("the inspector of rings", jobLimit: jobLimit)
-    spooler = try Worker("the writer of the spool", jobLimit: jobLimit)
-    keeper = try Worker("the keeper of the spool", jobLimit: jobLimit)
-    hasher = try Worker("the maker of digests", jobLimit: jobLimit)
+    let isInline = configuration.runsWorkersInline
+    maker = try Worker("the maker of rings", jobLimit: jobLimit, isInline: isInline)
+    inspector = try Worker("the inspector of rings", jobLimit: jobLimit, isInline: isInline)
+    spooler = try Worker("the writer of the spool", jobLimit: jobLimit, isInline: isInline)
+    keeper = try Worker("the keeper of the spool", jobLimit: jobLimit, isInline: isInline)
+    hasher = try Worker("the maker of digests", jobLimit: jobLimit, isInline: isInline)
     rings = RingStore(instance: instance)
     boards = BoardStore(instance: instance)
     refusals = RateLimitedLog(logger)
@@ -154,9 +180,14 @@ final class EventLoop {
       limits: limits, instance: instance, brokerProcess: getpid(), brokerUser: geteuid(),
       at: Self.now, tokenSource: SystemRandomNumberGenerator(),
       digest: { DigestState.digest(of: $1, $0) })
-    journalStorage = SharedJournalStorage(instance: instance)
+    journalStorage = prior?.storage ?? SharedJournalStorage(instance: instance)
     do throws(PatchbayError) {
-      journal = try Journal(instance: instance, storage: journalStorage)
+      journal =
+        if let prior {
+          try Journal(continuing: prior.contents, storage: journalStorage)
+        } else {
+          try Journal(instance: instance, storage: journalStorage)
+        }
       try poller.add(ground.listener.rawValue, .listener)
       try poller.add(control.alarm.rawValue, .control)
       try poller.add(maker.finished.rawValue, .maker)
@@ -164,10 +195,13 @@ final class EventLoop {
       try poller.add(spooler.finished.rawValue, .spooler)
       try poller.add(keeper.finished.rawValue, .keeper)
       try poller.add(hasher.finished.rawValue, .hasher)
+      for board in prior?.boards ?? [] { try boards.create(board) }
     } catch {
-      journalStorage.unlinkAll()
+      if prior == nil { journalStorage.unlinkAll() }
       throw error
     }
+    self.prior = prior
+    isReady = true
   }
 
   deinit { tearDown() }
@@ -182,11 +216,12 @@ final class EventLoop {
       try spooler.start()
       try keeper.start()
       try hasher.start()
-      if ground.sweptCount > 0 {
-        logger.info("Removed \(ground.sweptCount) objects of a broker that was killed.")
+      if sweptCount > 0 {
+        logger.info("Removed \(sweptCount) objects of a broker that was killed.")
       }
       logger.info("Serving on \(ground.path) with \(memoryLimit) bytes of shared memory.")
       reportRoom()
+      takeOver()
       takeFindings()
       while !isDone {
         for ready in try poller.wait(until: nextMoment) { handle(ready) }
@@ -197,12 +232,47 @@ final class EventLoop {
         {
           submit(.tick)
         }
+        dropStandIns()
       }
     } catch {
       logger.critical("The broker ends: \(error.message)")
     }
     tearDown()
     logger.info("The broker on \(ground.path) has ended.")
+  }
+
+  /// Tells the ledger what there was, and then which processes are gone.
+  private func takeOver() {
+    guard var found = prior else { return }
+    prior = nil
+    logger.notice(
+      """
+      Taking over from a broker that ended without clearing up: \(found.recovery.blobs.count) blobs, \
+      \(found.recovery.clients.count) clients.
+      """)
+    rings.takeOver(found.rings)
+    found.note(opened: imports.reopen(found.lostFiles, within: Self.reopenLimit))
+    var gone: [SessionID] = []
+    for client in found.recovery.clients {
+      let outcome = processes.add(
+        client.session, client.record.peer, startTime: found.startTimes[client.session] ?? 0,
+        poller)
+      if outcome == .gone { gone.append(client.session) }
+      standIns.append(client.session)
+    }
+    submit(.recovered(found.recovery))
+    // From now on what is left behind is this broker's.
+    ground.keepsTrace = false
+    for session in gone { submit(.exited(session)) }
+  }
+
+  /// Watches the processes of clients that were expected no longer than they have to be.
+  private func dropStandIns() {
+    guard !standIns.isEmpty, !ledger.isReturning else { return }
+    for session in standIns where !ledger.isHaunted(by: session) {
+      processes.drop(session, poller)
+    }
+    standIns = []
   }
 
   private func takeFindings() {
@@ -224,6 +294,9 @@ final class EventLoop {
     switch wish {
     case .run: return hasIdledOut
     case .stop: return true
+    case .handOver:
+      handsOver = true
+      return true
     case .drain:
       if drainDeadline == nil {
         logger.info("Draining: no new blobs and readers.")
@@ -332,10 +405,12 @@ final class EventLoop {
 
   // MARK: The end
 
-  /// Leaves nothing behind: no name in shared memory, no socket, no thread, no lock.
+  /// Leaves nothing behind: no name in shared memory, no socket, no thread, no lock. One that hands over
+  /// leaves to the next broker what one that is killed leaves.
   func tearDown() {
     guard !isTornDown else { return }
     isTornDown = true
+    if !handsOver { sayFarewell() }
     for connection in connections.values {
       _ = connection.flush(atMost: .max, opener(connection))
       poller.remove(connection.rawDescriptor)
@@ -347,10 +422,26 @@ final class EventLoop {
     hasher.stop()
     maker.stop()
     for case .ring(let ring, let result) in maker.takeResults() { rings.settle(ring, result) }
-    rings.unlinkAll()
-    journalStorage.unlinkAll()
+    // One that has not told the ledger yet what there was has nothing of its own to remove.
+    ground.keepsTrace = handsOver || prior != nil
+    if ground.keepsTrace {
+      rings.leaveAll()
+      spool?.leaveAll()
+    } else {
+      rings.unlinkAll()
+      journalStorage.unlinkAll()
+      spool?.leave()
+    }
     imports.leave()
-    spool?.leave()
     ground.leave()
+  }
+
+  /// Tells everybody that the end is one: who is told nothing waits for another broker.
+  private func sayFarewell() {
+    let end = PatchbayError(
+      .noBroker, "The broker on \(ground.path) has ended, and all it held in memory with it.")
+    for connection in connections.values.sorted(by: { $0.session < $1.session }) {
+      send(.failure(end), to: connection, number: 0)
+    }
   }
 }

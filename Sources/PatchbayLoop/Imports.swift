@@ -16,6 +16,7 @@ final class Imports {
   let limit: Int
   private var offers: [FileOffer: Int32] = [:]
   private var files: [Generation: Int32] = [:]
+  private var paths: [Generation: String] = [:]
   private var lastOffer: UInt64 = 0
   private let closer: FileCloser
 
@@ -78,7 +79,34 @@ final class Imports {
   }
 
   func keep(_ generation: Generation, _ offer: FileOffer) {
-    files[generation] = offers.removeValue(forKey: offer)
+    guard let descriptor = offers.removeValue(forKey: offer) else { return }
+    files[generation] = descriptor
+    paths[generation] = FileLook.path(of: descriptor)
+  }
+
+  /// Where a blob's file was when it was imported; nil where the system does not tell.
+  func path(of generation: Generation) -> String? { paths[generation] }
+
+  /// Opens files again that a broker before this one has held, those that are what they were. Waits for
+  /// them so long and no longer: whoever serves one may not answer.
+  /// - Returns: the blobs whose files are there.
+  func reopen(_ lost: [LostFile], within duration: Duration) -> Set<Generation> {
+    guard !lost.isEmpty else { return [] }
+    let reopening = Reopening()
+    do throws(PatchbayError) {
+      let isDone = try Alarm()
+      try SystemThread.detached("opening files") {
+        reopening.open(lost)
+        isDone.raise()
+      }
+      _ = isDone.wait(until: MonotonicTime.now.advanced(by: duration))
+    } catch {
+      return []
+    }
+    let opened = reopening.end()
+    for (generation, descriptor) in opened { files[generation] = descriptor }
+    for file in lost where opened[file.generation] != nil { paths[file.generation] = file.path }
+    return Set(opened.keys)
   }
 
   func drop(_ offer: FileOffer) {
@@ -86,6 +114,7 @@ final class Imports {
   }
 
   func release(_ generation: Generation) {
+    paths[generation] = nil
     if let descriptor = files.removeValue(forKey: generation) { closer.close(descriptor) }
   }
 
@@ -119,6 +148,41 @@ final class Imports {
     for descriptor in offers.values { closer.close(descriptor) }
     (files, offers) = ([:], [:])
     closer.finish(within: .seconds(1))
+  }
+}
+
+/// A file that a broker before this one has held for a blob.
+struct LostFile: Sendable {
+  let generation: Generation
+  let path: String
+  let stamp: FileStamp
+}
+
+/// Files that are being opened, until nobody waits for them any more.
+private final class Reopening: Sendable {
+  private let opened = Mutex<[Generation: Int32]?>([:])
+
+  func open(_ lost: [LostFile]) {
+    for file in lost {
+      guard opened.withLock({ $0 != nil }) else { return }
+      guard let descriptor = try? DiskFile.openForReading(file.path) else { continue }
+      let look = try? FileLook(descriptor, .now)
+      guard let look, look.stamp == file.stamp, look.isRegular else { continue }
+      let raw = descriptor.release()
+      let isTaken = opened.withLock { opened in
+        opened?[file.generation] = raw
+        return opened != nil
+      }
+      if !isTaken { _ = Glibc.close(raw) }
+    }
+  }
+
+  /// What has been opened by now; nothing more is.
+  func end() -> [Generation: Int32] {
+    opened.withLock { opened in
+      defer { opened = nil }
+      return opened ?? [:]
+    }
   }
 }
 

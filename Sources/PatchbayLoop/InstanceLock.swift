@@ -56,8 +56,9 @@ final class InstanceLock {
 
   /// Removes regular files of our own uid whose names begin so. What an instance has left can do
   /// nothing any more, since we hold its lock.
+  /// - Parameter kept: but not these.
   /// - Returns: how many.
-  static func sweep(_ place: String, _ prefix: String) -> Int {
+  static func sweep(_ place: String, _ prefix: String, but kept: Set<String> = []) -> Int {
     guard let directory = unsafe opendir(place) else { return 0 }
     defer { _ = unsafe closedir(directory) }
     var names: [String] = []
@@ -65,7 +66,7 @@ final class InstanceLock {
       let name = unsafe withUnsafePointer(to: &entry.pointee.d_name) { pointer in
         unsafe String(cString: UnsafeRawPointer(pointer).assumingMemoryBound(to: CChar.self))
       }
-      if name.hasPrefix(prefix) { names.append(name) }
+      if name.hasPrefix(prefix), !kept.contains(name) { names.append(name) }
     }
     return names.count { name in
       let path = "\(place)/\(name)"

@@ -58,6 +58,8 @@ package struct LoopConfiguration: Sendable {
   package var clientMemoryLimit: Int?
   /// Where what does not fit in memory goes; nil: nowhere.
   package var spool: SpoolPlace?
+  /// Whether no worker has a thread of its own: then the same requests lead to the same system calls.
+  package var runsWorkersInline = false
   package var logger: Logger
 
   /// Less would not hold the first chunk of the journal and a board.
@@ -72,13 +74,14 @@ package struct LoopConfiguration: Sendable {
   }
 
   /// The limit in bytes.
+  /// - Parameter found: bytes that blobs of the broker before take already.
   /// - Throws: `noSpaceMemory` when there is too little for a broker at all.
-  func chosenMemoryLimit() throws(PatchbayError) -> Int {
+  func chosenMemoryLimit(found: Int) throws(PatchbayError) -> Int {
     let limit: Int
     if let memoryLimit {
       limit = memoryLimit
     } else {
-      limit = try SharedObject.freeByteCount() / 4
+      limit = (try SharedObject.freeByteCount() + found) / 4
     }
     guard limit >= Self.leastMemory else {
       throw PatchbayError(

@@ -6,7 +6,7 @@ import Synchronization
 
 final class LoopControl: Sendable {
   enum Wish: UInt8 {
-    case run, drain, stop
+    case run, handOver, drain, stop
   }
 
   /// Raised for the loop with every wish.

@@ -47,7 +47,34 @@ struct ProcessWatches {
     }
     let result = pb_peer_pidfd(socket, peer.process)
     guard result >= 0 else { return result == -ESRCH ? .gone : .unwatched }
-    let watch = Watch(peer.process, Descriptor(owning: result))
+    return watch(session, peer.process, Descriptor(owning: result), poller)
+  }
+
+  /// Watches the process of a client that has no connection: one that a broker before this one has
+  /// noted, with the time of its start.
+  mutating func add(
+    _ session: SessionID, _ peer: Peer, startTime: UInt64, _ poller: borrowing Poller
+  ) -> Outcome {
+    // Of a process outside of this one's namespace nothing can be found out.
+    guard peer.process != 0, startTime != 0 else { return .unwatched }
+    let result = pb_pidfd(peer.process)
+    guard result >= 0 else { return result == -ESRCH ? .gone : .unwatched }
+    let descriptor = Descriptor(owning: result)
+    // After it was opened: from now on the number means the process that the descriptor means.
+    guard pb_process_start_time(peer.process) == startTime else { return .gone }
+    return watch(session, peer.process, descriptor, poller)
+  }
+
+  private mutating func watch(
+    _ session: SessionID, _ process: Int32, _ descriptor: consuming Descriptor,
+    _ poller: borrowing Poller
+  ) -> Outcome {
+    if let number = numberByProcess[process], let watch = watches[number], !watch.hasExited {
+      watch.sessions.insert(session)
+      numberBySession[session] = number
+      return .watched
+    }
+    let watch = Watch(process, descriptor)
     let number = nextNumber
     guard (try? poller.add(watch.descriptor.rawValue, .process(number))) != nil else {
       return .unwatched
@@ -55,7 +82,7 @@ struct ProcessWatches {
     nextNumber += 1
     watch.sessions.insert(session)
     watches[number] = watch
-    numberByProcess[peer.process] = number
+    numberByProcess[process] = number
     numberBySession[session] = number
     return .watched
   }

@@ -93,6 +93,9 @@ struct RingStore {
 
   subscript(_ ring: RingID) -> RingPlace? { rings[ring] }
 
+  /// Takes rings over that the broker before this one has made.
+  mutating func takeOver(_ places: [RingID: RingPlace]) { rings.merge(places) { $1 } }
+
   /// - Throws: `closed` for a ring that is not there: a granted one stays until its handle is closed.
   func open(_ ring: RingID, isWritable: Bool) throws(PatchbayError) -> Descriptor {
     guard let place = self[ring] else {
@@ -115,6 +118,12 @@ struct RingStore {
   var hasLeaving: Bool { !leaving.isEmpty }
 
   mutating func endUnlink(_ ring: RingID) { leaving[ring] = nil }
+
+  /// Forgets all of them, for the next broker to find.
+  mutating func leaveAll() {
+    rings = [:]
+    leaving = [:]
+  }
 
   /// Takes all names away, at the end.
   mutating func unlinkAll() {

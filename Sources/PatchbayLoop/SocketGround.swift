@@ -1,6 +1,7 @@
-// The ground a broker stands on: a directory that can be trusted, the lock file, the socket, and no
-// leftovers of an earlier instance.
-//
+// The ground a broker stands on: a directory that can be trusted, the lock file, and the socket. What an
+// earlier broker has left there is for the caller, who has the lock, to take over or to remove, before
+// anybody can connect.
+
 import CPatchbaySystem
 import Glibc
 import PatchbaySystem
@@ -8,32 +9,43 @@ import PatchbayTypes
 
 final class SocketGround {
   let listener: Descriptor
-  /// How many objects of a killed instance were removed.
-  let sweptCount: Int
   let path: String
+  /// Whether what this broker leaves is for the next one: the lock file goes on saying whose it is.
+  var keepsTrace: Bool
   private let lock: InstanceLock
   /// The socket's name, if it is ours.
   private var socketFile: (device: UInt, inode: UInt)?
   private var hasLeft = false
 
-  /// Takes the lock, clears up behind a dead broker and listens.
+  /// The lock of a socket's path, in a directory that is ours.
   /// - Parameter isShared: other users may connect.
-  /// - Parameter given: a socket that listens on the path already, owned from now on: its name is
-  ///   somebody else's and stays.
   /// - Throws: `limitReached` when another broker serves this path, `notPermitted` when a name is
   ///   in use for something that is not ours, `inputOutput`.
-  init(
-    _ socketPath: SocketPath, instance: UInt64, isShared: Bool = false, given: Int32? = nil
-  ) throws(PatchbayError) {
-    path = socketPath.path
-    let given = given.map { Descriptor(owning: $0) }
+  static func lock(
+    _ socketPath: SocketPath, isShared: Bool
+  ) throws(PatchbayError) -> InstanceLock {
+    let path = socketPath.path
     try socketPath.prepareDirectory(isShared: isShared)
-    lock = try InstanceLock(
+    return try InstanceLock(
       path + ".lock",
       taken: "Another broker already serves \(path). Use another path with --socket, or stop it.")
-    sweptCount =
-      lock.previous.map { InstanceLock.sweep("/dev/shm", ObjectName.prefix(instance: $0)) } ?? 0
-    try lock.note(instance)
+  }
+
+  /// Listens.
+  /// - Parameters:
+  ///   - lock: the path's, in which this broker's instance stands already.
+  ///   - keepsTrace: whether there is something to be found by the next broker from now on.
+  ///   - isShared: other users may connect.
+  ///   - given: a socket that listens on the path already, owned from now on: its name is somebody
+  ///     else's and stays.
+  /// - Throws: `notPermitted` when the name is in use for something that is not ours, `inputOutput`.
+  init(
+    _ socketPath: SocketPath, _ lock: InstanceLock, keepsTrace: Bool, isShared: Bool = false,
+    given: consuming Descriptor? = nil
+  ) throws(PatchbayError) {
+    path = socketPath.path
+    self.lock = lock
+    self.keepsTrace = keepsTrace
     if let given {
       listener = given
       // For connections made from now on, unless who made the socket has seen to it. Whoever has
@@ -49,7 +61,7 @@ final class SocketGround {
     }
   }
 
-  /// The socket's name goes if it is ours; the lock file stays, empty: nothing is left to clear up.
+  /// The socket's name goes if it is ours. The lock file stays, empty unless there is something left.
   func leave() {
     guard !hasLeft else { return }
     hasLeft = true
@@ -59,7 +71,7 @@ final class SocketGround {
     {
       _ = unsafe Glibc.unlink(path)
     }
-    lock.clear()
+    if !keepsTrace { lock.clear() }
   }
 
   deinit { leave() }

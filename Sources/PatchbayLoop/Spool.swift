@@ -70,7 +70,7 @@ import Synchronization
 
   private init(
     _ place: SpoolPlace, instance: UInt64, _ directory: consuming Descriptor, _ lock: InstanceLock,
-    boot: String, _ names: [Generation: String], floorByteCount: Int
+    boot: String, _ findings: SpoolFindings, floorByteCount: Int
   ) {
     path = place.directory
     self.instance = instance
@@ -78,16 +78,18 @@ import Synchronization
     self.directory = directory
     self.lock = lock
     self.boot = boot
-    self.names = Mutex(Names(complete: names))
-    known = Set(names.keys)
+    names = Mutex(Names(complete: findings.names))
+    known = findings.parts.union(findings.names.keys)
+    scratches = findings.scratches
   }
 
   /// Takes the directory, which is made if it is not there, for this broker alone, and looks what is in
   /// it. Blocks as long as that takes: three reads for each complete blob.
+  /// - Parameter kept: blobs of the instance's broker before, whose unfinished files go on.
   /// - Throws: `limitReached` when another broker has it, `notPermitted` when it is not ours,
   ///   `inputOutput`.
   static func open(
-    _ place: SpoolPlace, instance: UInt64
+    _ place: SpoolPlace, instance: UInt64, kept: Set<Generation> = []
   ) throws(PatchbayError) -> (spool: Spool, findings: SpoolFindings) {
     let directory = try DiskFile.ownDirectory(place.directory)
     let lock = try InstanceLock(
@@ -97,12 +99,13 @@ import Synchronization
         + "stop it.")
     let boot = ContainerNote.runningBoot()
     let findings = try SpoolStart.look(
-      place.directory, directory, previous: lock.previous, boot: boot)
+      place.directory, directory, previous: lock.previous,
+      kept: lock.previous == instance ? kept : [], boot: boot)
     let floor = try place.chosenFloor()
     try lock.note(instance)
     return (
       Spool(
-        place, instance: instance, directory, lock, boot: boot, findings.names,
+        place, instance: instance, directory, lock, boot: boot, findings,
         floorByteCount: floor), findings
     )
   }
@@ -152,6 +155,12 @@ import Synchronization
     } catch {
       return .failed(error, containerByteCount: takenByteCount(order.generation))
     }
+  }
+
+  /// Bytes of disk that an unfinished container takes that the broker before has left.
+  func byteCountOfPart(_ generation: Generation) throws(PatchbayError) -> Int {
+    let file = try DiskFile.open(in: directory, name: partName(generation), isWritable: false)
+    return try DiskFile.facts(of: file).allocatedByteCount
   }
 
   /// Bytes of disk that a container takes; nil when nobody knows.
@@ -328,6 +337,13 @@ import Synchronization
   /// A scratch file is of no use any more.
   func drops(_ generation: Generation, _ index: Int) {
     leaving.withLock { $0.scratches.append((generation, index)) }
+  }
+
+  /// At the end, when the worker has stopped: everything stays for the next broker.
+  func leaveAll() {
+    for generation in open.keys.sorted() { close(generation) }
+    known = []
+    scratches = [:]
   }
 
   /// At the end, when the worker has stopped.

@@ -44,6 +44,11 @@ extension Spool {
     try DiskFile.open(in: directory, name: scratchName(generation, index), isWritable: false)
   }
 
+  /// Bytes of disk that a scratch file takes.
+  func byteCountOfScratch(_ generation: Generation, _ index: Int) throws(PatchbayError) -> Int {
+    try DiskFile.facts(of: openScratch(generation, index)).allocatedByteCount
+  }
+
   // MARK: By the worker
 
   /// Copies what is covered of an extent into a scratch file.

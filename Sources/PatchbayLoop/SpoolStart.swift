@@ -1,7 +1,8 @@
 // What a broker finds in its spool when it starts. The directory is this user's, nobody else may write
 // into it, and this broker has its lock: so what bears exactly our names is ours. Complete blobs are
 // served again; what the broker before this one has left unfinished is removed; what bears the name of
-// a complete blob and is none is put aside under another name; everything else is left as it is.
+// a complete blob and is none is put aside under another name; everything else is left as it is. Where
+// this broker takes the place of another, the unfinished files of that one's blobs stay, too.
 
 import PatchbayLedger
 import PatchbaySpool
@@ -14,10 +15,20 @@ struct SpoolFindings: Sendable {
   var names: [Generation: String] = [:]
   /// No file bears the number of a later generation, whatever it is.
   var last = Generation(rawValue: 0)
+  /// Unfinished files that stay: containers, and scratch files by the indices of their extents.
+  var parts: Set<Generation> = []
+  var scratches: [Generation: Set<Int>] = [:]
   /// Unfinished files of the broker before, which are gone now.
   var sweptCount = 0
   /// What is said about the rest, a line for each.
   var warnings: [String] = []
+
+  /// The same without the blobs that are known from elsewhere.
+  func without(_ generations: Set<Generation>) -> SpoolFindings {
+    var rest = self
+    rest.blobs.removeAll { generations.contains($0.generation) }
+    return rest
+  }
 
   /// Bytes of disk that the blobs take.
   var byteCount: Int { blobs.reduce(0) { $0 + $1.containerByteCount } }
@@ -30,6 +41,8 @@ struct SpoolStart: ~Copyable {
   private var findings = SpoolFindings()
   private var foreign: [String] = []
   private var namesThere: Set<String> = []
+  /// Of these generations unfinished files stay.
+  private let kept: Set<Generation>
 
   /// Of names that are not ours, so many are listed.
   private static let listLimit = 8
@@ -40,18 +53,24 @@ struct SpoolStart: ~Copyable {
   /// Numbers beyond it were never given out.
   static let generationLimit: UInt64 = 1 << 62
 
-  private init(_ path: String, _ directory: consuming Descriptor, boot: String) {
+  private init(
+    _ path: String, _ directory: consuming Descriptor, boot: String, _ kept: Set<Generation>
+  ) {
     self.path = path
+    self.kept = kept
     self.directory = directory
     self.boot = boot
   }
 
   /// Looks at everything in a spool.
-  /// - Parameter previous: the instance that had the lock and did not clear up.
+  /// - Parameters:
+  ///   - previous: the instance that had the lock and did not clear up.
+  ///   - kept: its blobs whose unfinished files stay.
   static func look(
-    _ path: String, _ directory: borrowing Descriptor, previous: UInt64?, boot: String
+    _ path: String, _ directory: borrowing Descriptor, previous: UInt64?, kept: Set<Generation>,
+    boot: String
   ) throws(PatchbayError) -> SpoolFindings {
-    var start = SpoolStart(path, try directory.duplicate(), boot: boot)
+    var start = SpoolStart(path, try directory.duplicate(), boot: boot, kept)
     let entries = try DiskFile.entries(of: directory)
     start.namesThere = Set(entries.map(\.name))
     for entry in entries { start.take(entry, previous: previous) }
@@ -70,7 +89,7 @@ struct SpoolStart: ~Copyable {
       if entry.isRegular, Self.isUnfinished(name), let previous,
         name.hasPrefix(ObjectName.prefix(instance: previous))
       {
-        return sweep(name)
+        return keeps(name) ? () : sweep(name)
       }
       foreign.append(name)
       return
@@ -89,6 +108,19 @@ struct SpoolStart: ~Copyable {
     }
   }
 
+  /// Takes in an unfinished file of a blob that goes on; false when it is another's.
+  private mutating func keeps(_ name: String) -> Bool {
+    if let generation = Self.generation(of: name, Self.partSuffix), kept.contains(generation) {
+      findings.parts.insert(generation)
+      return true
+    }
+    guard let scratch = Self.scratch(of: name), kept.contains(scratch.generation) else {
+      return false
+    }
+    findings.scratches[scratch.generation, default: []].insert(scratch.index)
+    return true
+  }
+
   private mutating func sweep(_ name: String) {
     do throws(PatchbayError) {
       try DiskFile.remove(in: directory, name: name)
@@ -101,13 +133,17 @@ struct SpoolStart: ~Copyable {
   /// A container without the name of a complete one, or the scratch file of one of its extents:
   /// `-`, an index, `.scratch`.
   static func isUnfinished(_ name: String) -> Bool {
-    if generation(of: name, partSuffix) != nil { return true }
-    guard let dash = name.lastIndex(of: "-") else { return false }
+    generation(of: name, partSuffix) != nil || scratch(of: name) != nil
+  }
+
+  /// Whose scratch file a name stands for.
+  private static func scratch(of name: String) -> (generation: Generation, index: Int)? {
+    guard let dash = name.lastIndex(of: "-") else { return nil }
     let index = name[name.index(after: dash)...].dropLast(Spool.scratchSuffix.count)
-    guard let number = UInt32(index), name[dash...] == "-\(number)\(Spool.scratchSuffix)" else {
-      return false
-    }
-    return generation(of: name[..<dash] + partSuffix, partSuffix) != nil
+    guard let number = UInt32(index), name[dash...] == "-\(number)\(Spool.scratchSuffix)",
+      let generation = generation(of: name[..<dash] + partSuffix, partSuffix)
+    else { return nil }
+    return (generation, Int(number))
   }
 
   /// Whatever becomes of a file, its number is taken.

@@ -1,5 +1,6 @@
 // Work that takes longer than the loop may: one thread, a bounded queue, results handed back to the
-// loop. A job gets nothing but values and gives a value, so the loop's state stays the loop's.
+// loop. A job gets nothing but values and gives a value, so the loop's state stays the loop's. Inline, for
+// tests that need the same system calls in the same order each time, a job runs when it is submitted.
 
 import PatchbaySystem
 import PatchbayTypes
@@ -23,23 +24,33 @@ package final class Worker<Result: Sendable>: Sendable {
   private let thread = Mutex<SystemThread?>(nil)
   private let name: String
   private let jobLimit: Int
+  private let isInline: Bool
 
-  /// - Parameter jobLimit: More waiting jobs are refused: each stands for memory and for somebody
-  ///   who waits.
-  package init(_ name: String, jobLimit: Int) throws(PatchbayError) {
+  /// - Parameters:
+  ///   - jobLimit: More waiting jobs are refused: each stands for memory and for somebody who waits.
+  ///   - isInline: no thread; results wait for the loop all the same.
+  package init(_ name: String, jobLimit: Int, isInline: Bool = false) throws(PatchbayError) {
     self.name = name
     self.jobLimit = jobLimit
+    self.isInline = isInline
     wanted = try Alarm()
     finished = try Alarm()
   }
 
   package func start() throws(PatchbayError) {
+    guard !isInline else { return }
     let started = try SystemThread(name) { [self] in run() }
     thread.withLock { $0 = started }
   }
 
   /// False: the queue is full, the job will not run.
   package func submit(_ job: @escaping Job) -> Bool {
+    guard !isInline else {
+      let result = job()
+      state.withLock { $0.results.append(result) }
+      finished.raise()
+      return true
+    }
     let isTaken = state.withLock { state in
       guard state.jobs.count < jobLimit else { return false }
       state.jobs.append(job)

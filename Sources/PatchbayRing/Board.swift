@@ -49,6 +49,39 @@ package final class Board: Sendable {
     bells = try DoorbellSet(doorbells, count: entryCount)
   }
 
+  /// Puts the board and the bells of a broker that has taken the place of another in the place of these.
+  /// Entries and bells that were given out are those of the new one from then on. Everybody who sleeps
+  /// at a bell, the old one or the new one, is woken. One thread at a time.
+  ///
+  /// The order of steps is the argument. (1) The board comes first, and whoever is woken looks at it. (2)
+  /// A thread that armed an old bell sleeps on that, and is woken through the second mapping; what it
+  /// read of the new board, it read before the ring. (3) One that read an old `seq` and is late to sleep
+  /// finds the new word, which is far from the old one from (4) on, or it slept before and is woken by
+  /// (4). (4) wakes those of other processes, too, which have had the new bells for longer: a mark of this
+  /// process that found no bit in the old word was made before the old word was out of sight, so before
+  /// the new one is rung.
+  /// - Throws: `protocolViolation` for a board of another size; what mapping throws. Then nothing can be
+  ///   said of the bells, and whoever waits there is helped by the bound alone.
+  package func replace(
+    with board: borrowing Descriptor, doorbells: borrowing Descriptor, entryCount: Int
+  ) throws(PatchbayError) {
+    guard entryCount == self.entryCount else {
+      throw PatchbayError(
+        .protocolViolation,
+        "A board of \(self.entryCount) entries came back with \(entryCount).")
+    }
+    let before = try bells.again()
+    try words.mapping.replace(with: board, what: "the board")
+    try bells.replace(with: doorbells)
+    bells.ringAll(inPlaceOf: before)
+  }
+
+  /// Makes all entries nobody's, for whoever still has one of them, and wakes everybody.
+  package func clear() throws(PatchbayError) {
+    try words.mapping.clear()
+    bells.ringAll()
+  }
+
   /// One blob's entry.
   package func entry(_ index: Int) -> BoardEntry {
     precondition((0..<entryCount).contains(index))

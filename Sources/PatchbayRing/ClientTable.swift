@@ -41,16 +41,21 @@ package final class ClientTable: Sendable {
   /// view with `end` whatever it finds.
   /// - Throws: `limitReached` when this client holds as many views as a table has entries.
   package func announce(ringID: UInt64, useNumber: UInt32) throws(PatchbayError) -> Int {
-    guard let entry = free.withLock({ $0.popLast() }) else {
-      throw PatchbayError(
-        .limitReached,
-        "This client holds \(Self.viewCount) leases, the most it can. End some before taking more.")
+    // Under the lock: what is stored before another table takes the place of this one is copied there.
+    let entry = try free.withLock { (free) throws(PatchbayError) in
+      guard let entry = free.popLast() else {
+        throw PatchbayError(
+          .limitReached,
+          "This client holds \(Self.viewCount) leases, the most it can. End some before taking more."
+        )
+      }
+      // relaxed (both): the fence below makes them visible.
+      unsafe word(entry, Int(PB_VIEW_USE_NUMBER_AT)).pointee.store(
+        UInt64(useNumber), ordering: .relaxed)
+      // relaxed: as above.
+      unsafe word(entry, Int(PB_VIEW_RING_ID_AT)).pointee.store(ringID, ordering: .relaxed)
+      return entry
     }
-    // relaxed (both): the fence below makes them visible.
-    unsafe word(entry, Int(PB_VIEW_USE_NUMBER_AT)).pointee.store(
-      UInt64(useNumber), ordering: .relaxed)
-    // relaxed: as above.
-    unsafe word(entry, Int(PB_VIEW_RING_ID_AT)).pointee.store(ringID, ordering: .relaxed)
     // sequentially consistent (fence): the view is visible before the tag is checked. VIEW, pairs
     // with TAG-END. If the client dies here, its table dies with it.
     atomicMemoryFence(ordering: .sequentiallyConsistent)
@@ -59,9 +64,48 @@ package final class ClientTable: Sendable {
 
   /// Ends a view; the bytes must not be touched afterwards.
   package func end(_ entry: Int) {
-    // releasing: the last loads of the view's bytes come before. VIEW.
-    unsafe word(entry, Int(PB_VIEW_RING_ID_AT)).pointee.store(0, ordering: .releasing)
-    free.withLock { $0.append(entry) }
+    free.withLock { free in
+      // releasing: the last loads of the view's bytes come before. VIEW.
+      unsafe word(entry, Int(PB_VIEW_RING_ID_AT)).pointee.store(0, ordering: .releasing)
+      free.append(entry)
+    }
+  }
+
+  // MARK: Another table
+
+  /// Puts another table, of a broker that has taken the place of another, in the place of this one, with
+  /// all views and positions of this one. Nothing is announced, moved or ended meanwhile, so nothing
+  /// that is announced is missing there once this returns; the broker looks at it only after it was told
+  /// so. Who still looks at the old table sees it stand still: views that have ended, positions that
+  /// have been passed, which holds up and harms nobody.
+  package func replace(with descriptor: borrowing Descriptor) throws(PatchbayError) {
+    let what = "the client table"
+    let next = SharedWords(
+      try SharedMapping(
+        descriptor, byteCount: Int(PB_TABLE_BYTES), isWritable: true, what: what))
+    try free.withLock { (_) throws(PatchbayError) in
+      try freePositions.withLock { (_) throws(PatchbayError) in
+        copy(to: next)
+        try words.mapping.replace(with: descriptor, what: what)
+      }
+    }
+  }
+
+  private func copy(to next: SharedWords) {
+    let views = Int(PB_TABLE_VIEWS_AT)
+    let positions = Int(PB_TABLE_POSITIONS_AT)
+    copy(to: next, views..<views + Self.viewCount * Int(PB_VIEW_BYTES))
+    copy(to: next, positions..<positions + Self.positionCount * Int(PB_POSITION_BYTES))
+  }
+
+  private func copy(to next: SharedWords, _ range: Range<Int>) {
+    for offset in stride(from: range.lowerBound, to: range.upperBound, by: 8) {
+      // relaxed (both): this process alone writes, under the locks; the message that the broker waits
+      // for comes after.
+      let word = unsafe words.word64(offset).pointee.load(ordering: .relaxed)
+      // relaxed: as above.
+      unsafe next.word64(offset).pointee.store(word, ordering: .relaxed)
+    }
   }
 
   // MARK: Positions
@@ -72,21 +116,28 @@ package final class ClientTable: Sendable {
   package func takePosition(
     of generation: Generation, at position: Int
   ) throws(PatchbayError) -> Int {
-    guard let entry = freePositions.withLock({ $0.popLast() }) else {
-      throw PatchbayError(
-        .limitReached,
-        "This client reads \(Self.positionCount) windowed blobs in sequence, the most it can. End "
-          + "one, or connect another client.")
+    try freePositions.withLock { (free) throws(PatchbayError) in
+      guard let entry = free.popLast() else {
+        throw PatchbayError(
+          .limitReached,
+          "This client reads \(Self.positionCount) windowed blobs in sequence, the most it can. End "
+            + "one, or connect another client.")
+      }
+      store(entry, position)
+      // releasing: the position. POSITION.
+      unsafe words.word64(Self.offset(ofPosition: entry) + Int(PB_POSITION_GENERATION_AT)).pointee
+        .store(generation.rawValue, ordering: .releasing)
+      return entry
     }
-    movePosition(entry, to: position)
-    // releasing: the position. POSITION.
-    unsafe words.word64(Self.offset(ofPosition: entry) + Int(PB_POSITION_GENERATION_AT)).pointee
-      .store(generation.rawValue, ordering: .releasing)
-    return entry
   }
 
   /// Says that nothing below a position is wanted any more.
   package func movePosition(_ entry: Int, to position: Int) {
+    // Under the lock, as in `announce`.
+    freePositions.withLock { _ in store(entry, position) }
+  }
+
+  private func store(_ entry: Int, _ position: Int) {
     // releasing: the loads of the bytes below it come before. POSITION. If the client dies here its
     // table dies with it.
     unsafe words.word64(Self.offset(ofPosition: entry) + Int(PB_POSITION_POSITION_AT)).pointee
@@ -95,10 +146,12 @@ package final class ClientTable: Sendable {
 
   /// Gives an entry back, after the broker has forgotten it.
   package func endPosition(_ entry: Int) {
-    // releasing: the loads of all bytes come before. POSITION.
-    unsafe words.word64(Self.offset(ofPosition: entry) + Int(PB_POSITION_GENERATION_AT)).pointee
-      .store(0, ordering: .releasing)
-    freePositions.withLock { $0.append(entry) }
+    freePositions.withLock { free in
+      // releasing: the loads of all bytes come before. POSITION.
+      unsafe words.word64(Self.offset(ofPosition: entry) + Int(PB_POSITION_GENERATION_AT)).pointee
+        .store(0, ordering: .releasing)
+      free.append(entry)
+    }
   }
 
   /// How many entries are taken by readers in sequence.

@@ -80,6 +80,31 @@ import Synchronization
     wake(.max)
   }
 
+  /// Wakes everybody who waits on this bell, which has taken the place of another one at the same
+  /// address, and sees to it that `seq` is far from what the other one's was: a thread of this process
+  /// may have read that, and be about to sleep on this one for as long as it holds the same.
+  func ringAll(inPlaceOf before: Doorbell) {
+    // sequentially consistent (fence): as in `ring`. BELL-RING, pairs with BELL-ARM.
+    atomicMemoryFence(ordering: .sequentiallyConsistent)
+    // relaxed: as in `wake`.
+    unsafe waiting.pointee.store(0, ordering: .relaxed)
+    let old = before.sequence
+    // relaxed: the exchange below tells if it was another.
+    var current = unsafe seq.pointee.load(ordering: .relaxed)
+    while true {
+      let isNear = Int32(bitPattern: current &+ 1 &- old).magnitude < Self.farApart
+      // releasing: as in `wake`. BELL-SEQ.
+      let (isDone, found) = unsafe seq.pointee.weakCompareExchange(
+        expected: current, desired: current &+ 1 &+ (isNear ? 1 << 31 : 0), ordering: .releasing)
+      if isDone { break }
+      current = found
+    }
+    _ = unsafe Futex.wake(seq, mask: .max)
+  }
+
+  /// No thread takes longer to fall asleep than a bell to be rung so often.
+  private static let farApart: UInt32 = 1 << 29
+
   private func wake(_ hit: UInt32) {
     // relaxed: bits that are cleared here belong to subscribers that read seq before the add below.
     unsafe waiting.pointee.bitwiseAnd(~hit, ordering: .relaxed)
@@ -195,6 +220,11 @@ package final class DoorbellSet: Sendable {
   private let words: SharedWords
   private let count: Int
 
+  private init(_ mapping: SharedMapping, count: Int) {
+    words = SharedWords(mapping)
+    self.count = count
+  }
+
   /// Maps the bells behind a descriptor.
   package init(_ descriptor: borrowing Descriptor, count: Int) throws(PatchbayError) {
     self.count = count
@@ -218,6 +248,34 @@ package final class DoorbellSet: Sendable {
   private func offset(of entry: Int) -> Int {
     precondition((0..<count).contains(entry))
     return Int(PB_BOARD_HEADER_BYTES) + entry * Int(PB_BELL_PAIR_BYTES)
+  }
+
+  /// The same bells, mapped elsewhere.
+  func again() throws(PatchbayError) -> DoorbellSet {
+    DoorbellSet(try words.mapping.again(), count: count)
+  }
+
+  /// Puts other bells in the place of these. Nobody is woken; see `Board.replace`.
+  func replace(with descriptor: borrowing Descriptor) throws(PatchbayError) {
+    try words.mapping.replace(with: descriptor, what: "the doorbells")
+  }
+
+  /// Wakes everybody.
+  func ringAll() {
+    for entry in 0..<count {
+      bell(entry).ringAll()
+      spaceBell(entry).ringAll()
+    }
+  }
+
+  /// Wakes everybody who waits at the bells that were here before, or at these.
+  /// - Parameter before: what `again` gave before they were replaced.
+  func ringAll(inPlaceOf before: DoorbellSet) {
+    before.ringAll()
+    for entry in 0..<count {
+      bell(entry).ringAll(inPlaceOf: before.bell(entry))
+      spaceBell(entry).ringAll(inPlaceOf: before.spaceBell(entry))
+    }
   }
 
   /// The sum over all bells.

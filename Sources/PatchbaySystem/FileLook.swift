@@ -40,6 +40,19 @@ package struct FileLook: Sendable, Hashable {
   }
 }
 
+extension FileLook {
+  /// The path of the file behind a descriptor, as the system knows it now; nil when it does not tell.
+  package static func path(of file: Int32) -> String? {
+    var bytes = [UInt8](repeating: 0, count: Int(PATH_MAX))
+    let count = unsafe bytes.withUnsafeMutableBytes { place in
+      guard let start = place.baseAddress else { return -1 }
+      return unsafe readlink("/proc/self/fd/\(file)", start, place.count)
+    }
+    guard count > 0, count < bytes.count else { return nil }
+    return String(validating: bytes[..<count], as: UTF8.self)
+  }
+}
+
 extension DiskFile {
   /// A file by its path, for reading; waits for nobody at the other end of a pipe.
   package static func openForReading(_ path: String) throws(PatchbayError) -> Descriptor {

@@ -16,6 +16,11 @@ package struct PollEntry: Sendable {
       ready: 0)
   }
 
+  /// Waits until the other end has hung up, or it has failed.
+  package init(hangUpOf descriptor: Int32) {
+    entry = pb_poll_entry(descriptor: descriptor, wanted: 0, ready: 0)
+  }
+
   /// Whether there is something to do: what was wanted, or a failure to be found by trying.
   package var isReady: Bool { entry.ready != 0 }
 }

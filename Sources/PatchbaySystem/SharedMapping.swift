@@ -1,5 +1,6 @@
 // A mapped piece of a shared object: the one place that calls mmap. Bounds are checked once, here,
-// against the size that the broker announced and the kernel confirms.
+// against the size that the broker announced and the kernel confirms. Another object may be put in the
+// place of one that is mapped, so that pointers into it stay good when a broker has made it anew.
 
 import CPatchbaySystem
 import Glibc
@@ -17,14 +18,7 @@ import PatchbayTypes
   package init(
     _ descriptor: borrowing Descriptor, byteCount: Int, isWritable: Bool, what: String
   ) throws(PatchbayError) {
-    var facts = stat()
-    guard unsafe fstat(descriptor.rawValue, &facts) == 0 else {
-      throw .system("Looking at \(what)", errno: errno)
-    }
-    guard byteCount > 0, Int(facts.st_size) >= byteCount else {
-      throw PatchbayError(
-        .corrupt, "\(what) has \(facts.st_size) bytes; \(byteCount) were announced.")
-    }
+    try Self.checkSize(of: descriptor, byteCount, what)
     let protection = isWritable ? PROT_READ | PROT_WRITE : PROT_READ
     let address = unsafe mmap(nil, byteCount, protection, MAP_SHARED, descriptor.rawValue, 0)
     guard let address = unsafe address, unsafe address != MAP_FAILED else {
@@ -36,7 +30,68 @@ import PatchbayTypes
     self.isWritable = isWritable
   }
 
+  private init(taking address: UnsafeMutableRawPointer, byteCount: Int, isWritable: Bool) {
+    unsafe base = address
+    self.byteCount = byteCount
+    self.isWritable = isWritable
+  }
+
   deinit { _ = unsafe munmap(base, byteCount) }
+
+  /// A second mapping of the object that is mapped now. It shows that object also when another one is
+  /// put in the place of the first mapping.
+  /// - Throws: `limitReached`, `inputOutput`.
+  package func again() throws(PatchbayError) -> SharedMapping {
+    var address: UnsafeMutableRawPointer?
+    let result = unsafe pb_map_again(base, byteCount, &address)
+    guard result == 0, let address = unsafe address else {
+      throw .mapping("Mapping \(byteCount) bytes a second time", errno: -result)
+    }
+    _ = unsafe pb_exclude_from_fork(address, byteCount)
+    return unsafe SharedMapping(taking: address, byteCount: byteCount, isWritable: isWritable)
+  }
+
+  /// Puts another object in the place of the one that is mapped, at the same addresses, in one step:
+  /// whoever reads or writes there meanwhile does so in the one or the other, and what comes after
+  /// this call, in any thread, in the other. The caller may close the descriptor afterwards.
+  /// - Throws: `corrupt` when the object is smaller; else what mmap says.
+  package func replace(
+    with descriptor: borrowing Descriptor, what: String
+  ) throws(PatchbayError) {
+    try Self.checkSize(of: descriptor, byteCount, what)
+    let protection = isWritable ? PROT_READ | PROT_WRITE : PROT_READ
+    let address = unsafe mmap(
+      base, byteCount, protection, MAP_SHARED | MAP_FIXED, descriptor.rawValue, 0)
+    guard unsafe address != MAP_FAILED else {
+      throw .mapping("Mapping \(byteCount) bytes of \(what) over others", errno: errno)
+    }
+    _ = unsafe pb_exclude_from_fork(base, byteCount)
+  }
+
+  /// Puts zeros in the place of what is mapped, as `replace` does: private ones, which only this process
+  /// sees.
+  package func clear() throws(PatchbayError) {
+    let protection = isWritable ? PROT_READ | PROT_WRITE : PROT_READ
+    let address = unsafe mmap(
+      base, byteCount, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0)
+    guard unsafe address != MAP_FAILED else {
+      throw .mapping("Mapping \(byteCount) bytes of zeros over others", errno: errno)
+    }
+    _ = unsafe pb_exclude_from_fork(base, byteCount)
+  }
+
+  private static func checkSize(
+    of descriptor: borrowing Descriptor, _ byteCount: Int, _ what: String
+  ) throws(PatchbayError) {
+    var facts = stat()
+    guard unsafe fstat(descriptor.rawValue, &facts) == 0 else {
+      throw .system("Looking at \(what)", errno: errno)
+    }
+    guard byteCount > 0, Int(facts.st_size) >= byteCount else {
+      throw PatchbayError(
+        .corrupt, "\(what) has \(facts.st_size) bytes; \(byteCount) were announced.")
+    }
+  }
 
   /// Gives a range its memory in one call instead of one fault per page. Where the kernel cannot,
   /// nothing happens.

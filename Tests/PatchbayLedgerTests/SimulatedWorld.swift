@@ -39,6 +39,7 @@ struct SimulatedWorld {
   private var now = Moment(monotonicNanoseconds: 0, wall: WallTime(rawValue: 1))
   private(set) var violation: String?
   var evictionCount: UInt64 { ledger.evictionCount }
+  var limits: LedgerLimits { ledger.limits }
 
   /// Whether other users may connect.
   private let isShared: Bool

@@ -126,7 +126,9 @@ import Testing
     #expect(contents.instance == broker.loop.instance)
     #expect(contents.clients.count == 1)
     #expect(contents.clients.first?.record.peer.process == getpid())
-    let blobs = contents.blobs.filter { $0.record.info.state != .gone }
+    let unnamed = contents.blobs.filter { !$0.record.isNamed }
+    #expect(unnamed.map(\.record.info.key) == ["removed"], "its publisher has it open")
+    let blobs = contents.blobs.filter(\.record.isNamed)
     #expect(blobs.map(\.record.info.key) == ["small", "large"])
     #expect(blobs.first?.record.inlineBytes == [1, 2, 3])
     #expect(blobs.first?.record.info.type == "text/plain")

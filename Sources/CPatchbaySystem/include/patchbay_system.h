@@ -166,6 +166,8 @@ int64_t pb_shm_free_bytes(void);
 int pb_populate_for_writing(void *address, size_t byte_count);
 // Keeps the range out of children after a fork.
 int pb_exclude_from_fork(void *address, size_t byte_count);
+// Maps what a shared mapping of this size shows a second time, elsewhere.
+int pb_map_again(void *address, size_t byte_count, void **again);
 
 // What tools that list threads show for this one: at most 15 bytes. Returns 0 or a negative error number.
 int pb_name_thread(unsigned long thread, const char *name);

@@ -101,6 +101,12 @@ struct ServeVerb: Verb {
     transform: Typed.positiveSize)
   var clientMemory: Int?
 
+  @Flag(
+    help: ArgumentHelp(
+      "At SIGTERM leaves everything to the next broker on the socket, at once.",
+      discussion: "Clients wait for it and go on: for upgrades and restarts."))
+  var handOver = false
+
   func validate() throws {
     if userMemory != nil, !shared {
       throw ValidationError("--user-memory is about other users; they need --shared.")
@@ -143,6 +149,7 @@ struct ServeVerb: Verb {
     configuration.isShared = shared
     configuration.userMemoryLimit = userMemory
     configuration.clientMemoryLimit = clientMemory
+    configuration.runsWorkersInline = Terminal.isSet("PATCHBAY_INLINE_WORKERS")
     configuration.spool = spool.map {
       .directory(
         $0, byteLimit: spoolLimit, compression: compress ?? .none, freeByteFloor: spoolFloor)
@@ -165,9 +172,12 @@ struct ServeVerb: Verb {
     Interruption.react { number, index in
       if index == 0 {
         ServiceManager.tell("STOPPING=1")
-        broker.requestDrain()
+        handOver ? broker.requestHandOver() : broker.requestDrain()
         if isTalking {
-          StandardError.write("patchbay: draining; a second signal ends the broker at once\n")
+          StandardError.write(
+            handOver
+              ? "patchbay: ending; the next broker on \(broker.socketPath) takes over\n"
+              : "patchbay: draining; a second signal ends the broker at once\n")
         }
       } else {
         second.number = number

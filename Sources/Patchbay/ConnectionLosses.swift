@@ -1,0 +1,175 @@
+// A connection whose broker goes and is followed by another. The steps, each under the lock:
+//
+//   connected --- hang-up without a word ---> interrupted --- another broker knows this client --->
+//   reattaching --- it has been told what the client has ---> connected
+//
+// From `reattaching` a further hang-up leads back to `interrupted`. What is ended while interrupted goes
+// out of the mirror and is not said; what is ended while reattaching is said behind everything else.
+
+import PatchbayRing
+import PatchbaySystem
+import PatchbayTypes
+import PatchbayWire
+import Synchronization
+
+extension Connection {
+  /// From now on a broker that goes without a word is waited for.
+  /// - Throws: `limitReached` when nobody can watch for that.
+  func keep(for session: Session) throws(PatchbayError) {
+    let link = state.withLock { state in
+      state.session = session
+      return state.link
+    }
+    try Courier.shared.watch(link, for: self)
+  }
+
+  /// Which broker this is, counted from the first; also the gaps between them count.
+  var life: Int { state.withLock { $0.life } }
+
+  /// The broker at the other end of a link has hung up, and all that it had sent has been taken.
+  /// - Throws: the end of the connection, when no other broker is waited for.
+  func lose(_ link: Link) throws(PatchbayError) {
+    let (isLost, session) = state.withLock { state -> (Bool, Session?) in
+      guard state.failure == nil, state.usableLink === link else { return (false, nil) }
+      guard let session = state.session else { return (true, nil) }
+      state.interrupt()
+      return (true, session)
+    }
+    guard isLost else { return try checkNotFailed() }
+    guard let session else {
+      throw fail(
+        with: PatchbayError(.noBroker, "The broker on \(path) has ended the connection."))
+    }
+    session.reconnect()
+  }
+
+  /// Takes what has arrived from a broker that has hung up.
+  /// - Returns: whether that is settled; false: another thread reads at the moment.
+  func looksLost(_ link: Link) -> Bool {
+    // What goes wrong has told everybody.
+    _ = try? takeArrived()
+    return state.withLock { $0.failure != nil || $0.usableLink !== link }
+  }
+
+  // MARK: The next broker
+
+  /// Another broker waits to be told what this client has.
+  /// - Returns: what that is; nil when the connection has ended meanwhile.
+  func beginReattaching() -> [Request]? {
+    state.withLock { state in
+      guard state.failure == nil, state.phase == .interrupted else { return nil }
+      state.phase = .reattaching
+      return state.attachments.requests
+    }
+  }
+
+  /// That broker has gone, too.
+  func endReattaching() {
+    state.withLock { state in
+      guard state.phase == .reattaching else { return }
+      state.phase = .interrupted
+      state.interruptedAt = .now
+      state.outbox = Outbox()
+    }
+  }
+
+  /// The next broker has refused something of what this client had.
+  func refused(_ request: Request) { state.withLock { $0.attachments.refused(request) } }
+
+  func takeNumber() -> UInt64 { state.withLock { $0.takeNumber() } }
+
+  /// Goes on with the next broker: sends again what has no answer, says that this was all, and then
+  /// what has come since.
+  func resume(on link: Link) throws(PatchbayError) {
+    try Courier.shared.watch(link, for: self)
+    let (isResumed, next) = sending.withLock { _ in
+      state.withLock { state in
+        guard state.failure == nil, state.phase == .reattaching else {
+          return (false, NextReader?.none)
+        }
+        state.resume(on: link)
+        return (true, state.nextReader)
+      }
+    }
+    guard isResumed else {
+      Courier.shared.unwatch(link)
+      return link.socket.hangUp()
+    }
+    wake(next)
+    trySendOwed()
+    attendIfOwing()
+  }
+
+  var timedOut: PatchbayError {
+    let since = state.withLock { $0.phase == .connected ? nil : $0.interruptedAt }
+    guard let since else {
+      return PatchbayError(.timedOut, "The broker on \(path) did not answer before the deadline.")
+    }
+    return PatchbayError(
+      .noBroker,
+      "There is no broker on \(path) at the moment: the last one went \(since.wholeMilliseconds) ms "
+        + "ago without a word, and no other was there before the deadline. Start one with: "
+        + "patchbay serve --socket \(path)")
+  }
+}
+
+extension Connection.State {
+  /// The broker has gone without a word.
+  fileprivate mutating func interrupt() {
+    phase = .interrupted
+    life += 1
+    interruptedAt = .now
+    outbox = Outbox()
+    // What these would have granted the next broker takes back by itself.
+    lateImports = [:]
+    for (number, pending) in calls {
+      if case .nobody = pending.recipient { _ = takeCall(number) }
+    }
+  }
+
+  fileprivate mutating func resume(on link: Link) {
+    self.link = link
+    phase = .connected
+    life += 1
+    let since = outbox
+    outbox = Outbox()
+    for number in calls.keys.sorted() {
+      guard var pending = calls[number], let packet = pending.packet else { continue }
+      pending.isRepeated = pending.wasSent
+      calls[number] = pending
+      outbox.add(packet)
+    }
+    let number = takeNumber()
+    outbox.add(Packet(Frame.encode(.reattached, request: number), number: number))
+    outbox.add(contentsOf: since)
+  }
+}
+
+extension Connection.Pending {
+  /// What an answer comes to: a request that was asked of two brokers may be refused by the second
+  /// because the first has done it.
+  func answer(_ reply: Reply) -> Reply {
+    guard isRepeated, case .failure(let refusal) = reply, request.isDone(says: refusal) else {
+      return reply
+    }
+    return .done
+  }
+}
+
+extension Request {
+  /// Whether a refusal of a repeated request says that it has been done.
+  fileprivate func isDone(says refusal: PatchbayError) -> Bool {
+    switch self {
+    case .fail: [.closed, .fenced, .blobFailed, .noSuchKey].contains(refusal.code)
+    case .remove: refusal.code == .noSuchKey
+    default: false
+    }
+  }
+}
+
+extension MonotonicTime {
+  /// How long ago it was.
+  fileprivate var wholeMilliseconds: Int64 {
+    (MonotonicTime.now.nanoseconds - nanoseconds) / 1_000_000
+  }
+}

@@ -1,0 +1,184 @@
+// Coming back: what a session does from the moment at which its broker has gone without a word until
+// another one has taken its place, on a thread of its own. It talks to that broker by itself, one question
+// at a time, on a socket that nobody else sees yet:
+//
+// 1. hello, with the token: the broker says whether it knows this client from the one before;
+// 2. the new client table is put in the place of the old one, with all that stands in that;
+// 3. the new boards and bells are put in the place of the old ones, whose sleepers are woken;
+// 4. each handle is taken up again, and each place of a sequential reader;
+// 5. the connection goes on: it sends again what has no answer, and says that this was all.
+//
+// A broker that goes meanwhile begins it anew, with the next one. Whatever has been done by then was done
+// to this process's mappings, and is done again.
+
+import Glibc
+import PatchbayRing
+import PatchbaySystem
+import PatchbayTypes
+import PatchbayWire
+
+extension Session {
+  /// Waits for the next broker, on a thread of its own.
+  func reconnect() {
+    do throws(PatchbayError) {
+      try SystemThread.detached("the next broker") { [weak self] in
+        Reconnection.run { self }
+      }
+    } catch {
+      connection.fail(with: error)
+    }
+  }
+}
+
+enum Reconnection {
+  /// What an attempt has come to.
+  private enum Attempt {
+    case back
+    /// Nobody is there, or takes connections.
+    case notYet
+    /// Somebody was there, and has gone.
+    case lost
+  }
+
+  /// Tries until it has succeeded, the session's limit is over, or nobody has the session any more.
+  fileprivate static func run(_ session: () -> Session?) {
+    guard let limit = session()?.reconnectLimit else { return }
+    var until = MonotonicTime.now.advanced(by: limit)
+    var pause = Duration.milliseconds(1)
+    while let session = session() {
+      do throws(PatchbayError) {
+        switch try attempt(session, until) {
+        case .back: return
+        case .notYet: break
+        case .lost:
+          until = MonotonicTime.now.advanced(by: limit)
+          pause = .milliseconds(1)
+        }
+        guard MonotonicTime.now < until else { throw neverCame(session.connection.path, limit) }
+      } catch {
+        session.connection.fail(with: error)
+        return
+      }
+      usleep(UInt32(pause.wholeNanoseconds / 1000))
+      pause = min(pause * 2, .milliseconds(50))
+    }
+  }
+
+  static func neverCame(_ path: String, _ limit: Duration) -> PatchbayError {
+    PatchbayError(
+      .noBroker,
+      "The broker on \(path) went without a word, and none has come in its place for \(limit). Start "
+        + "one with: patchbay serve --socket \(path). Then connect again, or have clients wait for "
+        + "longer by their reconnectLimit.")
+  }
+
+  private static func attempt(
+    _ session: Session, _ until: MonotonicTime
+  ) throws(PatchbayError) -> Attempt {
+    guard let link = try connected(session.path) else { return .notYet }
+    let talk = Talk(link, session.connection)
+    // What cannot be settled with this broker is not its fault, but it must not think otherwise.
+    do throws(PatchbayError) {
+      guard let greeting = try talk.ask(session.helloAgain, until: until) else { return .notYet }
+      try session.recognize(greeting)
+      guard let handles = session.connection.beginReattaching() else { return .back }
+      guard try tell(talk, session, greeting, handles) else {
+        session.connection.endReattaching()
+        return .lost
+      }
+      try session.connection.resume(on: link)
+      return .back
+    } catch {
+      link.socket.hangUp()
+      throw error
+    }
+  }
+
+  /// A socket that leads to a broker that may be believed; nil: not yet.
+  static func connected(_ path: SocketPath) throws(PatchbayError) -> Link? {
+    let trusted = try path.checkDirectory()
+    do throws(PatchbayError) {
+      guard let socket = try ControlSocket.connectNow(to: path.path) else { return nil }
+      let link = Link(socket)
+      try trusted.check(link.socket, path.path)
+      return link
+    } catch  where error.code == .noBroker {
+      return nil
+    }
+  }
+
+  /// Tells the broker what the client has; false when it has gone meanwhile.
+  private static func tell(
+    _ talk: Talk, _ session: Session, _ greeting: Delivery, _ handles: [Request]
+  ) throws(PatchbayError) -> Bool {
+    try session.takeOver(greeting)
+    for number in session.boardNumbers {
+      guard let answer = try talk.ask(.attachBoard(BoardRequest(board: number))) else {
+        return false
+      }
+      try session.replaceBoard(number, answer)
+    }
+    for handle in handles {
+      guard let answer = try talk.ask(handle) else { return false }
+      switch answer.reply {
+      case .done: break
+      case .failure: session.connection.refused(handle)
+      default: throw Session.unexpected(answer.reply)
+      }
+    }
+    return true
+  }
+}
+
+/// A conversation with a broker that nobody else talks to yet.
+private struct Talk {
+  private let link: Link
+  private let connection: Connection
+  /// A broker that does not answer for so long is as good as gone.
+  private static let patience = Duration.seconds(30)
+
+  init(_ link: Link, _ connection: Connection) {
+    self.link = link
+    self.connection = connection
+  }
+
+  /// Asks, and waits for the answer.
+  /// - Parameter until: when to give up; nil: after a while.
+  /// - Returns: nil when the broker has gone, goes, or does not answer.
+  func ask(
+    _ request: Request, until: MonotonicTime? = nil
+  ) throws(PatchbayError) -> Delivery? {
+    let until = until ?? MonotonicTime.now.advanced(by: Self.patience)
+    let number = connection.takeNumber()
+    guard try link.socket.send(Frame.encode(request, request: number)) == .sent else { return nil }
+    while true {
+      switch try link.socket.receive(
+        byteLimit: Frame.byteLimit, descriptorLimit: Frame.descriptorLimit)
+      {
+      case .hungUp: return nil
+      case .wouldBlock: guard try link.socket.waitReadable(until: until) else { return nil }
+      case .packet(let packet, let descriptors):
+        let holder = Delivery(.pong, descriptors)
+        let frame = try Frame(parsing: packet)
+        let reply = try frame.decodeReply(packet)
+        guard frame.request != 0 else {
+          if try isFarewell(reply) { return nil }
+          continue
+        }
+        guard frame.request == number else {
+          throw PatchbayError(
+            .protocolViolation,
+            "The broker answered request \(frame.request); it was asked \(number).")
+        }
+        return Delivery(reply, holder.releaseDescriptors())
+      }
+    }
+  }
+
+  /// Whether a message about no request says that this broker takes nobody at the moment.
+  private func isFarewell(_ reply: Reply) throws(PatchbayError) -> Bool {
+    guard case .failure(let error) = reply else { return false }
+    guard [.noBroker, .limitReached, .timedOut].contains(error.code) else { throw error }
+    return true
+  }
+}
