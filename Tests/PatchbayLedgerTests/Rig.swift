@@ -77,7 +77,7 @@ struct Rig {
     limits.entriesPerBoard = 8
     adjust(&limits)
     ledger = Ledger(
-      limits: limits, instance: 7, brokerProcess: 42, brokerUser: Rig.user, at: now,
+      limits: limits, instance: 7, run: 7, brokerProcess: 42, brokerUser: Rig.user, at: now,
       tokenSource: SeededGenerator(seed: 1), digest: simulatedDigest)
   }
 
