@@ -91,7 +91,8 @@ import Testing
           let request = ReattachRequest(
             blob: BlobReference(generation: blob.origin.generation, epoch: blob.epoch),
             role: .publisher, number: publisher.number)
-          send(.request(session, number: 1000 + blob.origin.generation.rawValue, .reattach(request)))
+          send(
+            .request(session, number: 1000 + blob.origin.generation.rawValue, .reattach(request)))
         }
       }
       send(.request(session, number: 3, .reattached))
