@@ -236,6 +236,9 @@ struct Rig {
   /// Rings that serve no blob any more.
   var freed: [RingID] { trace.unlinked + ledger.pool.resting.keys.sorted() }
 
+  /// Records that were written from a place of the trace on.
+  func records(from place: Int) -> [BlobRecord] { SimulatedJournal.records(Array(trace[place...])) }
+
   func reply(_ session: SessionID, _ number: UInt64) -> Reply? {
     for case .reply(session, number, let reply, _) in trace { return reply }
     return nil
