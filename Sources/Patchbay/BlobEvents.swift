@@ -24,8 +24,6 @@ public final class BlobEvents: Sendable {
     /// Events that have come, the next one last, each with the place behind it.
     var ready: [(event: BlobEvent, position: EventPosition)] = []
     var position = EventPosition.start
-    /// The place behind the last event that has come.
-    var receivedTo = EventPosition.start
     var hasStarted = false
     /// Since when it has no broker; nil: it has one.
     var lostAt: MonotonicTime?
@@ -219,7 +217,7 @@ public final class BlobEvents: Sendable {
     var request = request
     // Its numbers need not be those of the one before, though it bears the same name: a place that is
     // nobody's makes it tell of a gap, and then everything.
-    request.after = EventPosition(instance: 0, number: max(1, state.receivedTo.number))
+    request.after = EventPosition(instance: 0, number: 1)
     try ask(link, request)
     state.link = link
     state.lostAt = nil
@@ -235,7 +233,6 @@ public final class BlobEvents: Sendable {
       let gap = EventPosition(instance: page.position.instance, number: 0)
       if page.hasGap { events.insert(.gap(gap), at: 0) }
       state.hasStarted = true
-      state.receivedTo = page.position
       state.ready = ready(events, page) + state.ready
       if state.ready.isEmpty { state.position = page.position }
     case .failure(let error): throw error
