@@ -1,9 +1,8 @@
 // A watch: a connection of its own, so that a watcher that is slow holds up nothing but itself. What
 // it has not taken waits in the socket; behind that the broker keeps no queue, only the place.
 //
-// When its broker goes without a word whoever waits looks for the next one, and asks it to go on behind
-// the place: it begins with a gap and what exists. Nobody looks while nobody waits; nothing is missed by
-// that.
+// When its broker goes without a word whoever waits looks for the next one, which tells of a gap, and then
+// of all that exists. Nobody looks while nobody waits; nothing is missed by that.
 
 import Glibc
 import PatchbayRing
@@ -207,7 +206,7 @@ public final class BlobEvents: Sendable {
     }
   }
 
-  /// Asks the next broker, if there is one, to go on behind the place.
+  /// Asks the next broker, if there is one, to go on.
   private func findNext(
     _ state: inout State, _ lostAt: MonotonicTime
   ) throws(PatchbayError) -> Bool {
@@ -218,7 +217,9 @@ public final class BlobEvents: Sendable {
       return false
     }
     var request = request
-    request.after = state.receivedTo
+    // Its numbers need not be those of the one before, though it bears the same name: a place that is
+    // nobody's makes it tell of a gap, and then everything.
+    request.after = EventPosition(instance: 0, number: max(1, state.receivedTo.number))
     try ask(link, request)
     state.link = link
     state.lostAt = nil

@@ -80,8 +80,8 @@ extension Connection {
 
   /// Goes on with the next broker: sends again what has no answer, says that this was all, and then
   /// what has come since.
+  /// - Throws: `limitReached` when nobody can watch for its end.
   func resume(on link: Link) throws(PatchbayError) {
-    try Courier.shared.watch(link, for: self)
     let (isResumed, next) = sending.withLock { _ in
       state.withLock { state in
         guard state.failure == nil, state.phase == .reattaching else {
@@ -91,10 +91,9 @@ extension Connection {
         return (true, state.nextReader)
       }
     }
-    guard isResumed else {
-      Courier.shared.unwatch(link)
-      return link.socket.hangUp()
-    }
+    guard isResumed else { return link.socket.hangUp() }
+    // Not before: what is watched and not in use is taken for one that is lost.
+    try Courier.shared.watch(link, for: self)
     wake(next)
     trySendOwed()
     attendIfOwing()

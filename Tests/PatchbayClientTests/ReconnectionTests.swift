@@ -389,7 +389,7 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
 
   // MARK: Watches
 
-  @Test func `a watch goes on behind its place`() throws {
+  @Test func `a watch goes on with a gap`() throws {
     let broker = try FakeBroker()
     let (client, other) = try broker.client()
     defer { withExtendedLifetime(other) {} }
@@ -408,7 +408,9 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
     let second = try broker.accept()
     try second.greet(broker, isAwaited: false)
     let again = try second.next()
-    #expect(again.request == .watch(WatchRequest(prefix: [107], after: place, wantsProgress: true)))
+    let nowhere = EventPosition(instance: 0, number: 30)
+    #expect(
+      again.request == .watch(WatchRequest(prefix: [107], after: nowhere, wantsProgress: true)))
     let later = EventPosition(instance: FakeBroker.instance, number: 900)
     try second.say(
       .events(EventPage(hasGap: true, position: later, changes: [])), to: again.number)

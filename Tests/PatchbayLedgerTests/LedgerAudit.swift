@@ -188,6 +188,47 @@ extension Ledger {
     return byteCount == patchwork.scratchByteCount ? nil : "scratch bytes"
   }
 
+  /// The first blob of which the next broker would not find, in its last record, what is known here.
+  func inconsistency(with written: [Generation: BlobRecord]) -> String? {
+    for generation in written.keys where blobs[generation]?.isBorn != true {
+      return "blob \(generation) is gone and has a record"
+    }
+    for (generation, blob) in blobs where blob.isBorn {
+      guard let record = written[generation] else { return "blob \(generation) has no record" }
+      if let field = outdated(record, blob) {
+        return "the record of blob \(generation) has another \(field) than it"
+      }
+    }
+    return nil
+  }
+
+  private func outdated(_ record: BlobRecord, _ blob: Blob) -> String? {
+    let publishers = blob.publishers.map { publisher in
+      RecordedPublisher(
+        clientID: sessions[publisher.session]?.clientID ?? 0, number: publisher.number)
+    }
+    let subscribers = Set(blob.subscriptions.map(\.subscription.clientID))
+    let scratch = Dictionary(uniqueKeysWithValues: record.scratch.map { ($0.index, $0) })
+    let fields = [
+      ("key", record.info.key == blob.key), ("name", record.isNamed == blob.isNamed),
+      ("state", record.info.state == blob.state), ("epoch", record.epoch == blob.epoch),
+      ("length", record.info.byteCount == blob.byteCount),
+      ("pin", record.info.isPinned == blob.isPinned),
+      ("cause", record.info.causeCode == blob.causeCode),
+      ("digest", record.info.digest == blob.digest), ("slot", record.slot == blob.slot),
+      ("extents", record.extents == blob.extents),
+      ("spooled extents", Set(record.spooled.joined()) == blob.spooled),
+      ("scratch files", scratch == blob.patchwork.scratch),
+      ("container", record.hasContainer == blob.hasContainer),
+      ("name of its container", record.isPersisted == blob.isPersisted),
+      ("publishers", record.publishers == publishers),
+      ("subscribers", Set(record.subscribers) == subscribers),
+      ("inline bytes", record.inlineBytes == blob.inlineBytes),
+      ("file", record.file == blob.origin.file),
+    ]
+    return fields.first { !$0.1 }?.0
+  }
+
   /// Whether nothing is left of any blob or client but the last.
   var isBare: Bool {
     blobs.isEmpty && owners.isEmpty && rings.isEmpty && inspections.isEmpty && copies.isEmpty

@@ -19,9 +19,9 @@ struct SimulatedModel {
   private var peers: [SessionID: Peer] = [:]
   var rings: [RingID: SimulatedRing] = [:]
   private(set) var pendingBoards: Set<UInt32> = []
+  /// Of blobs that have their keys.
   private(set) var records: [Generation: BlobRecord] = [:]
-  /// Blobs without a key that somebody has open.
-  private var unnamed: Set<Generation> = []
+  private(set) var journal = SimulatedJournal()
   private(set) var extentOwners: [RingID: Generation] = [:]
   private(set) var owners: [BlobKey: Generation] = [:]
   private(set) var entries: [BoardSlot: Generation] = [:]
@@ -174,7 +174,15 @@ struct SimulatedModel {
   // MARK: What comes out
 
   mutating func check(_ actions: [LedgerAction], after event: LedgerEvent) {
+    let early = journal.write(actions)
+    demand(early == nil, early ?? "")
+    name(actions, after: event)
     for action in actions { check(action, after: event) }
+    for record in SimulatedJournal.records(actions) where record.isNamed {
+      let wrong = digests.recorded(record)
+      demand(wrong == nil, wrong ?? "")
+    }
+    demandRecords()
     let sessions = watches.sessions
     watches.compare(
       with: Dictionary(uniqueKeysWithValues: sessions.map { ($0, known(to: $0)) }))
@@ -244,13 +252,9 @@ struct SimulatedModel {
     case .dropDigest(let generation):
       let wrong = digests.dropped(generation)
       demand(wrong == nil, wrong ?? "")
-    case .recordBlob(let record):
-      let wrong = digests.recorded(record)
-      demand(wrong == nil, wrong ?? "")
-      recorded(record, after: event)
     case .eraseBlob(let generation):
-      // Most have lost their key before.
-      if unnamed.remove(generation) == nil { erased(generation, after: event) }
+      let wrong = journal.erase(generation)
+      demand(wrong == nil, wrong ?? "")
     case .sample(let reports):
       demand(!reports.isEmpty, "nothing is to be sampled")
       demand(reports.allSatisfy { $0.info.state == .open }, "a blob that has ended is sampled")
@@ -339,7 +343,7 @@ struct SimulatedModel {
       demand(
         owed[RequestID(session: session, number: number)] != nil,
         "looks at a file for nobody")
-    case .recordClient, .eraseClient: break
+    case .recordClient, .eraseClient, .recordBlob: break
     }
   }
 
@@ -387,10 +391,6 @@ struct SimulatedModel {
     }
     watches.end(RequestID(session: session, number: number))
     let request = settleDebt(session, number)
-    // A removed blob grows without a record.
-    if case .extent(let extent) = reply, case .grow(let grow) = request {
-      extentOwners[RingID(rawValue: extent.ringID)] = grow.blob.generation
-    }
     for case .ring(let ring, let isWritable) in descriptors {
       demand(rings[ring]?.isUnlinked == false, "ring \(ring) was handed out after its end")
       if isWritable, let generation = extentOwners[ring] {
@@ -545,7 +545,8 @@ struct SimulatedModel {
     }
     guard let generation = extentOwners[ring] else { return }
     demand(!isHeld(generation), "ring \(ring) was \(what) while \(generation) is open")
-    demand(records[generation] == nil, "ring \(ring) was \(what), and \(generation) is there")
+    demand(
+      !journal.names(ring, of: generation), "ring \(ring) was \(what), and \(generation) is there")
   }
 
   private mutating func granted(
@@ -609,13 +610,38 @@ struct SimulatedModel {
     demand(wrong == nil, wrong ?? "")
   }
 
-  private mutating func recorded(_ record: BlobRecord, after event: LedgerEvent) {
-    let generation = record.info.generation
-    guard record.isNamed else {
-      if unnamed.insert(generation).inserted { erased(generation, after: event) }
-      return
+  /// Which blobs have their keys after an event: some lose them, then others take them.
+  private mutating func name(_ actions: [LedgerAction], after event: LedgerEvent) {
+    let written = SimulatedJournal.records(actions)
+    for record in written where !record.isNamed && records[record.info.generation] != nil {
+      erased(record.info.generation, after: event)
     }
-    demand(!unnamed.contains(generation), "\(generation) has a key again")
+    for case .eraseBlob(let generation) in actions where records[generation] != nil {
+      erased(generation, after: event)
+    }
+    for record in written {
+      for extent in record.extents {
+        extentOwners[extent.ring] = record.info.generation
+        demand(
+          rings[extent.ring]?.access == record.info.access,
+          "ring \(extent.ring) went to another access class")
+      }
+      if record.isNamed { recorded(record) }
+    }
+  }
+
+  /// Whatever a client has of a blob that is open is named by a record.
+  private mutating func demandRecords() {
+    for (ring, known) in rings where !known.isUnlinked && !known.holders.isEmpty {
+      guard let generation = extentOwners[ring], isHeld(generation) else { continue }
+      demand(
+        journal.names(ring, of: generation),
+        "ring \(ring) of \(generation) was given out and has no record")
+    }
+  }
+
+  private mutating func recorded(_ record: BlobRecord) {
+    let generation = record.info.generation
     if records[generation] == nil {
       let key = record.info.key
       demand(seenGenerations.insert(generation).inserted, "generation \(generation) repeats")
@@ -631,12 +657,6 @@ struct SimulatedModel {
     if record.info.isImported, record.info.state == .failed, !entries.values.contains(generation) {
       // Nobody has it open, so there is no bell to ring.
       posted[generation] = .failed
-    }
-    for extent in record.extents {
-      extentOwners[extent.ring] = generation
-      demand(
-        rings[extent.ring]?.access == record.info.access,
-        "ring \(extent.ring) went to another access class")
     }
   }
 

@@ -126,6 +126,7 @@ struct SimulatedWorld {
     follow(actions)
     violation =
       model.violation ?? debtViolation ?? sumViolation ?? shareViolation ?? ledger.inconsistency
+      ?? ledger.inconsistency(with: model.journal.written)
   }
 
   /// Nobody uses what it is not charged with, or more than its share; the pool is nobody's.

@@ -48,7 +48,7 @@ import Testing
     }
 
     mutating func request() throws -> Request {
-      switch Int.random(in: 0..<15, using: &generator) {
+      switch Int.random(in: 0..<17, using: &generator) {
       case 0...2: try create()
       case 3: .grow(GrowRequest(blob: blob(), index: pick([0, 1, 2, 16383, 1 << 30])))
       case 4: .seal(SealRequest(blob: blob(), byteCount: size()))
@@ -64,6 +64,12 @@ import Testing
       case 11: .close(blob())
       case 12: .info(InfoRequest(key: try key()))
       case 13: .list(ListRequest(prefix: [], after: [], limit: pick([0, 1, 512, 1 << 31])))
+      case 14:
+        .reattach(
+          ReattachRequest(
+            blob: blob(), role: pick(ReattachRequest.Role.allCases),
+            number: UInt64(pick([0, 1, 5, 50]))))
+      case 15: .reattached
       default: .remove(RemoveRequest(key: try key(), generation: pick([nil, blob().generation])))
       }
     }

@@ -55,7 +55,7 @@ private struct TableWalker {
     case _ where type.hasPrefix("list of "):
       let count = Int(try number(4))
       #expect(count <= Int(bounds) ?? -1)
-      for _ in 0..<count { try walk("Structure \(type.dropFirst(8))") }
+      for _ in 0..<count { try walk(type: String(type.dropFirst(8)), bounds: "") }
     default:
       try #require(!page.rows(under: "Structure \(type)").isEmpty, "no structure \(type)")
       try walk("Structure \(type)")

@@ -1,0 +1,201 @@
+// Clients of a broker that is killed and followed by another: they come back by themselves, and what they
+// were doing goes on where it was.
+
+import Glibc
+import PatchbayTestSupport
+import PatchbayTypes
+import Synchronization
+import Testing
+
+@testable import Patchbay
+
+/// A broker whose place is taken by another, as often as is wanted.
+private final class Succession {
+  let first: BrokerProcess
+  private var current: ChildProcess
+
+  init(memory: String = "64MiB") throws {
+    first = try BrokerProcess(memory: memory)
+    current = first.process
+  }
+
+  var socket: String { first.socket }
+
+  func kill() throws {
+    current.kill(SIGKILL)
+    _ = try current.waitForExit()
+  }
+
+  /// The next broker, which takes connections when this returns.
+  func follow() throws {
+    current = try ChildProcess(
+      program("patchbay"), ["serve", "--socket", socket, "--memory", "64MiB"],
+      errorPath: first.logPath)
+    try eventually("the next broker answers") { try first.run(["ping"]).exitCode == 0 }
+  }
+
+  /// Ends the last one, and looks at what they have left behind.
+  func stop() throws {
+    current.kill(SIGTERM)
+    let code = try current.waitForExit()
+    #expect(code == 0 && first.objects.isEmpty, "\(code), \(first.objects), \(first.log)")
+  }
+}
+
+@Suite(.serialized) struct ComebackTests {
+  private func options(_ byteCount: Int?) -> BlobOptions {
+    var options = BlobOptions(byteCount: byteCount)
+    options.firstExtentByteCount = 65_536
+    options.extentByteLimit = 65_536
+    return options
+  }
+
+  @Test func `an open blob is written to its end and sealed under the next broker`() throws {
+    let brokers = try Succession()
+    let client = try PatchbayClient(socketPath: brokers.socket)
+    let reading = try PatchbayClient(socketPath: brokers.socket)
+    let publisher = try client.publisher("k", options(300_000))
+    let generation = publisher.generation.rawValue
+    try publisher.append(oracleBytes(generation, 0..<60_000))
+    let reader = try reading.open("k")
+    var leases = [try reader.lease(0..<50_000)]
+    let process = client.brokerProcess
+    try brokers.kill()
+    // Both have what they need for this.
+    try publisher.append(oracleBytes(generation, 60_000..<65_000))
+    let early = try reader.readFully(50_000..<65_000)
+    #expect(firstWrong(early.span, generation, at: 50_000) == nil)
+    // The rest needs extents of the next one.
+    let writing = TestThread {
+      _ = Result { try publisher.append(oracleBytes(generation, 65_000..<300_000)) }
+      _ = Result { try publisher.seal() }
+    }
+    #expect(code { try client.ping(deadline: .after(.milliseconds(20))) } == .noBroker)
+    try brokers.follow()
+    let bytes = try reader.readFully(0..<300_000)
+    #expect(firstWrong(bytes.span, generation, at: 0) == nil)
+    writing.join()
+    #expect(try reader.waitUntilSealed() == 300_000 && publisher.isEnded)
+    #expect(leases[0].withBytes { firstWrong($0, generation, at: 0) } == nil)
+    #expect(client.brokerProcess != process && client.brokerProcess > 0)
+    #expect(try client.info("k").subscriberCount == 1)
+    reader.close()
+    leases = []
+    try client.remove("k")
+    try brokers.stop()
+  }
+
+  private func code(_ body: () throws -> Void) -> PatchbayError.Code? {
+    do {
+      try body()
+      return nil
+    } catch {
+      return (error as? PatchbayError)?.code
+    }
+  }
+
+  @Test func `a window goes on through several brokers, and its reader misses no byte`() throws {
+    let brokers = try Succession()
+    let publisher = try brokers.first.peer()
+    try publisher.ask("publish k - backpressure 1048576 65536 20000")
+    let readers = try (0..<2).map { _ in try brokers.first.peer() }
+    for reader in readers {
+      try reader.ask("open k")
+      try reader.ask("attach k")
+      try reader.tell("stream k 0")
+    }
+    let client = try PatchbayClient(socketPath: brokers.socket)
+    let observer = try client.observe("k")
+    let total = 40 << 20
+    try publisher.tell("oracle k \(total) 100000")
+    for round in 1...3 {
+      try eventually("a quarter more has been written") {
+        try (observer.writtenRanges().last?.upperBound ?? 0) >= round * total / 4
+      }
+      try brokers.kill()
+      try brokers.follow()
+    }
+    #expect(try publisher.answer() == "")
+    try publisher.ask("seal k")
+    for reader in readers { #expect(try reader.answer() == "\(total)") }
+    try client.remove("k")
+    for peer in readers + [publisher] { peer.process.kill(SIGTERM) }
+    try brokers.stop()
+  }
+
+  @Test func `claims of two publishers keep their ranges apart under the next broker`() throws {
+    let brokers = try Succession()
+    let (one, other) = (
+      try PatchbayClient(socketPath: brokers.socket), try PatchbayClient(socketPath: brokers.socket)
+    )
+    var options = options(200_000)
+    options.isJoinable = true
+    let first = try one.publisher("k", options)
+    let second = try other.join("k")
+    let generation = first.generation.rawValue
+    let claim = try first.claim(0..<100_000)
+    try brokers.kill()
+    try first.write(oracleBytes(generation, 0..<50_000), at: 0)
+    try brokers.follow()
+    #expect(code { _ = try second.claim(90_000..<120_000) } == .rangeOverlap)
+    try second.write(oracleBytes(generation, 100_000..<200_000), at: 100_000)
+    try first.write(oracleBytes(generation, 50_000..<100_000), at: 50_000)
+    withExtendedLifetime(claim) {}
+    try second.leave()
+    try first.seal()
+    let bytes = try other.open("k").readFully(0..<200_000)
+    #expect(firstWrong(bytes.span, generation, at: 0) == nil)
+    try one.remove("k")
+    try brokers.stop()
+  }
+
+  @Test func `tasks that wait for a key, for bytes and for events wait on`() async throws {
+    let brokers = try Succession()
+    let client = try await PatchbayClient(socketPath: brokers.socket)
+    let publisher = try await client.publisher("k", options(100_000))
+    let generation = publisher.generation.rawValue
+    let reader = try await client.open("k")
+    let events = try await client.events(prefix: Array("later".utf8))
+    async let later = client.open("later", waitUntil: .after(.seconds(60)))
+    async let bytes = reader.readFully(0..<100_000)
+    async let told = events.next()
+    try await eventually("the open waits") { client.session.connection.pendingCount > 0 }
+    try brokers.kill()
+    try brokers.follow()
+    try await publisher.append(oracleBytes(generation, 0..<100_000))
+    try await publisher.seal()
+    let all = try await bytes
+    #expect(firstWrong(all.span, generation, at: 0) == nil)
+    guard case .gap = try await told else {
+      Issue.record("no gap")
+      return
+    }
+    try await client.publish([1, 2, 3], as: "later")
+    #expect(try await later.readFully(0..<3) == [1, 2, 3])
+    events.close()
+    reader.close()
+    for key in ["k", "later"] as [BlobKey] { try await client.remove(key) }
+    try brokers.stop()
+  }
+
+  @Test func `a client that nothing follows for its limit ends for good`()
+    throws
+  {
+    let brokers = try Succession()
+    let client = try PatchbayClient(
+      socketPath: brokers.socket, reconnectLimit: .milliseconds(100))
+    let publisher = try client.publisher("k")
+    try publisher.append([1, 2, 3])
+    let reader = try client.open("k")
+    try brokers.kill()
+    #expect(code { _ = try reader.readFully(3..<4) } == .noBroker, "it waits no more")
+    #expect(try reader.readFully(0..<3) == [1, 2, 3], "what is there is read all the same")
+    try brokers.follow()
+    #expect(code { try client.ping() } == .noBroker)
+    try eventually("the next one waits for nobody") {
+      try brokers.first.run(["info", "k"]).exitCode != 0
+        || brokers.first.run(["info", "k"]).output.contains("failed")
+    }
+    try brokers.stop()
+  }
+}
