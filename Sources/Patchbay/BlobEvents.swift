@@ -219,7 +219,7 @@ public final class BlobEvents: Sendable {
     var request = request
     // Its numbers need not be those of the one before, though it bears the same name: a place that is
     // nobody's makes it tell of a gap, and then everything.
-    request.after = EventPosition(instance: 0, number: max(1, state.receivedTo.number))
+    request.after = EventPosition(instance: 0, number: Swift.max(1, state.receivedTo.number))
     try ask(link, request)
     state.link = link
     state.lostAt = nil
