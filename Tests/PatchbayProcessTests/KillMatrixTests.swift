@@ -111,7 +111,7 @@ func announcedSeed(_ what: String) -> UInt64 {
         try program("patchbay"), arguments + ["--socket", brokers.socket],
         errorPath: brokers.place.file("command"))
       let code = try brokers.supervise(until: command)
-      if code == 69, brokers.killCount > killCount { continue }
+      if code == 69, brokers.killCount > killCount || !brokers.isRunning { continue }
       return (code, String(decoding: try command.rest(), as: UTF8.self))
     }
   }
