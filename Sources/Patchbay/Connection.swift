@@ -72,6 +72,8 @@ final class Connection: Sendable {
     var taskCount = 0
     var hasReader = false
     var failure: PatchbayError?
+    /// Whether the broker hung up without a word, and no other one was waited for.
+    var wentSilently = false
     /// What the broker is still to be told: what nobody waits for, as ends of handles and grants
     /// that came too late, and requests of tasks. Sent before anything else.
     var outbox = Outbox()

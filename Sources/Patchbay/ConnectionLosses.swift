@@ -23,6 +23,9 @@ extension Connection {
     try Courier.shared.watch(link, for: self)
   }
 
+  /// Whether the broker has hung up without a word, and no other one is waited for.
+  var wentSilently: Bool { state.withLock { $0.wentSilently } }
+
   /// Which broker this is, counted from the first; also the gaps between them count.
   var life: Int { state.withLock { $0.life } }
 
@@ -31,7 +34,10 @@ extension Connection {
   func lose(_ link: Link) throws(PatchbayError) {
     let (isLost, session) = state.withLock { state -> (Bool, Session?) in
       guard state.failure == nil, state.usableLink === link else { return (false, nil) }
-      guard let session = state.session else { return (true, nil) }
+      guard let session = state.session else {
+        state.wentSilently = true
+        return (true, nil)
+      }
       state.interrupt()
       return (true, session)
     }

@@ -1,12 +1,38 @@
 // What all handles of one client share: the connection, the table of views, and what it has
 // mapped. A handle keeps its session alive, so a connection ends after the last of them.
 
+import Glibc
 import PatchbayLayout
 import PatchbayRing
 import PatchbaySystem
 import PatchbayTypes
 import PatchbayWire
 import Synchronization
+
+/// How long a client tries to be greeted by a broker after one has gone in the middle of it. Where there
+/// is none from the start it does not try again.
+struct FirstPatience {
+  private let limit: Duration
+  private let deadline: MonotonicTime
+  private var end: MonotonicTime?
+  private var length = Duration.milliseconds(1)
+
+  init(_ limit: Duration, _ deadline: Deadline) {
+    self.limit = limit
+    self.deadline = MonotonicTime(deadline)
+  }
+
+  /// A broker has hung up without a word.
+  mutating func noteLoss() { end = min(deadline, MonotonicTime.now.advanced(by: limit)) }
+
+  /// How long to wait before the next attempt.
+  /// - Throws: the error, when there is to be none.
+  mutating func pause(after error: PatchbayError) throws(PatchbayError) -> Duration {
+    guard error.code == .noBroker, let end, MonotonicTime.now < end else { throw error }
+    defer { length = min(length * 2, .milliseconds(50)) }
+    return length
+  }
+}
 
 final class Session: Sendable {
   let path: SocketPath
@@ -26,19 +52,62 @@ final class Session: Sendable {
   convenience init(
     _ path: SocketPath, name: String, reconnectLimit: Duration, deadline: Deadline
   ) throws(PatchbayError) {
-    let connection = try Connection(path, deadline: deadline)
-    let delivery = try connection.call(Self.hello(name, .none), deadline: deadline)
-    self.init(path, connection, name, reconnectLimit, try Self.accept(delivery))
+    var patience = FirstPatience(reconnectLimit, deadline)
+    var outcome = Self.meet(path, name, deadline, &patience)
+    while case .failure(let error) = outcome {
+      usleep(UInt32(try patience.pause(after: error).wholeNanoseconds / 1000))
+      outcome = Self.meet(path, name, deadline, &patience)
+    }
+    let (connection, agreement) = try outcome.get()
+    self.init(path, connection, name, reconnectLimit, agreement)
     try keepConnected()
+  }
+
+  /// One attempt to be greeted.
+  private static func meet(
+    _ path: SocketPath, _ name: String, _ deadline: Deadline, _ patience: inout FirstPatience
+  ) -> Result<(Connection, Agreement), PatchbayError> {
+    var connection: Connection?
+    do throws(PatchbayError) {
+      let made = try Connection(path, deadline: deadline)
+      connection = made
+      let delivery = try made.call(hello(name, .none), deadline: deadline)
+      return .success((made, try accept(delivery)))
+    } catch {
+      if connection?.wentSilently == true { patience.noteLoss() }
+      return .failure(error)
+    }
+  }
+
+  /// As the blocking `meet`.
+  private static func meet(
+    _ path: SocketPath, _ name: String, _ deadline: Deadline, _ patience: FirstPatience
+  ) async -> (Result<(Connection, Agreement), PatchbayError>, FirstPatience) {
+    var (connection, patience): (Connection?, FirstPatience) = (nil, patience)
+    do throws(PatchbayError) {
+      let made = try await Connection.connected(to: path, deadline: deadline)
+      connection = made
+      let delivery = try await made.call(hello(name, .none), deadline: deadline)
+      return (.success((made, try accept(delivery))), patience)
+    } catch {
+      if connection?.wentSilently == true { patience.noteLoss() }
+      return (.failure(error), patience)
+    }
   }
 
   /// As the blocking `init`.
   static func connected(
     to path: SocketPath, name: String, reconnectLimit: Duration, deadline: Deadline
   ) async throws(PatchbayError) -> Session {
-    let connection = try await Connection.connected(to: path, deadline: deadline)
-    let delivery = try await connection.call(hello(name, .none), deadline: deadline)
-    let session = Session(path, connection, name, reconnectLimit, try accept(delivery))
+    var (outcome, patience) = await meet(
+      path, name, deadline, FirstPatience(reconnectLimit, deadline))
+    while case .failure(let error) = outcome {
+      let pause = try patience.pause(after: error)
+      guard (try? await Task.sleep(for: pause)) != nil else { throw error }
+      (outcome, patience) = await meet(path, name, deadline, patience)
+    }
+    let (connection, agreement) = try outcome.get()
+    let session = Session(path, connection, name, reconnectLimit, agreement)
     try session.keepConnected()
     return session
   }

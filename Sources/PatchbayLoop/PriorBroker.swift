@@ -66,9 +66,21 @@ struct PriorBroker {
     self.contents = contents
   }
 
-  /// Generations whose files are to be kept.
   var generations: Set<Generation> {
     Set(contents.blobs.map(\.record.info.generation))
+  }
+
+  /// The unfinished files that its records name.
+  var files: KeptFiles {
+    var files = KeptFiles()
+    for record in contents.blobs.map(\.record) {
+      let generation = record.info.generation
+      if !record.spooled.isEmpty { files.containers.insert(generation) }
+      if !record.scratch.isEmpty {
+        files.scratches[generation] = Set(record.scratch.map(\.index))
+      }
+    }
+    return files
   }
 
   /// Boards on which its blobs have entries.

@@ -85,11 +85,11 @@ import Synchronization
 
   /// Takes the directory, which is made if it is not there, for this broker alone, and looks what is in
   /// it. Blocks as long as that takes: three reads for each complete blob.
-  /// - Parameter kept: blobs of the instance's broker before, whose unfinished files go on.
+  /// - Parameter kept: unfinished files of the instance's broker before that go on.
   /// - Throws: `limitReached` when another broker has it, `notPermitted` when it is not ours,
   ///   `inputOutput`.
   static func open(
-    _ place: SpoolPlace, instance: UInt64, kept: Set<Generation> = []
+    _ place: SpoolPlace, instance: UInt64, kept: KeptFiles = KeptFiles()
   ) throws(PatchbayError) -> (spool: Spool, findings: SpoolFindings) {
     let directory = try DiskFile.ownDirectory(place.directory)
     let lock = try InstanceLock(
@@ -100,7 +100,7 @@ import Synchronization
     let boot = ContainerNote.runningBoot()
     let findings = try SpoolStart.look(
       place.directory, directory, previous: lock.previous,
-      kept: lock.previous == instance ? kept : [], boot: boot)
+      kept: lock.previous == instance ? kept : KeptFiles(), boot: boot)
     let floor = try place.chosenFloor()
     try lock.note(instance)
     return (

@@ -34,6 +34,13 @@ struct SpoolFindings: Sendable {
   var byteCount: Int { blobs.reduce(0) { $0 + $1.containerByteCount } }
 }
 
+/// Unfinished files of the broker before that blobs stand on which go on. Others it had begun, and nothing
+/// that anybody was told stands in them.
+struct KeptFiles: Sendable {
+  var containers: Set<Generation> = []
+  var scratches: [Generation: Set<Int>] = [:]
+}
+
 struct SpoolStart: ~Copyable {
   private let path: String
   private let directory: Descriptor
@@ -41,8 +48,7 @@ struct SpoolStart: ~Copyable {
   private var findings = SpoolFindings()
   private var foreign: [String] = []
   private var namesThere: Set<String> = []
-  /// Of these generations unfinished files stay.
-  private let kept: Set<Generation>
+  private let kept: KeptFiles
 
   /// Of names that are not ours, so many are listed.
   private static let listLimit = 8
@@ -54,7 +60,7 @@ struct SpoolStart: ~Copyable {
   static let generationLimit: UInt64 = 1 << 62
 
   private init(
-    _ path: String, _ directory: consuming Descriptor, boot: String, _ kept: Set<Generation>
+    _ path: String, _ directory: consuming Descriptor, boot: String, _ kept: KeptFiles
   ) {
     self.path = path
     self.kept = kept
@@ -65,9 +71,9 @@ struct SpoolStart: ~Copyable {
   /// Looks at everything in a spool.
   /// - Parameters:
   ///   - previous: the instance that had the lock and did not clear up.
-  ///   - kept: its blobs whose unfinished files stay.
+  ///   - kept: its unfinished files that stay.
   static func look(
-    _ path: String, _ directory: borrowing Descriptor, previous: UInt64?, kept: Set<Generation>,
+    _ path: String, _ directory: borrowing Descriptor, previous: UInt64?, kept: KeptFiles,
     boot: String
   ) throws(PatchbayError) -> SpoolFindings {
     var start = SpoolStart(path, try directory.duplicate(), boot: boot, kept)
@@ -111,13 +117,15 @@ struct SpoolStart: ~Copyable {
 
   /// Takes in an unfinished file of a blob that goes on; false when it is another's.
   private mutating func keeps(_ name: String) -> Bool {
-    if let generation = Self.generation(of: name, Self.partSuffix), kept.contains(generation) {
+    if let generation = Self.generation(of: name, Self.partSuffix),
+      kept.containers.contains(generation)
+    {
       findings.parts.insert(generation)
       return true
     }
-    guard let scratch = Self.scratch(of: name), kept.contains(scratch.generation) else {
-      return false
-    }
+    guard let scratch = Self.scratch(of: name),
+      kept.scratches[scratch.generation]?.contains(scratch.index) == true
+    else { return false }
     findings.scratches[scratch.generation, default: []].insert(scratch.index)
     return true
   }

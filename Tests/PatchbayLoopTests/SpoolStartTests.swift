@@ -61,7 +61,7 @@ import Testing
     }
 
     func look(boot: String = Shelf.boot) throws -> SpoolFindings {
-      try SpoolStart.look(place.path, directory, previous: nil, kept: [], boot: boot)
+      try SpoolStart.look(place.path, directory, previous: nil, kept: KeptFiles(), boot: boot)
     }
 
     func flip(_ generation: UInt64, at offset: Int) throws {

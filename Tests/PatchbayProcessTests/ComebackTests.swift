@@ -9,40 +9,13 @@ import Testing
 
 @testable import Patchbay
 
-/// A broker whose place is taken by another, as often as is wanted.
-private final class Succession {
-  let first: BrokerProcess
-  private var current: ChildProcess
-
-  init(memory: String = "64MiB") throws {
-    first = try BrokerProcess(memory: memory)
-    current = first.process
-  }
-
-  var socket: String { first.socket }
-
-  func kill() throws {
-    current.kill(SIGKILL)
-    _ = try current.waitForExit()
-  }
-
-  /// The next broker, which takes connections when this returns.
-  func follow() throws {
-    current = try ChildProcess(
-      program("patchbay"), ["serve", "--socket", socket, "--memory", "64MiB"],
-      errorPath: first.logPath)
-    try eventually("the next broker answers") { try first.run(["ping"]).exitCode == 0 }
-  }
-
-  /// Ends the last one, and looks at what they have left behind.
-  func stop() throws {
-    current.kill(SIGTERM)
-    let code = try current.waitForExit()
-    #expect(code == 0 && first.objects.isEmpty, "\(code), \(first.objects), \(first.log)")
-  }
-}
-
 @Suite(.serialized) struct ComebackTests {
+  private func started(_ options: [String] = []) throws -> Succession {
+    let brokers = try Succession(options: options)
+    try brokers.start()
+    return brokers
+  }
+
   private func options(_ byteCount: Int?) -> BlobOptions {
     var options = BlobOptions(byteCount: byteCount)
     options.firstExtentByteCount = 65_536
@@ -51,7 +24,7 @@ private final class Succession {
   }
 
   @Test func `an open blob is written to its end and sealed under the next broker`() throws {
-    let brokers = try Succession()
+    let brokers = try started()
     let client = try PatchbayClient(socketPath: brokers.socket)
     let reading = try PatchbayClient(socketPath: brokers.socket)
     let publisher = try client.publisher("k", options(300_000))
@@ -71,7 +44,7 @@ private final class Succession {
       _ = Result { try publisher.seal() }
     }
     #expect(code { try client.ping(deadline: .after(.milliseconds(20))) } == .noBroker)
-    try brokers.follow()
+    try brokers.start()
     let bytes = try reader.readFully(0..<300_000)
     #expect(firstWrong(bytes.span, generation, at: 0) == nil)
     writing.join()
@@ -95,10 +68,10 @@ private final class Succession {
   }
 
   @Test func `a window goes on through several brokers, and its reader misses no byte`() throws {
-    let brokers = try Succession()
-    let publisher = try brokers.first.peer()
+    let brokers = try started()
+    let publisher = try brokers.peer()
     try publisher.ask("publish k - backpressure 1048576 65536 20000")
-    let readers = try (0..<2).map { _ in try brokers.first.peer() }
+    let readers = try (0..<2).map { _ in try brokers.peer() }
     for reader in readers {
       try reader.ask("open k")
       try reader.ask("attach k")
@@ -113,7 +86,7 @@ private final class Succession {
         try (observer.writtenRanges().last?.upperBound ?? 0) >= round * total / 4
       }
       try brokers.kill()
-      try brokers.follow()
+      try brokers.start()
     }
     #expect(try publisher.answer() == "")
     try publisher.ask("seal k")
@@ -124,7 +97,7 @@ private final class Succession {
   }
 
   @Test func `claims of two publishers keep their ranges apart under the next broker`() throws {
-    let brokers = try Succession()
+    let brokers = try started()
     let (one, other) = (
       try PatchbayClient(socketPath: brokers.socket), try PatchbayClient(socketPath: brokers.socket)
     )
@@ -136,7 +109,7 @@ private final class Succession {
     let claim = try first.claim(0..<100_000)
     try brokers.kill()
     try first.write(oracleBytes(generation, 0..<50_000), at: 0)
-    try brokers.follow()
+    try brokers.start()
     #expect(code { _ = try second.claim(90_000..<120_000) } == .rangeOverlap)
     try second.write(oracleBytes(generation, 100_000..<200_000), at: 100_000)
     try first.write(oracleBytes(generation, 50_000..<100_000), at: 50_000)
@@ -150,7 +123,7 @@ private final class Succession {
   }
 
   @Test func `tasks that wait for a key, for bytes and for events wait on`() async throws {
-    let brokers = try Succession()
+    let brokers = try started()
     let client = try await PatchbayClient(socketPath: brokers.socket)
     let publisher = try await client.publisher("k", options(100_000))
     let generation = publisher.generation.rawValue
@@ -161,7 +134,7 @@ private final class Succession {
     async let told = events.next()
     try await eventually("the open waits") { client.session.connection.pendingCount > 0 }
     try brokers.kill()
-    try brokers.follow()
+    try brokers.start()
     try await publisher.append(oracleBytes(generation, 0..<100_000))
     try await publisher.seal()
     let all = try await bytes
@@ -178,10 +151,41 @@ private final class Succession {
     try brokers.stop()
   }
 
+  /// As in an upgrade: each broker ends when it is told to, and the next one has another process.
+  @Test func `a broker that hands over is followed under running clients`() throws {
+    let brokers = try started(["--hand-over"])
+    let client = try PatchbayClient(socketPath: brokers.socket)
+    let publisher = try client.publisher("k", options(300_000))
+    let generation = publisher.generation.rawValue
+    let reader = try client.open("k")
+    try client.publish([1, 2, 3], as: "small")
+    for round in 1...3 {
+      let part = (round - 1) * 100_000..<round * 100_000
+      try publisher.append(oracleBytes(generation, part))
+      let process = client.brokerProcess
+      #expect(try brokers.end() == 0)
+      #expect(!brokers.objects.isEmpty && brokers.log.contains("the next broker"))
+      try brokers.start()
+      let bytes = try reader.readFully(0..<part.upperBound)
+      #expect(firstWrong(bytes.span, generation, at: 0) == nil)
+      try client.ping()
+      #expect(client.brokerProcess != process)
+    }
+    try publisher.seal()
+    #expect(try client.open("small").readFully(0..<3) == [1, 2, 3])
+    reader.close()
+    // Who wants everything gone ends one that does not hand over.
+    #expect(try brokers.end() == 0)
+    let last = try Succession(following: brokers)
+    try last.start()
+    #expect(try client.info("k").state == .sealed)
+    try last.stop()
+  }
+
   @Test func `a client that nothing follows for its limit ends for good`()
     throws
   {
-    let brokers = try Succession()
+    let brokers = try started()
     let client = try PatchbayClient(
       socketPath: brokers.socket, reconnectLimit: .milliseconds(100))
     let publisher = try client.publisher("k")
@@ -190,11 +194,11 @@ private final class Succession {
     try brokers.kill()
     #expect(code { _ = try reader.readFully(3..<4) } == .noBroker, "it waits no more")
     #expect(try reader.readFully(0..<3) == [1, 2, 3], "what is there is read all the same")
-    try brokers.follow()
+    try brokers.start()
     #expect(code { try client.ping() } == .noBroker)
     try eventually("the next one waits for nobody") {
-      try brokers.first.run(["info", "k"]).exitCode != 0
-        || brokers.first.run(["info", "k"]).output.contains("failed")
+      try brokers.run(["info", "k"]).exitCode != 0
+        || brokers.run(["info", "k"]).output.contains("failed")
     }
     try brokers.stop()
   }

@@ -61,6 +61,16 @@ package final class Succession: Sendable {
     self.environment = environment
   }
 
+  /// Brokers with other options, on the same socket and spool.
+  package init(following other: Succession, options: [String] = []) throws {
+    place = other.place
+    socket = other.socket
+    spool = other.spool
+    self.options = Array(other.options.prefix(2)) + options
+    environment = other.environment
+    state.withLock { $0.startCount = other.startCount }
+  }
+
   // MARK: One after another
 
   package var startCount: Int { state.withLock { $0.startCount } }
@@ -237,6 +247,13 @@ package final class Succession: Sendable {
   package func run(_ arguments: [String], input: String = "") throws -> Outcome {
     try runProgram(
       "patchbay", arguments, input: input, environment: ["PATCHBAY_SOCKET": socket])
+  }
+
+  /// A test client to talk with.
+  package func peer() throws -> Peer {
+    let peer = try Peer([])
+    try peer.ask("connect \(socket)")
+    return peer
   }
 
   /// Starts a test client in a role. What it has to complain about is in `complaint` afterwards.
