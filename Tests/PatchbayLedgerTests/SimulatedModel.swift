@@ -20,14 +20,14 @@ struct SimulatedModel {
   var rings: [RingID: SimulatedRing] = [:]
   private(set) var pendingBoards: Set<UInt32> = []
   /// Of blobs that have their keys.
-  private(set) var records: [Generation: BlobRecord] = [:]
+  var records: [Generation: BlobRecord] = [:]
   private(set) var journal = SimulatedJournal()
   /// Blobs that have lost their keys in the event at hand, and nobody asked for that.
-  private var evicted: [BlobRecord] = []
-  private(set) var extentOwners: [RingID: Generation] = [:]
-  private(set) var owners: [BlobKey: Generation] = [:]
+  var evicted: [BlobRecord] = []
+  var extentOwners: [RingID: Generation] = [:]
+  var owners: [BlobKey: Generation] = [:]
   private(set) var entries: [BoardSlot: Generation] = [:]
-  private var posted: [Generation: BlobState] = [:]
+  private(set) var posted: [Generation: BlobState] = [:]
   /// Final states that were posted over an open one and whose bell has not been rung.
   private var unrung: [BoardSlot: Generation] = [:]
   private var writing: SimulatedClaims
@@ -373,7 +373,7 @@ struct SimulatedModel {
     return user
   }
 
-  private func mayTake(_ session: SessionID, _ access: Access) -> Bool {
+  func mayTake(_ session: SessionID, _ access: Access) -> Bool {
     guard let peer = peers[session] else { return false }
     return [0, 1000, access.uid].contains(peer.uid)
   }
@@ -613,37 +613,7 @@ struct SimulatedModel {
     demand(wrong == nil, wrong ?? "")
   }
 
-  /// Which blobs have their keys after an event: some lose them, then others take them.
-  private mutating func name(_ actions: [LedgerAction], after event: LedgerEvent) {
-    let written = SimulatedJournal.records(actions)
-    for record in written where !record.isNamed && records[record.info.generation] != nil {
-      erased(record.info.generation, after: event)
-    }
-    for case .eraseBlob(let generation) in actions where records[generation] != nil {
-      erased(generation, after: event)
-    }
-    for record in written {
-      for extent in record.extents {
-        extentOwners[extent.ring] = record.info.generation
-        demand(
-          rings[extent.ring]?.access == record.info.access,
-          "ring \(extent.ring) went to another access class")
-      }
-      if record.isNamed { recorded(record) }
-    }
-  }
-
-  /// Whatever a client has of a blob that is open is named by a record.
-  private mutating func demandRecords() {
-    for (ring, known) in rings where !known.isUnlinked && !known.holders.isEmpty {
-      guard let generation = extentOwners[ring], isHeld(generation) else { continue }
-      demand(
-        journal.names(ring, of: generation),
-        "ring \(ring) of \(generation) was given out and has no record")
-    }
-  }
-
-  private mutating func recorded(_ record: BlobRecord) {
+  mutating func recorded(_ record: BlobRecord) {
     let generation = record.info.generation
     if records[generation] == nil {
       let key = record.info.key
@@ -660,67 +630,6 @@ struct SimulatedModel {
     if record.info.isImported, record.info.state == .failed, !entries.values.contains(generation) {
       // Nobody has it open, so there is no bell to ring.
       posted[generation] = .failed
-    }
-  }
-
-  private mutating func erased(_ generation: Generation, after event: LedgerEvent) {
-    guard let record = records.removeValue(forKey: generation) else {
-      demand(false, "\(generation) was erased without a record")
-      return
-    }
-    let key = record.info.key
-    owners[key] = nil
-    switch event {
-    case .request(let session, _, let request) where Self.taken(by: request) == key:
-      // What the request itself makes room for belongs to anybody.
-      let isOwn = mayTake(session, record.info.access)
-      demand(isOwn || !isHeld(generation), "\(session) took \(key) of another user")
-    case .copied, .adopted: demand(record.info.state == .failed, "\(generation) was taken over")
-    case .offered(let session, _, let request, _, _) where request.key == key:
-      let isOwn = mayTake(session, record.info.access)
-      demand(isOwn || !isHeld(generation), "\(session) took \(key) of another user")
-    default:
-      // A creation that had to wait for memory takes the key when there is some.
-      if !isBeingReplaced(record) { evicted.append(record) }
-    }
-  }
-
-  /// It may have ended by the same event.
-  private mutating func demandEvictable() {
-    for record in evicted {
-      let generation = record.info.generation
-      let state = posted[generation] ?? record.info.state
-      demand(
-        record.info.acknowledgement == .visible || record.info.isCache || state != .sealed,
-        "\(generation) was evicted and was to be kept")
-      demand(!isHeld(generation), "\(generation) was evicted while it is open")
-      demand(state != .open, "\(generation) was evicted while it is written")
-      demand(!record.info.isPinned, "\(generation) was evicted while it is pinned")
-      demand(
-        !record.info.isImported || state == .failed,
-        "\(generation) was evicted, and takes nothing")
-    }
-    evicted = []
-  }
-
-  private func isBeingReplaced(_ record: BlobRecord) -> Bool {
-    owed.contains { asker, request in
-      switch request {
-      case .create(let create), .createWith(let create, _):
-        let takes = create.replaces || record.info.state == .failed
-        return takes && create.key == record.info.key
-          && mayTake(asker.session, record.info.access)
-      default: return false
-      }
-    }
-  }
-
-  /// The key that a request takes away from whoever has it.
-  private static func taken(by request: Request) -> BlobKey? {
-    switch request {
-    case .remove(let remove): remove.key
-    case .create(let create), .createWith(let create, _): create.key
-    default: nil
     }
   }
 
