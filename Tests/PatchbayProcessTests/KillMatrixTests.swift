@@ -163,6 +163,39 @@ func announcedSeed(_ what: String) -> UInt64 {
     }
   }
 
+  // MARK: While it starts for the first time
+
+  /// A client's life, and a broker that is looked at from its first call on.
+  private func firstStart(
+    _ trace: [String], _ point: String, _ whenReady: (Succession) throws -> Void = { _ in }
+  ) throws -> Succession {
+    let brokers = try brokers()
+    try brokers.begin(trace: trace)
+    let client = try brokers.client("life", ["pause"])
+    try brokers.serveAgain()
+    try whenReady(brokers)
+    try client.send("on\n")
+    try finish(brokers, try brokers.supervise(until: client), point)
+    return brokers
+  }
+
+  @Test func `a broker killed at any system call of its first start is followed by the next`()
+    throws
+  {
+    let loader = try loaderCalls()
+    var calls = loader
+    _ = try firstStart(CallCounts.trace, "nobody is killed") { brokers in
+      calls = try CallCounts(brokers.tracePath)
+    }
+    var random = SeededRandom(seed: announcedSeed("killed while it starts"))
+    let points =
+      isFullTier
+      ? calls.points(behind: loader) : calls.spread(15, behind: loader, &random)
+    let hits = try points.count { try firstStart($0.trace, "\($0)").killCount > 0 }
+    print("killed while it starts: \(hits) points")
+    #expect(hits > points.count / 2, "\(points)")
+  }
+
   // MARK: While it recovers
 
   /// A client has everything open, and its broker is killed. The next one begins, and is looked at.
