@@ -217,9 +217,8 @@ public final class BlobEvents: Sendable {
       return false
     }
     var request = request
-    // Its numbers need not be those of the one before, though it bears the same name: a place that is
-    // nobody's makes it tell of a gap, and then everything.
-    request.after = EventPosition(instance: 0, number: Swift.max(1, state.receivedTo.number))
+    // It numbers what it tells anew, so it tells of a gap, and then everything.
+    request.after = state.receivedTo
     try ask(link, request)
     state.link = link
     state.lostAt = nil

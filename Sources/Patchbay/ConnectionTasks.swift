@@ -278,7 +278,9 @@ extension Connection.State {
       attendance.comesBack = MonotonicTime(nanoseconds: 0)
       return .first
     }
-    return !outbox.isEmpty || look < attendance.comesBack ? .early : .none
+    // A thread that read may have found no task waiting, and passed the role to nobody.
+    let isUnread = !hasReader && phase == .connected
+    return isUnread || !outbox.isEmpty || look < attendance.comesBack ? .early : .none
   }
 
   /// What the courier has to do until it comes back; nil: nothing.

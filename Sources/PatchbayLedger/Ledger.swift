@@ -12,6 +12,8 @@ import PatchbayWire
 package struct Ledger: Sendable {
   let limits: LedgerLimits
   let instance: UInt64
+  /// The run of this broker: what is told of blobs is numbered within it.
+  let run: UInt64
   let brokerProcess: Int32
   let brokerUser: UInt32
   let started: Moment
@@ -97,7 +99,7 @@ package struct Ledger: Sendable {
   ///   - tokenSource: where client tokens come from; in a broker one that cannot be guessed.
   ///   - digest: always the same for the same bytes.
   package init(
-    limits: LedgerLimits, instance: UInt64, brokerProcess: Int32, brokerUser: UInt32,
+    limits: LedgerLimits, instance: UInt64, run: UInt64, brokerProcess: Int32, brokerUser: UInt32,
     at moment: Moment, tokenSource: any RandomNumberGenerator & Sendable,
     digest: @escaping DigestFunction
   ) {
@@ -105,6 +107,7 @@ package struct Ledger: Sendable {
     digestOfBytes = digest
     watching = Watching(log: ChangeLog(removalLimit: limits.removalCount))
     self.instance = instance
+    self.run = run
     self.brokerProcess = brokerProcess
     self.brokerUser = brokerUser
     self.tokenSource = tokenSource

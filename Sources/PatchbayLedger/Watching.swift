@@ -78,7 +78,7 @@ extension Ledger {
     if let after = request.after {
       if after == .start {
         watcher.cursor = 0
-      } else if after.instance == instance, after.number <= log.last {
+      } else if after.instance == run, after.number <= log.last {
         watcher.cursor = after.number
         watcher.removalsFrom = after.number
       } else {
@@ -136,7 +136,7 @@ extension Ledger {
     let log = watching.log
     if log.forgotten > max(watcher.cursor, watcher.removalsFrom) { beginAnew(&watcher) }
     let changes = nextChanges(&watcher)
-    let position = EventPosition(instance: instance, number: watcher.cursor)
+    let position = EventPosition(instance: run, number: watcher.cursor)
     if !changes.isEmpty || watcher.owesGap || watcher.owesStart {
       reply(
         watcher.session, watcher.number,
@@ -190,7 +190,7 @@ extension Ledger {
       else { return nil }
       return BlobChange(
         kind: removal.kind, key: removal.key, generation: removal.generation,
-        position: EventPosition(instance: instance, number: number), time: removal.time,
+        position: EventPosition(instance: run, number: number), time: removal.time,
         byteCount: removal.byteCount, frontier: removal.frontier,
         coveredByteCount: removal.coveredByteCount)
     }
@@ -209,7 +209,7 @@ extension Ledger {
       }
     return BlobChange(
       kind: kind, key: blob.key, generation: blob.origin.generation,
-      position: EventPosition(instance: instance, number: number), time: standing.time,
+      position: EventPosition(instance: run, number: number), time: standing.time,
       byteCount: blob.byteCount, frontier: standing.frontier,
       coveredByteCount: standing.coveredByteCount, causeCode: blob.causeCode,
       cause: blob.cause)

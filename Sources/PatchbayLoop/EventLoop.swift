@@ -182,7 +182,8 @@ final class EventLoop {
     boards = BoardStore(instance: instance)
     refusals = RateLimitedLog(logger)
     ledger = Ledger(
-      limits: limits, instance: instance, brokerProcess: getpid(), brokerUser: geteuid(),
+      limits: limits, instance: instance, run: UInt64.random(in: 1...UInt64.max),
+      brokerProcess: getpid(), brokerUser: geteuid(),
       at: Self.now, tokenSource: SystemRandomNumberGenerator(),
       digest: { DigestState.digest(of: $1, $0) })
     journalStorage = prior?.storage ?? SharedJournalStorage(instance: instance)

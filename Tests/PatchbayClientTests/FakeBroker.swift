@@ -72,11 +72,21 @@ final class FakeBroker {
 
 /// The broker's end of a connection.
 final class FakePeer {
-  private var socket: ControlSocket?
-  /// The client table that it has made, while it has.
-  private(set) var table: Descriptor?
+  private var link: Link?
+  /// The client table that it has made.
+  private var table: Object?
 
-  init(_ socket: consuming ControlSocket) { self.socket = consume socket }
+  private final class Object {
+    let descriptor: Descriptor
+    init(_ descriptor: consuming Descriptor) { self.descriptor = descriptor }
+  }
+
+  init(_ socket: consuming ControlSocket) { link = Link(socket) }
+
+  private func connected() throws -> Link {
+    guard let link else { throw HarnessError("this broker has gone") }
+    return link
+  }
 
   /// The next request.
   /// - Throws: when none comes, or the client hangs up.
@@ -95,12 +105,11 @@ final class FakePeer {
   }
 
   private func receive() throws -> ControlSocket.Received {
-    guard socket != nil else { throw HarnessError("gone") }
-    return try socket!.receive(byteLimit: Frame.byteLimit, descriptorLimit: 4)
+    try connected().socket.receive(byteLimit: Frame.byteLimit, descriptorLimit: 4)
   }
 
   private func waitReadable(_ until: MonotonicTime) throws -> Bool {
-    try socket!.waitReadable(until: until)
+    try connected().socket.waitReadable(until: until)
   }
 
   /// The next so many requests.
@@ -118,7 +127,7 @@ final class FakePeer {
   }
 
   func say(_ reply: Reply, to number: UInt64, _ descriptors: [Int32] = []) throws {
-    let outcome = try socket!.send(
+    let outcome = try connected().socket.send(
       Frame.encode(reply, request: number), descriptors: descriptors)
     guard outcome == .sent else { throw HarnessError("not sent") }
   }
@@ -145,14 +154,13 @@ final class FakePeer {
           version: Frame.protocolVersion, clientID: 7, token: FakeBroker.token,
           instance: instance, brokerProcess: broker.process, isAwaited: isAwaited)),
       to: number, [table.rawValue])
-    self.table = consume table
+    self.table = Object(table)
     return hello
   }
 
   /// How many views are announced in its table.
   func viewCount() throws -> Int {
-    guard table != nil else { return 0 }
-    return try ClientTable.announcedCount(in: table!)
+    try table.map { try ClientTable.announcedCount(in: $0.descriptor) } ?? 0
   }
 
   /// Takes a question for a board and answers it.
@@ -163,7 +171,7 @@ final class FakePeer {
   }
 
   /// Goes without a word.
-  func vanish() { socket = nil }
+  func vanish() { link = nil }
 }
 
 /// A board of a broker, with four entries.
@@ -221,7 +229,8 @@ final class Started<Value: Sendable>: Sendable {
   var value: Value {
     get throws {
       try eventually("a thread ends", within: 60) { isOver }
-      return try box.result.withLock { $0 }!.get()
+      guard let result = box.result.withLock({ $0 }) else { throw HarnessError("no result") }
+      return try result.get()
     }
   }
 

@@ -408,7 +408,7 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
     let second = try broker.accept()
     try second.greet(broker, isAwaited: false)
     let again = try second.next()
-    let nowhere = EventPosition(instance: 0, number: 30)
+    let nowhere = EventPosition(instance: 0, number: 1)
     #expect(
       again.request == .watch(WatchRequest(prefix: [107], after: nowhere, wantsProgress: true)))
     let later = EventPosition(instance: FakeBroker.instance, number: 900)

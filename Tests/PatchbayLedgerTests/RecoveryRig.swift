@@ -37,7 +37,7 @@ extension Rig {
   ) -> Rig {
     var next = self
     next.ledger = Ledger(
-      limits: ledger.limits, instance: 7, brokerProcess: 43, brokerUser: Rig.user, at: now,
+      limits: ledger.limits, instance: 7, run: 7, brokerProcess: 43, brokerUser: Rig.user, at: now,
       tokenSource: SeededGenerator(seed: 2), digest: simulatedDigest)
     let journal = journal
     var recovery = Recovery()

@@ -66,7 +66,7 @@ import Testing
 
     init(_ limits: LedgerLimits) {
       ledger = Ledger(
-        limits: limits, instance: 7, brokerProcess: 43, brokerUser: 1000, at: now,
+        limits: limits, instance: 7, run: 7, brokerProcess: 43, brokerUser: 1000, at: now,
         tokenSource: SeededGenerator(seed: 2), digest: simulatedDigest)
     }
 
@@ -91,7 +91,8 @@ import Testing
           let request = ReattachRequest(
             blob: BlobReference(generation: blob.origin.generation, epoch: blob.epoch),
             role: .publisher, number: publisher.number)
-          send(.request(session, number: 1000 + blob.origin.generation.rawValue, .reattach(request)))
+          send(
+            .request(session, number: 1000 + blob.origin.generation.rawValue, .reattach(request)))
         }
       }
       send(.request(session, number: 3, .reattached))

@@ -77,7 +77,7 @@ struct Rig {
     limits.entriesPerBoard = 8
     adjust(&limits)
     ledger = Ledger(
-      limits: limits, instance: 7, brokerProcess: 42, brokerUser: Rig.user, at: now,
+      limits: limits, instance: 7, run: 7, brokerProcess: 42, brokerUser: Rig.user, at: now,
       tokenSource: SeededGenerator(seed: 1), digest: simulatedDigest)
   }
 
@@ -235,6 +235,9 @@ struct Rig {
 
   /// Rings that serve no blob any more.
   var freed: [RingID] { trace.unlinked + ledger.pool.resting.keys.sorted() }
+
+  /// Records that were written from a place of the trace on.
+  func records(from place: Int) -> [BlobRecord] { SimulatedJournal.records(Array(trace[place...])) }
 
   func reply(_ session: SessionID, _ number: UInt64) -> Reply? {
     for case .reply(session, number, let reply, _) in trace { return reply }

@@ -18,8 +18,9 @@ struct SimulatedImports {
 
   mutating func kept(_ generation: Generation, _ offer: FileOffer) -> String? {
     guard offers.remove(offer) != nil else { return "offer \(offer) was kept without one" }
-    guard files.insert(generation).inserted else { return "\(generation) has two files" }
-    return files.count > limit ? "\(files.count) files are held of \(limit)" : nil
+    // While one is offered as many others may be held; whom it replaces goes after it.
+    guard offers.count + files.count < limit + 1 else { return "more files than are let in" }
+    return files.insert(generation).inserted ? nil : "\(generation) has two files"
   }
 
   mutating func dropped(_ offer: FileOffer) -> String? {
@@ -32,6 +33,9 @@ struct SimulatedImports {
     return isNeeded ? "the file of \(generation) went while it is open" : nil
   }
 
-  /// After each event: nothing waits for an answer.
-  var settled: String? { offers.isEmpty ? nil : "offers were forgotten: \(offers)" }
+  /// After each event: nothing waits for an answer, and no more are held than may be.
+  var settled: String? {
+    if !offers.isEmpty { return "offers were forgotten: \(offers)" }
+    return files.count > limit ? "\(files.count) files are held of \(limit)" : nil
+  }
 }

@@ -1,5 +1,5 @@
 // What the next broker would find in the journal, as the simulation knows it: the last record of each
-// blob, and whether they stand before anybody is told of what they say.
+// blob. Each check gives what is wrong, nil if nothing is.
 
 import PatchbayTypes
 
@@ -9,38 +9,52 @@ struct SimulatedJournal: Sendable {
   /// The last record of each blob that has one.
   private(set) var written: [Generation: BlobRecord] = [:]
 
-  /// The records of one event, all before its other actions.
+  /// The records of one event.
   static func records(_ actions: [LedgerAction]) -> [BlobRecord] {
     actions.compactMap { action in
       if case .recordBlob(let record) = action { record } else { nil }
     }
   }
 
-  /// Takes the records of an event in their order. Whenever the broker dies between two of them a key
-  /// that goes from one blob to another leads to one at least.
-  mutating func write(_ actions: [LedgerAction]) -> String? {
-    let records = Self.records(actions)
-    let isFirst = actions.prefix(records.count).allSatisfy { action in
-      if case .recordBlob = action { true } else { false }
-    }
-    guard isFirst else { return "a record is written behind what it is about" }
-    guard Set(records.map(\.info.generation)).count == records.count else {
-      return "a record is written twice in one event"
-    }
-    var lost: Set<BlobKey> = []
-    for record in records {
-      let generation = record.info.generation
-      if record.isNamed, lost.contains(record.info.key) {
-        return "\(record.info.key) led to nothing before it led to \(generation)"
+  /// Takes an action in its turn: whenever the broker dies between two of them, a key leads to one blob
+  /// at most.
+  mutating func take(_ action: LedgerAction) -> String? {
+    switch action {
+    case .recordBlob(let record): return write(record)
+    case .eraseBlob(let generation):
+      guard written.removeValue(forKey: generation) != nil else {
+        return "\(generation) has no record to erase"
       }
-      if written[generation]?.isNamed == true, !record.isNamed { lost.insert(record.info.key) }
-      written[generation] = record
+      return nil
+    default: return nil
     }
-    return nil
   }
 
-  mutating func erase(_ generation: Generation) -> String? {
-    written.removeValue(forKey: generation) == nil ? "\(generation) has no record to erase" : nil
+  private mutating func write(_ record: BlobRecord) -> String? {
+    let generation = record.info.generation
+    if let before = written[generation] {
+      if record.isNamed, !before.isNamed { return "\(generation) has a key again" }
+    } else if !record.isNamed {
+      return "\(generation) has a record and never had a key"
+    }
+    written[generation] = record
+    guard record.isNamed else { return nil }
+    let others = written.values.filter { $0.isNamed && $0.info.key == record.info.key }
+    return others.count == 1 ? nil : "\(record.info.key) leads to \(others.count) blobs"
+  }
+
+  /// Records stand before all else that an event leads to, but for what a record relies on.
+  static func comesLate(_ actions: [LedgerAction]) -> Bool {
+    let last = actions.lastIndex { action in
+      if case .recordBlob = action { true } else { false }
+    }
+    guard let last else { return false }
+    return !actions[...last].allSatisfy { action in
+      switch action {
+      case .recordBlob, .eraseBlob, .keepFile: true
+      default: false
+      }
+    }
   }
 
   /// Whether a record of a blob names this ring.

@@ -22,6 +22,8 @@ struct SimulatedModel {
   /// Of blobs that have their keys.
   private(set) var records: [Generation: BlobRecord] = [:]
   private(set) var journal = SimulatedJournal()
+  /// Blobs that have lost their keys in the event at hand, and nobody asked for that.
+  private var evicted: [BlobRecord] = []
   private(set) var extentOwners: [RingID: Generation] = [:]
   private(set) var owners: [BlobKey: Generation] = [:]
   private(set) var entries: [BoardSlot: Generation] = [:]
@@ -174,15 +176,19 @@ struct SimulatedModel {
   // MARK: What comes out
 
   mutating func check(_ actions: [LedgerAction], after event: LedgerEvent) {
-    let early = journal.write(actions)
-    demand(early == nil, early ?? "")
+    demand(!SimulatedJournal.comesLate(actions), "a record is written behind what it is about")
     name(actions, after: event)
-    for action in actions { check(action, after: event) }
+    for action in actions {
+      let wrong = journal.take(action)
+      demand(wrong == nil, wrong ?? "")
+      check(action, after: event)
+    }
     for record in SimulatedJournal.records(actions) where record.isNamed {
       let wrong = digests.recorded(record)
       demand(wrong == nil, wrong ?? "")
     }
     demandRecords()
+    demandEvictable()
     let sessions = watches.sessions
     watches.compare(
       with: Dictionary(uniqueKeysWithValues: sessions.map { ($0, known(to: $0)) }))
@@ -251,9 +257,6 @@ struct SimulatedModel {
       }
     case .dropDigest(let generation):
       let wrong = digests.dropped(generation)
-      demand(wrong == nil, wrong ?? "")
-    case .eraseBlob(let generation):
-      let wrong = journal.erase(generation)
       demand(wrong == nil, wrong ?? "")
     case .sample(let reports):
       demand(!reports.isEmpty, "nothing is to be sampled")
@@ -343,7 +346,7 @@ struct SimulatedModel {
       demand(
         owed[RequestID(session: session, number: number)] != nil,
         "looks at a file for nobody")
-    case .recordClient, .eraseClient, .recordBlob: break
+    case .recordClient, .eraseClient, .recordBlob, .eraseBlob: break
     }
   }
 
@@ -678,17 +681,26 @@ struct SimulatedModel {
       demand(isOwn || !isHeld(generation), "\(session) took \(key) of another user")
     default:
       // A creation that had to wait for memory takes the key when there is some.
-      guard !isBeingReplaced(record) else { return }
+      if !isBeingReplaced(record) { evicted.append(record) }
+    }
+  }
+
+  /// It may have ended by the same event.
+  private mutating func demandEvictable() {
+    for record in evicted {
+      let generation = record.info.generation
+      let state = posted[generation] ?? record.info.state
       demand(
-        record.info.acknowledgement == .visible || record.info.isCache
-          || record.info.state != .sealed, "\(generation) was evicted and was to be kept")
+        record.info.acknowledgement == .visible || record.info.isCache || state != .sealed,
+        "\(generation) was evicted and was to be kept")
       demand(!isHeld(generation), "\(generation) was evicted while it is open")
-      demand(record.info.state != .open, "\(generation) was evicted while it is written")
+      demand(state != .open, "\(generation) was evicted while it is written")
       demand(!record.info.isPinned, "\(generation) was evicted while it is pinned")
       demand(
-        !record.info.isImported || record.info.state == .failed,
+        !record.info.isImported || state == .failed,
         "\(generation) was evicted, and takes nothing")
     }
+    evicted = []
   }
 
   private func isBeingReplaced(_ record: BlobRecord) -> Bool {

@@ -101,7 +101,7 @@ struct SimulatedWorld {
       if seed % 2 == 0 { limits.memoryPerClient = Self.memory / 6 }
     }
     ledger = Ledger(
-      limits: limits, instance: 1, brokerProcess: 1, brokerUser: 1000, at: now,
+      limits: limits, instance: 1, run: 1, brokerProcess: 1, brokerUser: 1000, at: now,
       tokenSource: SeededGenerator(seed: seed ^ 0xabcd), digest: simulatedDigest)
     feed(.overheadChanged(byteCount: 50_000))
   }

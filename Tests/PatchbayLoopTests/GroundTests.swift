@@ -67,7 +67,8 @@ import Testing
     let killed = UInt64.random(in: 1...UInt64.max)
     let stranger = UInt64.random(in: 1...UInt64.max)
     try write("\(Listing.hex(killed))\n", to: "\(scratch.socket).lock")
-    for name in ["journal-0", "0000000000000001"] {
+    // Killed before it had a journal, so nothing was promised.
+    for name in ["0000000000000001", "0000000000000002"] {
       try makeObject("/patchbay-\(Listing.hex(killed))-\(name)")
       try makeObject("/patchbay-\(Listing.hex(stranger))-\(name)")
     }
@@ -96,14 +97,25 @@ import Testing
     return socket
   }
 
-  @Test(arguments: ["", "nonsense", "0123456789abcdef", "0123456789abcdeg\n", "+123456789abcdef\n"])
-  func `a lock file that says something else removes nothing`(text: String) throws {
+  @Test(arguments: ["nonsense", "0123456789abcdef", "0123456789abcdeg\n", "+123456789abcdef\n"])
+  func `a lock file that says something else is refused, and nothing is removed`(
+    text: String
+  ) throws {
     let scratch = try Scratch()
     try write(text, to: "\(scratch.socket).lock")
     try makeObject("/patchbay-0123456789abcdef-test")
     defer { Listing.remove("/dev/shm/patchbay-0123456789abcdef-test") }
-    _ = try TestBroker(in: scratch)
+    let error = #expect(throws: PatchbayError.self) { _ = try TestBroker(in: scratch) }
+    #expect(error?.code == .notPermitted && error?.message.contains(scratch.socket) == true)
     #expect(Listing.exists("/dev/shm/patchbay-0123456789abcdef-test"))
+    let lock = try DiskFile.openForReading("\(scratch.socket).lock")
+    #expect(try DiskFile.read(lock, at: 0, byteCount: 64) == Array(text.utf8))
+  }
+
+  @Test func `an empty lock file is one of a broker that has cleared up`() throws {
+    let scratch = try Scratch()
+    try write("", to: "\(scratch.socket).lock")
+    _ = try TestBroker(in: scratch)
   }
 
   @Test func `a file in the place of the socket is refused and stays`() throws {

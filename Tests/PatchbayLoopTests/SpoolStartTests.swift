@@ -186,7 +186,8 @@ import Testing
     let looked = MonotonicTime.now
     #expect(findings.blobs.count == count && findings.warnings.isEmpty)
     var ledger = Ledger(
-      limits: LedgerLimits(memoryByteCount: 64 << 20), instance: 1, brokerProcess: 1, brokerUser: 1,
+      limits: LedgerLimits(memoryByteCount: 64 << 20), instance: 1, run: 1, brokerProcess: 1,
+      brokerUser: 1,
       at: Moment(monotonicNanoseconds: 0, wall: WallTime(rawValue: 0)),
       tokenSource: SystemRandomNumberGenerator(), digest: { DigestState.digest(of: $1, $0) })
     _ = ledger.handle(
