@@ -112,6 +112,8 @@ struct SpoolStart: ~Copyable {
   /// Takes in an unfinished file of a blob that goes on; false when it is another's.
   private mutating func keeps(_ name: String) -> Bool {
     if let generation = Self.generation(of: name, Self.partSuffix), kept.contains(generation) {
+      // Nothing stands in it yet then, and nothing can be added to it.
+      guard !isUnbegun(name) else { return false }
       findings.parts.insert(generation)
       return true
     }
@@ -120,6 +122,17 @@ struct SpoolStart: ~Copyable {
     }
     findings.scratches[scratch.generation, default: []].insert(scratch.index)
     return true
+  }
+
+  /// Whether a container's head is not whole: its maker died over it.
+  private func isUnbegun(_ name: String) -> Bool {
+    do throws(PatchbayError) {
+      _ = try ContainerReader.headers(
+        try DiskFile.open(in: directory, name: name, isWritable: false))
+      return false
+    } catch {
+      return error.code == .corrupt
+    }
   }
 
   private mutating func sweep(_ name: String) {

@@ -145,6 +145,24 @@ import Testing
     #expect(try readBytes(shelf.place.file(aside)) == [1])
   }
 
+  /// The head is written first, so nothing stands behind half of one.
+  @Test func `an unfinished container goes on if its head is whole, and else is begun anew`() throws {
+    let shelf = try Shelf()
+    for number: UInt64 in 1...5 {
+      try shelf.write(try Shelf.blob(number))
+      let part = shelf.name(number).replacing(".blob", with: ".part")
+      _ = rename(shelf.place.file(shelf.name(number)), shelf.place.file(part))
+      let left = [0: 0, 1: 8, 2: 4100, 3: 9000][Int(number) - 1]
+      if let left { _ = truncate(shelf.place.file(part), off_t(left)) }
+    }
+    let findings = try SpoolStart.look(
+      shelf.place.path, shelf.directory, previous: 0xaa,
+      kept: Set((1...5).map { Generation(rawValue: $0) }), boot: Shelf.boot)
+    // One whole copy of the head is enough.
+    #expect(findings.parts == [Generation(rawValue: 4), Generation(rawValue: 5)])
+    #expect(findings.sweptCount == 3 && names(in: shelf.place.path).count == 2)
+  }
+
   @Test func `names that are not exactly ours are nobody's blobs`() throws {
     for name in [
       "patchbay-00000000000000aa-0000000000000001.blob",

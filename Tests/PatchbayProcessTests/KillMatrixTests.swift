@@ -111,7 +111,13 @@ func announcedSeed(_ what: String) -> UInt64 {
         try program("patchbay"), arguments + ["--socket", brokers.socket],
         errorPath: brokers.place.file("command"))
       let code = try brokers.supervise(until: command)
-      if code == 69, brokers.killCount > killCount || !brokers.isRunning { continue }
+      if code == 69 {
+        // Its end is seen once the tracer has let it go.
+        try eventually("the broker that was not there has died") {
+          brokers.killCount > killCount || !brokers.isRunning
+        }
+        continue
+      }
       return (code, String(decoding: try command.rest(), as: UTF8.self))
     }
   }
