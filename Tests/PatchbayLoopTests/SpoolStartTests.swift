@@ -146,7 +146,8 @@ import Testing
   }
 
   /// The head is written first, so nothing stands behind half of one.
-  @Test func `an unfinished container goes on if its head is whole, and else is begun anew`() throws {
+  @Test func `an unfinished container goes on if its head is whole, and else is begun anew`() throws
+  {
     let shelf = try Shelf()
     for number: UInt64 in 1...5 {
       try shelf.write(try Shelf.blob(number))
