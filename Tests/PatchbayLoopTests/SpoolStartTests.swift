@@ -145,6 +145,25 @@ import Testing
     #expect(try readBytes(shelf.place.file(aside)) == [1])
   }
 
+  /// The head is written first, so nothing stands behind half of one.
+  @Test func `of unfinished files those stay that a record of the broker before stands on`() throws
+  {
+    let shelf = try Shelf()
+    let stem = "patchbay-00000000000000aa-000000000000000"
+    for name in [
+      "\(stem)1.part", "\(stem)2.part", "\(stem)1-3.scratch", "\(stem)1-4.scratch",
+      "\(stem)2-3.scratch",
+    ] { try writeFile(shelf.place.file(name), [1]) }
+    var kept = KeptFiles()
+    kept.containers = [Generation(rawValue: 1)]
+    kept.scratches = [Generation(rawValue: 1): [4]]
+    let findings = try SpoolStart.look(
+      shelf.place.path, shelf.directory, previous: 0xaa, kept: kept, boot: Shelf.boot)
+    #expect(findings.parts == kept.containers && findings.scratches == kept.scratches)
+    #expect(findings.sweptCount == 3)
+    #expect(names(in: shelf.place.path).sorted() == ["\(stem)1-4.scratch", "\(stem)1.part"])
+  }
+
   @Test func `names that are not exactly ours are nobody's blobs`() throws {
     for name in [
       "patchbay-00000000000000aa-0000000000000001.blob",

@@ -111,7 +111,13 @@ func announcedSeed(_ what: String) -> UInt64 {
         try program("patchbay"), arguments + ["--socket", brokers.socket],
         errorPath: brokers.place.file("command"))
       let code = try brokers.supervise(until: command)
-      if code == 69, brokers.killCount > killCount || !brokers.isRunning { continue }
+      if code == 69 {
+        // Its end is seen once the tracer has let it go.
+        try eventually("the broker that was not there has died") {
+          brokers.killCount > killCount || !brokers.isRunning
+        }
+        continue
+      }
       return (code, String(decoding: try command.rest(), as: UTF8.self))
     }
   }
@@ -161,6 +167,39 @@ func announcedSeed(_ what: String) -> UInt64 {
     } _: { point in
       try live(point.trace, "\(point)").killCount > 0
     }
+  }
+
+  // MARK: While it starts for the first time
+
+  /// A client's life, and a broker that is looked at from its first call on.
+  private func firstStart(
+    _ trace: [String], _ point: String, _ whenReady: (Succession) throws -> Void = { _ in }
+  ) throws -> Succession {
+    let brokers = try brokers()
+    try brokers.begin(trace: trace)
+    let client = try brokers.client("life", ["pause"])
+    try brokers.serveAgain()
+    try whenReady(brokers)
+    try client.send("on\n")
+    try finish(brokers, try brokers.supervise(until: client), point)
+    return brokers
+  }
+
+  @Test func `a broker killed at any system call of its first start is followed by the next`()
+    throws
+  {
+    let loader = try loaderCalls()
+    var calls = loader
+    _ = try firstStart(CallCounts.trace, "nobody is killed") { brokers in
+      calls = try CallCounts(brokers.tracePath)
+    }
+    var random = SeededRandom(seed: announcedSeed("killed while it starts"))
+    let points =
+      isFullTier
+      ? calls.points(behind: loader) : calls.spread(15, behind: loader, &random)
+    let hits = try points.count { try firstStart($0.trace, "\($0)").killCount > 0 }
+    print("killed while it starts: \(hits) points")
+    #expect(hits > points.count / 2, "\(points)")
   }
 
   // MARK: While it recovers
