@@ -201,6 +201,7 @@ package struct Ledger: Sendable {
       refuse(session, number, .outOfOrder(request.kind))
       disconnect(session)
     case (.talking, _):
+      keepRecord(of: session, request)
       noteRequest(session, number, request)
       answer(session, number, request)
     }

@@ -37,6 +37,8 @@ struct Session: Sendable {
   var writes: Set<Generation> = []
   /// Bytes in memory of the blobs that it pays for.
   var paidByteCount = 0
+  /// Whether it only watches: that begins anew with the next broker, which is not to wait for it.
+  var isUnrecorded = false
   /// A ghost's blobs: their rings may be mapped until the process is gone.
   var haunted: [Generation] = []
 

@@ -6,6 +6,25 @@ import PatchbayTypes
 import PatchbayWire
 
 extension Ledger {
+  /// Only who may have something to come back to is recorded as a client.
+  mutating func keepRecord(of session: SessionID, _ request: Request) {
+    guard let known = sessions[session] else { return }
+    var onlyWatches = false
+    if case .watch = request {
+      onlyWatches =
+        known.handles.isEmpty && known.writes.isEmpty && known.parked.isEmpty
+        && returning?.arriving[session] == nil
+    }
+    guard onlyWatches != known.isUnrecorded else { return }
+    sessions[session]?.isUnrecorded = onlyWatches
+    if onlyWatches {
+      actions.append(.eraseClient(known.clientID))
+    } else {
+      let record = ClientRecord(clientID: known.clientID, token: known.token, peer: known.peer)
+      actions.append(.recordClient(record))
+    }
+  }
+
   mutating func connected(_ session: SessionID, _ peer: Peer) {
     guard sessions[session] == nil else { return }
     if let refusal = connectionRefusal(peer) {

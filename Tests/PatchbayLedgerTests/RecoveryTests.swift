@@ -117,6 +117,18 @@ import Testing
     consistent(rig)
   }
 
+  @Test func `who only watches is not waited for`() throws {
+    var rig = Rig()
+    let watcher = rig.connect()
+    let watch = WatchRequest(prefix: [], after: nil, wantsProgress: false)
+    rig.post(watcher, .watch(watch))
+    rig.post(watcher, .watch(watch))
+    #expect(rig.journal.clients.isEmpty)
+    #expect(!rig.killed().ledger.isReturning)
+    _ = rig.ask(watcher, .ping)
+    #expect(rig.killed().ledger.isReturning, "it may have something to come back to")
+  }
+
   @Test func `who comes too late is told that nobody knows it`() throws {
     let before = try Stream()
     var rig = before.rig.killed()
