@@ -47,6 +47,10 @@ import Testing
     for number in 0..<count {
       _ = poll(nil, 0, Int32.random(in: 5...200, using: &random))
       guard clients.values.allSatisfy(\.isRunning) else {
+        // What one has met, others may be about to.
+        try? eventually("the publishers end", within: 5) {
+          Self.publishers.allSatisfy { clients[$0]?.isRunning != true }
+        }
         let complaints = clients.keys.map(brokers.complaint).filter { !$0.isEmpty }
         throw HarnessError("ended before death \(number + 1): \(complaints.joined())")
       }
