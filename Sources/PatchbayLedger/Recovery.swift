@@ -56,6 +56,12 @@ struct Returning: Sendable {
   var arriving: [SessionID: Set<Generation>] = [:]
   /// When the others are waited for no more, by the monotonic clock.
   var deadline: Int64
+  /// Entries of boards that blobs of before have.
+  var slots: Set<BoardSlot> = []
+  /// What each of those sessions has sealed.
+  var sealed: [SessionID: [Generation]] = [:]
+  /// Blobs whose publishers may have to wait for somebody who is out.
+  var awaited: Set<Generation> = []
   /// Requests that need somebody who is out, or memory, in the order of coming.
   var deferred: [(asker: RequestID, request: Request)] = []
 
@@ -148,6 +154,8 @@ extension Ledger {
     blob.sealer = clients[record.sealer]
     blob.holdsFile = found.holdsFile
     blob.awaitedSubscribers = record.subscribers.compactMap { clients[$0] }
+    if let sealer = blob.sealer { returning?.sealed[sealer, default: []].append(origin.generation) }
+    if !blob.awaitedSubscribers.isEmpty { returning?.awaited.insert(origin.generation) }
     keep(blob)
     let generation = origin.generation
     if blob.isNamed {
@@ -209,7 +217,7 @@ extension Ledger {
   private mutating func takeUpEntry(_ record: BlobRecord) {
     guard let slot = record.slot, Int(slot.entry) < limits.entriesPerBoard,
       boardAccess[slot.board].map({ $0 == record.info.access }) ?? true,
-      !blobs.values.contains(where: { $0.slot == slot })
+      returning?.slots.insert(slot).inserted == true
     else { return }
     boardAccess[slot.board] = record.info.access
     accessClasses[record.info.access, default: AccessClass()].givenCount = 0
@@ -282,6 +290,7 @@ extension Ledger {
     blobs[generation]?.hasContainer = true
     blobs[generation]?.digest = stored.digest
     blobs[generation]?.sealer = sealer
+    if let sealer { returning?.sealed[sealer, default: []].append(generation) }
     blobs[generation]?.byteCount = stored.byteCount
     spoolRest(of: generation)
     for record in blob.patchwork.scratchRecords { forgetScratch(record.index, generation) }
@@ -371,8 +380,10 @@ extension Ledger {
       blobs[generation]?.offered.remove(.client)
       offerToSpill(generation)
     }
-    for generation in blobs.keys where blobs[generation]?.isReturning == true {
-      if blobs[generation]?.sealer == standIn { blobs[generation]?.sealer = session }
+    for generation in returning?.sealed.removeValue(forKey: standIn) ?? [] {
+      blobs[generation]?.sealer = session
+    }
+    for generation in returning?.awaited ?? [] {
       blobs[generation]?.awaitedSubscribers.replace(standIn, by: session)
     }
     sessions[standIn] = nil
@@ -463,8 +474,11 @@ extension Ledger {
   }
 
   private mutating func forgetAwaited(_ session: SessionID) {
-    for generation in blobs.keys where blobs[generation]?.awaitedSubscribers.isEmpty == false {
+    for generation in returning?.awaited ?? [] {
       blobs[generation]?.awaitedSubscribers.removeAll { $0 == session }
+      if blobs[generation]?.awaitedSubscribers.isEmpty ?? true {
+        returning?.awaited.remove(generation)
+      }
     }
   }
 
