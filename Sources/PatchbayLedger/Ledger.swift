@@ -57,6 +57,10 @@ package struct Ledger: Sendable {
   var copies: [CopyID: Generation] = [:]
   /// Clients of the broker before this one, while any of them is out.
   var returning: Returning?
+  /// Sessions that stand in for clients which had asked for nothing, by the tokens of those, and until
+  /// when: nothing is held back for them.
+  var quiet: [Token: SessionID] = [:]
+  var quietEnd: Int64?
   var suspensions = Heap<Suspension>()
 
   var rings: [RingID: Ring] = [:]
@@ -175,7 +179,7 @@ package struct Ledger: Sendable {
     if watching.hasMore { return now.monotonicNanoseconds }
     return [
       handshakes.nextDeadline, suspensions.first?.end, nextSample, nextTrim, nextSpillMoment,
-      digestLooks.first?.moment, returning?.deadline,
+      digestLooks.first?.moment, returning?.deadline, quietEnd,
     ]
     .compactMap(\.self).min()
   }

@@ -178,7 +178,10 @@ package struct ClientRecord: Sendable, Hashable {
   package var clientID: UInt64
   package var token: Token
   package var peer: Peer
-  package init(clientID: UInt64, token: Token, peer: Peer) {
+  /// Whether it has asked for anything, and so may have something to come back to.
+  package var hasAsked: Bool
+  package init(clientID: UInt64, token: Token, peer: Peer, hasAsked: Bool) {
+    self.hasAsked = hasAsked
     self.clientID = clientID
     self.token = token
     self.peer = peer

@@ -21,6 +21,14 @@ struct Session: Sendable {
     /// Hung up, but its process lives and may still have rings mapped.
     case ghost
   }
+  /// What the journal says of it.
+  enum Recording: Sendable, Hashable {
+    /// It has asked for nothing yet: the next broker knows it, and waits for nothing of it.
+    case greeted
+    case asked
+    /// Nothing: it only watches, which begins anew with the next broker.
+    case unrecorded
+  }
   let peer: Peer
   var phase = Phase.greeting
   var clientID: UInt64 = 0
@@ -37,8 +45,7 @@ struct Session: Sendable {
   var writes: Set<Generation> = []
   /// Bytes in memory of the blobs that it pays for.
   var paidByteCount = 0
-  /// Whether it only watches: that begins anew with the next broker, which is not to wait for it.
-  var isUnrecorded = false
+  var recording = Recording.greeted
   /// A ghost's blobs: their rings may be mapped until the process is gone.
   var haunted: [Generation] = []
 

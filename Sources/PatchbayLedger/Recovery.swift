@@ -90,7 +90,13 @@ extension Ledger {
     lastClient = max(lastClient, recovery.lastClient)
     returning = Returning(
       deadline: now.monotonicNanoseconds.addingClamped(Self.returnLimit.wholeNanoseconds))
-    for client in recovery.clients { standIn(for: client) }
+    quietEnd = returning?.deadline
+    let writers = Set(recovery.blobs.flatMap { $0.record.publishers.map(\.clientID) })
+    for client in recovery.clients {
+      standIn(
+        for: client,
+        isQuiet: !client.record.hasAsked && !writers.contains(client.record.clientID))
+    }
     let bySession = Dictionary(
       recovery.clients.map { ($0.record.clientID, $0.session) }, uniquingKeysWith: { $1 })
     let byUse = recovery.blobs.sorted { Self.order($0.record.info) < Self.order($1.record.info) }
@@ -106,18 +112,25 @@ extension Ledger {
 
   // MARK: What there was
 
-  private mutating func standIn(for client: RecoveredClient) {
+  private mutating func standIn(for client: RecoveredClient, isQuiet: Bool) {
     let record = client.record
-    guard sessions[client.session] == nil, returning?.absent[record.token] == nil else { return }
+    guard sessions[client.session] == nil, returning?.absent[record.token] == nil,
+      quiet[record.token] == nil
+    else { return }
     var session = Session(peer: record.peer)
     session.phase = .absent
     session.clientID = record.clientID
     session.token = record.token
+    session.recording = isQuiet ? .greeted : .asked
     sessions[client.session] = session
     connectionCount += 1
     clientCount += 1
     accounts[record.peer.uid, default: UserAccount()].sessions.insert(client.session)
-    returning?.absent[record.token] = client.session
+    if isQuiet {
+      quiet[record.token] = client.session
+    } else {
+      returning?.absent[record.token] = client.session
+    }
   }
 
   private mutating func takeUp(_ found: RecoveredBlob, _ clients: [UInt64: SessionID]) {
@@ -349,7 +362,7 @@ extension Ledger {
   }
 
   /// Whether clients of the broker before are still out.
-  package var isReturning: Bool { returning != nil }
+  package var isReturning: Bool { returning != nil || !quiet.isEmpty }
 
   /// Whether something waits for the process of a session that has ended.
   package func isHaunted(by session: SessionID) -> Bool { sessions[session] != nil }
@@ -358,7 +371,8 @@ extension Ledger {
 
   /// The session that stands in for a client that says hello.
   func standIn(for token: Token, _ peer: Peer) -> SessionID? {
-    guard let session = returning?.absent[token], let known = sessions[session]?.peer,
+    guard let session = returning?.absent[token] ?? quiet[token],
+      let known = sessions[session]?.peer,
       known.uid == peer.uid, known.process == peer.process
     else { return nil }
     return session
@@ -368,7 +382,9 @@ extension Ledger {
   mutating func takeOver(_ standIn: SessionID, by session: SessionID) {
     guard let old = sessions[standIn] else { return }
     returning?.absent[old.token] = nil
+    quiet[old.token] = nil
     returning?.arriving[session] = Set(old.handles.keys)
+    sessions[session]?.recording = old.recording
     sessions[session]?.handles = old.handles
     sessions[session]?.handleCount = old.handleCount
     sessions[session]?.writes = old.writes
@@ -464,6 +480,7 @@ extension Ledger {
 
   /// A session that was out has ended.
   mutating func stopsReturning(_ session: SessionID, _ token: Token) {
+    if quiet[token] == session { quiet[token] = nil }
     guard returning != nil else { return }
     if returning?.absent[token] == session { returning?.absent[token] = nil }
     returning?.arriving[session] = nil
@@ -524,6 +541,10 @@ extension Ledger {
 
   /// To be called as time passes: who has not come back by now is as good as hung up.
   mutating func endLateReturns() {
+    if let end = quietEnd, end <= now.monotonicNanoseconds {
+      quietEnd = nil
+      for session in quiet.values.sorted() { self.end(session, isProcessGone: false) }
+    }
     guard let end = returning, end.deadline <= now.monotonicNanoseconds else { return }
     if !end.absent.isEmpty { abandonRecovered() }
     for session in end.absent.values.sorted() { self.end(session, isProcessGone: false) }

@@ -6,7 +6,7 @@ import PatchbayTypes
 import PatchbayWire
 
 extension Ledger {
-  /// Only who may have something to come back to is recorded as a client.
+  /// The next broker waits for those only that may have something to come back to.
   mutating func keepRecord(of session: SessionID, _ request: Request) {
     guard let known = sessions[session] else { return }
     var onlyWatches = false
@@ -15,14 +15,20 @@ extension Ledger {
         known.handles.isEmpty && known.writes.isEmpty && known.parked.isEmpty
         && returning?.arriving[session] == nil
     }
-    guard onlyWatches != known.isUnrecorded else { return }
-    sessions[session]?.isUnrecorded = onlyWatches
-    if onlyWatches {
-      actions.append(.eraseClient(known.clientID))
-    } else {
-      let record = ClientRecord(clientID: known.clientID, token: known.token, peer: known.peer)
-      actions.append(.recordClient(record))
-    }
+    let recording = onlyWatches ? Session.Recording.unrecorded : .asked
+    guard recording != known.recording else { return }
+    sessions[session]?.recording = recording
+    recording == .asked
+      ? recordClient(session) : actions.append(.eraseClient(known.clientID))
+  }
+
+  private mutating func recordClient(_ session: SessionID) {
+    guard let known = sessions[session] else { return }
+    actions.append(
+      .recordClient(
+        ClientRecord(
+          clientID: known.clientID, token: known.token, peer: known.peer,
+          hasAsked: known.recording == .asked)))
   }
 
   mutating func connected(_ session: SessionID, _ peer: Peer) {
@@ -76,8 +82,7 @@ extension Ledger {
     clientCount += 1
     if let before { takeOver(before, by: session) }
     forgetGreeted()
-    actions.append(
-      .recordClient(ClientRecord(clientID: client.clientID, token: client.token, peer: peer)))
+    recordClient(session)
     let welcome = Welcome(
       version: version, clientID: client.clientID, token: client.token, instance: instance,
       brokerProcess: brokerProcess, isAwaited: before != nil)

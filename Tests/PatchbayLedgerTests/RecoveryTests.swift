@@ -129,6 +129,28 @@ import Testing
     #expect(rig.killed().ledger.isReturning, "it may have something to come back to")
   }
 
+  @Test func `a client that had asked for nothing holds nothing up, and is known when it comes`()
+    throws
+  {
+    var before = try Stream()
+    let (idle, lost) = (before.rig.connect(process: 8), before.rig.connect(process: 9))
+    var rig = before.rig.killed()
+    let writer = try rig.comeBack(before.writer, from: before.rig)
+    #expect(rig.ask(writer, ReattachRequest.publisher(before.grant, before.number)) == .done)
+    #expect(rig.ask(writer, .reattached) == .done)
+    #expect(rig.ledger.returning == nil, "nobody else is waited for")
+    let back = try rig.comeBack(idle, from: before.rig, process: 8)
+    #expect(rig.ask(back, .reattached) == .done)
+    consistent(rig)
+    rig.pass(.seconds(5))
+    rig.send(.tick)
+    #expect(rig.ask(back, .ping) == .pong)
+    #expect(!rig.ledger.isReturning)
+    let gone = try need(before.rig.welcome(of: lost)).clientID
+    #expect(rig.trace.contains(.eraseClient(gone)))
+    consistent(rig)
+  }
+
   @Test func `who comes too late is told that nobody knows it`() throws {
     let before = try Stream()
     var rig = before.rig.killed()

@@ -160,7 +160,7 @@ enum Sample {
     JournaledClient(
       record: ClientRecord(
         clientID: clientID, token: Token(high: 3, low: .max - 1),
-        peer: Peer(process: 4242, uid: 1001, gid: 1002)),
+        peer: Peer(process: 4242, uid: 1001, gid: 1002), hasAsked: true),
       startTime: 987_654_321)
   }
 }

@@ -60,6 +60,9 @@ enum JournalCoding {
   /// The most clients that write one blob, or that its publisher waits for.
   private static let clientLimit = WireLimit.subscriptions
   private static let pathLimit = 4096
+  /// Of a client.
+  private static let flagAsked: UInt32 = 1
+  /// Of a blob.
   private static let flagUnnamed: UInt32 = 1
   private static let flagPinned: UInt32 = 2
   private static let flagContainer: UInt32 = 4
@@ -112,6 +115,7 @@ enum JournalCoding {
     record.pid = client.record.peer.process
     record.token = (client.record.token.high, client.record.token.low)
     record.start_time = client.startTime
+    record.flags = client.record.hasAsked ? flagAsked : 0
     return record
   }
 
@@ -273,14 +277,15 @@ enum JournalCoding {
   static func client(
     _ record: pb_journal_record, _ body: ArraySlice<UInt8>
   ) throws(PatchbayError) -> JournaledClient {
-    guard body.isEmpty, record.identity < numberLimit else {
+    guard body.isEmpty, record.identity < numberLimit, record.flags & ~flagAsked == 0 else {
       throw PatchbayError(
-        .corrupt, "A journal record of a client has a body, or a number out of range.")
+        .corrupt, "A journal record of a client has a body, or fields out of range.")
     }
     return JournaledClient(
       record: ClientRecord(
         clientID: record.identity, token: Token(high: record.token.0, low: record.token.1),
-        peer: Peer(process: record.pid, uid: record.uid, gid: record.gid)),
+        peer: Peer(process: record.pid, uid: record.uid, gid: record.gid),
+        hasAsked: record.flags & flagAsked != 0),
       startTime: record.start_time)
   }
 
