@@ -71,10 +71,6 @@ struct Returning: Sendable {
   func isOut(_ session: SessionID, _ generation: Generation) -> Bool {
     absent.values.contains(session) || arriving[session]?.contains(generation) == true
   }
-
-  func isOut(_ session: SessionID) -> Bool {
-    absent.values.contains(session) || arriving[session] != nil
-  }
 }
 
 extension Ledger {
