@@ -88,8 +88,8 @@ final class BlobHandle: Sendable {
         "The broker named entry \(grant.entry) of a board with \(board.entryCount).")
     }
     entry = board.entry(Int(grant.entry))
-    bell = board.bells.bell(Int(grant.entry))
-    spaceBell = board.bells.spaceBell(Int(grant.entry))
+    bell = board.bell(Int(grant.entry))
+    spaceBell = board.spaceBell(Int(grant.entry))
     guard grant.policy == .keep else {
       let (ring, shape) = try Self.windowRing(grant)
       window =

@@ -127,9 +127,6 @@ struct Blob: Sendable {
   /// Whether a process that may still have its rings mapped is waited for no more: they are never
   /// used again.
   var isAbandoned = false
-  /// Whether processes may have its rings mapped of whom nothing is recorded: the rings are never used
-  /// again, but what is complete in them may leave memory.
-  var hasUnknownHolders = false
   var epoch: UInt32 = 1
   var byteCount: Int?
   var inlineBytes: [UInt8]?
@@ -221,8 +218,6 @@ struct Blob: Sendable {
     !publishers.isEmpty || readerCount > 0 || observerCount > 0 || !askers.isEmpty || isSource
       || isReturning
   }
-  /// Whether nobody but those that have it open can have its rings mapped.
-  var ringsAreReusable: Bool { !isAbandoned && !hasUnknownHolders }
   /// Whether it has ended, its key with it, and nobody has it open: what is left waits for processes
   /// that may still have its rings mapped.
   var isGone: Bool { !isNamed && !state.isLive && !isHeld }
@@ -305,7 +300,8 @@ struct Ring: Sendable {
   var useNumber: UInt32 = 1
   /// Grows that wait for it.
   var waiters: [RequestID] = []
-  /// A process that is waited for no more may have it mapped: it is never used again.
+  /// A process that is waited for no more may have it mapped, or one that a broker before this one knew:
+  /// it is never used again, but what is complete in it may leave memory.
   var isAbandoned = false
 
   var owner: UInt32 { kind.access.uid }

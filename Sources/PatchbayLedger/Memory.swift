@@ -172,7 +172,7 @@ extension Ledger {
       actions.append(.removeContainer(generation))
     }
     releaseFile(generation)
-    for extent in blob.extents { retire(extent.ring, isReusable: blob.ringsAreReusable) }
+    for extent in blob.extents { retire(extent.ring, isReusable: !blob.isAbandoned) }
     let inlineBytes = blob.inlineBytes?.count ?? 0
     inlineByteCount -= inlineBytes
     charge(blob.origin.access.uid, -inlineBytes)

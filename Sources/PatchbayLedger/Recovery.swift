@@ -95,8 +95,10 @@ extension Ledger {
     }
     let bySession = Dictionary(
       recovery.clients.map { ($0.record.clientID, $0.session) }, uniquingKeysWith: { $1 })
-    let byUse = recovery.blobs.sorted { Self.order($0.record.info) < Self.order($1.record.info) }
-    for found in byUse { takeUp(found, bySession) }
+    blobs.reserveCapacity(recovery.blobs.count)
+    let byUse = recovery.blobs.indices
+      .map { (Self.order(recovery.blobs[$0].record.info), $0) }.sorted { $0.0 < $1.0 }
+    for (_, place) in byUse { takeUp(recovery.blobs[place], bySession) }
     giveOutFreeEntries()
     for generation in blobs.keys.sorted() { settleRecovered(generation) }
     endReturningIfOver()
@@ -141,8 +143,6 @@ extension Ledger {
     // No two records of a key can stand; these are bytes all the same.
     blob.isNamed = record.isNamed && owners[origin.request.key] == nil
     blob.isPinned = record.info.isPinned
-    // Who may still write into rings of a blob that is not sealed is not recorded.
-    blob.hasUnknownHolders = record.info.state != .sealed
     blob.epoch = record.epoch
     blob.byteCount = record.info.byteCount
     blob.inlineBytes = record.inlineBytes
@@ -209,6 +209,9 @@ extension Ledger {
       var ring = Ring(
         generation: generation, index: extent.index, kind: need.kind, byteCount: need.byteCount)
       ring.useNumber = extent.useNumber
+      // Clients have it mapped that hung up before, or do not come back, or not in time: nobody knows of
+      // all that live. Its memory goes with the last mapping.
+      ring.isAbandoned = true
       rings[extent.ring] = ring
       ringByteCount += need.byteCount
       charge(need.kind.access.uid, need.byteCount)
@@ -294,7 +297,6 @@ extension Ledger {
     endWriting(generation)
     forgetWriters(of: generation)
     blobs[generation]?.state = .sealed
-    blobs[generation]?.hasUnknownHolders = false
     blobs[generation]?.isPersisted = true
     blobs[generation]?.hasContainer = true
     blobs[generation]?.digest = stored.digest
@@ -542,17 +544,8 @@ extension Ledger {
       for session in quiet.values.sorted() { self.end(session, isProcessGone: false) }
     }
     guard let end = returning, end.deadline <= now.monotonicNanoseconds else { return }
-    if !end.absent.isEmpty { abandonRecovered() }
     for session in end.absent.values.sorted() { self.end(session, isProcessGone: false) }
     for session in end.arriving.keys.sorted() { arrived(session) }
-  }
-
-  /// Somebody may have any of them mapped of whom nothing is known: they are never used again, and their
-  /// memory goes with the last mapping.
-  private mutating func abandonRecovered() {
-    for generation in blobs.keys where blobs[generation]?.isReturning == true {
-      blobs[generation]?.hasUnknownHolders = true
-    }
   }
 
   private mutating func endReturningIfOver() {

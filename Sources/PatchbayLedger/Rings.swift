@@ -153,7 +153,9 @@ extension Ledger {
 
   /// Takes a ring from a blob that is gone.
   mutating func retire(_ ring: RingID, isReusable: Bool) {
-    guard isReusable, !isDraining, let known = rings[ring], known.useNumber < .max else {
+    guard isReusable, !isDraining, let known = rings[ring], !known.isAbandoned,
+      known.useNumber < .max
+    else {
       return dropRing(ring, exists: true)
     }
     relieveOwner(of: ring)

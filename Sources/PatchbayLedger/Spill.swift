@@ -346,8 +346,7 @@ extension Ledger {
       let look = now.monotonicNanoseconds.addingClamped(Spilling.lookInterval.wholeNanoseconds)
       spilling.nextLook = spilling.nextLook ?? look
     } else {
-      let isReusable = blobs[known.generation]?.ringsAreReusable ?? true
-      retire(ring, isReusable: isReusable && !known.isAbandoned)
+      retire(ring, isReusable: blobs[known.generation]?.isAbandoned != true)
     }
   }
 

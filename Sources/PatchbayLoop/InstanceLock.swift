@@ -54,12 +54,15 @@ final class InstanceLock {
     return instance
   }
 
-  /// Before the first object of the instance is made: so a kill at any time leaves a trace.
+  /// Before the first object of the instance is made, and when what another has left is cleared up: a
+  /// kill at any time leaves the one number or the other, or zeros where there was none.
   func note(_ instance: UInt64) throws(PatchbayError) {
-    guard ftruncate(lock.rawValue, 0) == 0 else {
+    guard instance != previous else { return }
+    let line = Array("\(ObjectName.hex(instance))\n".utf8)
+    guard ftruncate(lock.rawValue, off_t(line.count)) == 0 else {
       throw .system("Writing the lock file", errno: errno)
     }
-    try SharedObject.write(lock, at: 0, Array("\(ObjectName.hex(instance))\n".utf8))
+    try SharedObject.write(lock, at: 0, line)
   }
 
   /// Nothing is left to clear up.

@@ -33,7 +33,9 @@ package struct BoardStatus: Sendable, Hashable {
 package final class Board: Sendable {
   private let words: SharedWords
   package let entryCount: Int
-  package let bells: DoorbellSet
+  private let bells: DoorbellSet
+  /// Entries whose bells somebody of this process may have.
+  private let used = Mutex<Set<Int>>([])
 
   /// Maps a board and its doorbells.
   package init(
@@ -51,7 +53,7 @@ package final class Board: Sendable {
 
   /// Puts the board and the bells of a broker that has taken the place of another in the place of these.
   /// Entries and bells that were given out are those of the new one from then on. Everybody who sleeps
-  /// at a bell, the old one or the new one, is woken. One thread at a time.
+  /// at one of these bells, the old one or the new one, is woken. One thread at a time.
   ///
   /// The order of steps is the argument. (1) The board comes first, and whoever is woken looks at it. (2)
   /// A thread that armed an old bell sleeps on that, and is woken through the second mapping; what it
@@ -73,13 +75,26 @@ package final class Board: Sendable {
     let before = try bells.again()
     try words.mapping.replace(with: board, what: "the board")
     try bells.replace(with: doorbells)
-    bells.ringAll(inPlaceOf: before)
+    // Asked here: who is given one from now on has never seen those that were there before.
+    bells.ring(used.withLock { $0 }, inPlaceOf: before)
   }
 
   /// Makes all entries nobody's, for whoever still has one of them, and wakes everybody.
   package func clear() throws(PatchbayError) {
     try words.mapping.clear()
-    bells.ringAll()
+    bells.ring(used.withLock { $0 })
+  }
+
+  /// The bell of an entry's bytes; the entry's number was checked when it was granted.
+  package func bell(_ entry: Int) -> Doorbell {
+    _ = used.withLock { $0.insert(entry) }
+    return bells.bell(entry)
+  }
+
+  /// The bell on which a windowed blob's publisher waits for space.
+  package func spaceBell(_ entry: Int) -> Doorbell {
+    _ = used.withLock { $0.insert(entry) }
+    return bells.spaceBell(entry)
   }
 
   /// One blob's entry.

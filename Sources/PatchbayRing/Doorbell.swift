@@ -260,19 +260,19 @@ package final class DoorbellSet: Sendable {
     try words.mapping.replace(with: descriptor, what: "the doorbells")
   }
 
-  /// Wakes everybody.
-  func ringAll() {
-    for entry in 0..<count {
+  /// Wakes everybody who waits at the bells of these entries.
+  func ring(_ entries: Set<Int>) {
+    for entry in entries {
       bell(entry).ringAll()
       spaceBell(entry).ringAll()
     }
   }
 
-  /// Wakes everybody who waits at the bells that were here before, or at these.
+  /// Wakes everybody who waits at the bells of these entries, or at those that were here before.
   /// - Parameter before: what `again` gave before they were replaced.
-  func ringAll(inPlaceOf before: DoorbellSet) {
-    before.ringAll()
-    for entry in 0..<count {
+  func ring(_ entries: Set<Int>, inPlaceOf before: DoorbellSet) {
+    before.ring(entries)
+    for entry in entries {
       bell(entry).ringAll(inPlaceOf: before.bell(entry))
       spaceBell(entry).ringAll(inPlaceOf: before.spaceBell(entry))
     }

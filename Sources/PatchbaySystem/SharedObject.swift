@@ -124,13 +124,31 @@ package enum SharedObject {
     Int(try checked(pb_shm_free_bytes(), "Asking how much shared memory is free"))
   }
 
+  /// The bytes from the start on; a short object is an error.
+  package static func contents(
+    _ descriptor: borrowing Descriptor, byteCount: Int
+  ) throws(PatchbayError) -> [UInt8] {
+    let object = descriptor.rawValue
+    var failure: PatchbayError?
+    let bytes = unsafe [UInt8](unsafeUninitializedCapacity: byteCount) { buffer, count in
+      do throws(PatchbayError) {
+        try unsafe read(object, at: 0, into: UnsafeMutableRawBufferPointer(buffer))
+        count = byteCount
+      } catch {
+        failure = error
+      }
+    }
+    if let failure { throw failure }
+    return bytes
+  }
+
   /// Fills `buffer` from a position; a short object is an error.
   package static func read(
     _ descriptor: borrowing Descriptor, at offset: Int, into buffer: inout [UInt8]
   ) throws(PatchbayError) {
     var span = buffer.mutableSpan
     try unsafe span.withUnsafeMutableBytes { (bytes) throws(PatchbayError) in
-      try unsafe read(descriptor, at: offset, into: bytes)
+      try unsafe read(descriptor.rawValue, at: offset, into: bytes)
     }
   }
 
@@ -138,10 +156,16 @@ package enum SharedObject {
   @unsafe package static func read(
     _ descriptor: borrowing Descriptor, at offset: Int, into buffer: UnsafeMutableRawBufferPointer
   ) throws(PatchbayError) {
+    try unsafe read(descriptor.rawValue, at: offset, into: buffer)
+  }
+
+  @unsafe private static func read(
+    _ object: Int32, at offset: Int, into buffer: UnsafeMutableRawBufferPointer
+  ) throws(PatchbayError) {
     var done = 0
     while done < buffer.count {
       let got = unsafe pread(
-        descriptor.rawValue, buffer.baseAddress.map { unsafe $0 + done }, buffer.count - done,
+        object, buffer.baseAddress.map { unsafe $0 + done }, buffer.count - done,
         off_t(offset + done))
       if got < 0 && errno == EINTR { continue }
       guard got > 0 else {

@@ -127,8 +127,11 @@ final class FakePeer {
   }
 
   func say(_ reply: Reply, to number: UInt64, _ descriptors: [Int32] = []) throws {
-    let outcome = try connected().socket.send(
-      Frame.encode(reply, request: number), descriptors: descriptors)
+    try say(Frame.encode(reply, request: number), descriptors)
+  }
+
+  func say(_ packet: [UInt8], _ descriptors: [Int32] = []) throws {
+    let outcome = try connected().socket.send(packet, descriptors: descriptors)
     guard outcome == .sent else { throw HarnessError("not sent") }
   }
 

@@ -185,6 +185,23 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
     #expect(try waiting.code == .noBroker)
   }
 
+  /// It need not speak what the client does: a refusal is the same in all versions.
+  @Test(arguments: [1, 3] as [UInt16])
+  func `a broker of another version ends its session, and says which`(version: UInt16) throws {
+    let refusal = PatchbayError(.versionMismatch, "It speaks 3 to 4, the client 1 to 1.")
+    let broker = try FakeBroker()
+    let (client, peer) = try broker.client()
+    let (waiting, _) = try unanswered(.info(InfoRequest(key: "x")), client, peer)
+    peer.vanish()
+    let second = try broker.accept()
+    let (number, request) = try second.next()
+    #expect(request == client.session.helloAgain)
+    try second.say(Frame.encode(.failure(refusal), request: number, version: version))
+    let error = #expect(throws: PatchbayError.self) { try waiting.value }
+    #expect(error?.code == .versionMismatch && error?.message == refusal.message)
+    #expect(code { try client.ping() } == .versionMismatch)
+  }
+
   @Test func `when none comes within the limit the session ends, and says how long it was`() throws
   {
     let broker = try FakeBroker()

@@ -27,8 +27,8 @@ struct Crowd {
     let baseline = DescriptorBaseline()
     say("ready")
     switch role {
-    case "stream": try StreamPublisher(client, seed).run()
-    case "patch": try PatchPublisher(client, seed).run()
+    case "stream": try publishMany(upTo: 1_500_000, seed, StreamPublisher(client: client).publish)
+    case "patch": try publishMany(upTo: 1_000_000, seed, PatchPublisher(client: client).publish)
     case "watch": try Watcher(client).run()
     case "wait": try waitForTokens(client)
     default: try read(role, client)

@@ -10,6 +10,21 @@ private func breathe(_ random: inout SeededRandom) {
   _ = poll(nil, 0, Int32.random(in: 0...6, using: &random))
 }
 
+/// Publishes one blob after another until the test has had enough; an empty one is the last.
+func publishMany(
+  upTo most: Int, _ seed: UInt64,
+  _ publish: (_ number: Int, _ byteCount: Int, inout SeededRandom) throws -> Void
+) throws {
+  let stopping = Stopping()
+  var random = SeededRandom(seed: seed)
+  var number = 0
+  while !stopping.isSaid {
+    try publish(number, Int.random(in: 1...most, using: &random), &random)
+    number += 1
+  }
+  try publish(number, 0, &random)
+}
+
 private func saySealed(_ publisher: Publisher, _ byteCount: Int) {
   say("sealed \(publisher.key) \(publisher.generation) \(byteCount)")
 }
@@ -17,25 +32,7 @@ private func saySealed(_ publisher: Publisher, _ byteCount: Int) {
 /// Streams of unknown length, one after another, each followed by a token; now and then a blob that it
 /// takes away again.
 struct StreamPublisher {
-  private let client: PatchbayClient
-  private let stopping = Stopping()
-  private let seed: UInt64
-
-  init(_ client: PatchbayClient, _ seed: UInt64) {
-    self.client = client
-    self.seed = seed
-  }
-
-  func run() throws {
-    var random = SeededRandom(seed: seed)
-    var number = 0
-    while !stopping.isSaid {
-      try publish(number, Int.random(in: 1...1_500_000, using: &random), &random)
-      if number % 3 == 0 { try publishAndRemove(number) }
-      number += 1
-    }
-    try publish(number, 0, &random)
-  }
+  let client: PatchbayClient
 
   private var options: BlobOptions {
     var options = BlobOptions(order: .appendOnly)
@@ -45,9 +42,7 @@ struct StreamPublisher {
     return options
   }
 
-  private func publish(
-    _ number: Int, _ byteCount: Int, _ random: inout SeededRandom
-  ) throws {
+  func publish(_ number: Int, _ byteCount: Int, _ random: inout SeededRandom) throws {
     let publisher = try client.publisher(
       BlobKey("stream/\(number)"), options, deadline: longWait)
     let oracle = PeriodicOracle(publisher.generation.rawValue)
@@ -61,6 +56,7 @@ struct StreamPublisher {
     saySealed(publisher, byteCount)
     let token: [UInt8] = byteCount == 0 ? [2, 2] : [1, 1]
     try client.publish(token, as: BlobKey("token/\(number)"), deadline: longWait)
+    if byteCount > 0, number % 3 == 0 { try publishAndRemove(number) }
   }
 
   private func publishAndRemove(_ number: Int) throws {
@@ -79,24 +75,7 @@ struct StreamPublisher {
 /// Blobs of announced length, written in random order; every other one may be joined, and is written
 /// under claims.
 struct PatchPublisher {
-  private let client: PatchbayClient
-  private let stopping = Stopping()
-  private let seed: UInt64
-
-  init(_ client: PatchbayClient, _ seed: UInt64) {
-    self.client = client
-    self.seed = seed
-  }
-
-  func run() throws {
-    var random = SeededRandom(seed: seed)
-    var number = 0
-    while !stopping.isSaid {
-      try publish(number, Int.random(in: 1...1_000_000, using: &random), &random)
-      number += 1
-    }
-    try publish(number, 0, &random)
-  }
+  let client: PatchbayClient
 
   private func options(_ number: Int, _ byteCount: Int) -> BlobOptions {
     var options = BlobOptions(byteCount: byteCount)
@@ -107,9 +86,7 @@ struct PatchPublisher {
     return options
   }
 
-  private func publish(
-    _ number: Int, _ byteCount: Int, _ random: inout SeededRandom
-  ) throws {
+  func publish(_ number: Int, _ byteCount: Int, _ random: inout SeededRandom) throws {
     let options = options(number, byteCount)
     let publisher = try client.publisher(
       BlobKey("patch/\(number)"), options, deadline: longWait)

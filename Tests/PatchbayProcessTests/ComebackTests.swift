@@ -182,6 +182,40 @@ import Testing
     try last.stop()
   }
 
+  /// The layout of what a broker leaves is the version's; byte 8 of a chunk of the journal tells it.
+  @Test func `a broker of another layout does not take over, and clients wait for one of theirs`()
+    throws
+  {
+    let brokers = try started()
+    let client = try PatchbayClient(socketPath: brokers.socket)
+    let publisher = try client.publisher("k", options(150_000))
+    let generation = publisher.generation.rawValue
+    try publisher.append(oracleBytes(generation, 0..<60_000))
+    let reader = try client.open("k")
+    try brokers.kill()
+    let chunk = "/dev/shm/patchbay-\(brokers.instance)-journal-0"
+    func change() throws {
+      var bytes = try readBytes(chunk)
+      bytes[8] ^= 2
+      try writeFile(chunk, bytes)
+    }
+    try change()
+    let objects = brokers.objects
+    try brokers.begin()
+    #expect(try !brokers.becameReady())
+    #expect(brokers.log.contains("written in layout 3; this Patchbay has layout 1"))
+    #expect(brokers.objects == objects)
+    try change()
+    try brokers.start()
+    try publisher.append(oracleBytes(generation, 60_000..<150_000))
+    try publisher.seal()
+    let bytes = try reader.readFully(0..<150_000)
+    #expect(firstWrong(bytes.span, generation, at: 0) == nil)
+    reader.close()
+    try client.remove("k")
+    try brokers.stop()
+  }
+
   @Test func `a client that nothing follows for its limit ends for good`()
     throws
   {

@@ -60,7 +60,7 @@ private final class Tally: Sendable {
     second.post(version: 1, state: .sealed)
     let board = try first.mapped()
     let entry = board.entry(1)
-    let bell = board.bells.bell(1)
+    let bell = board.bell(1)
     let woken = Tally()
     let sleeper = TestThread {
       let found: Bool? = try? bell.wait(
@@ -75,7 +75,7 @@ private final class Tally: Sendable {
     sleeper.join()
     #expect(woken.now == 1 && entry.status.state(of: Self.generation) == .sealed)
     #expect(first.bells.counts().rescuedWaits == 0 && second.bells.counts().rescuedWaits == 0)
-    #expect(board.bells.bell(1).id == bell.id)
+    #expect(board.bell(1).id == bell.id)
   }
 
   @Test func `waits that straddle replacements are not rescued by the bound`() throws {
@@ -83,7 +83,7 @@ private final class Tally: Sendable {
     makers[0].post(version: 0)
     let board = try makers[0].mapped()
     let entry = board.entry(1)
-    let bell = board.bells.bell(1)
+    let bell = board.bell(1)
     let rounds = isFullTier ? 2000 : 150
     let seen = (0..<4).map { _ in Tally() }
     let threads = seen.enumerated().map { index, tally in
@@ -139,7 +139,7 @@ private final class Tally: Sendable {
     maker.post(version: 1)
     let board = try maker.mapped()
     let entry = board.entry(1)
-    let bell = board.bells.bell(1)
+    let bell = board.bell(1)
     #expect(entry.status.state(of: Self.generation) == .open)
     let sleeper = TestThread {
       _ = try? bell.wait(

@@ -18,7 +18,7 @@
 enum {
   PB_PAGE = 4096,
   PB_LINE = 64,
-  // Bumped with every incompatible change of any layout below.
+  // Raised by every release in which any layout below has changed incompatibly.
   PB_LAYOUT_VERSION = 1,
 };
 

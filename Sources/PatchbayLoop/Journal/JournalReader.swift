@@ -23,6 +23,10 @@ package enum JournalReader {
       case .blob(let blob): .blob(blob.record.info.generation)
       }
     }
+
+    var blob: JournaledBlob? {
+      if case .blob(let blob) = self { blob } else { nil }
+    }
   }
   /// A copy whose checksum is right, with its bytes.
   private struct Copy {
@@ -81,8 +85,12 @@ package enum JournalReader {
       })
     var names: Set<JournalName> = []
     var numbers: JournalNumbers?
-    for found in candidates.sorted(by: { $0.record.sequence > $1.record.sequence }) {
-      let record = found.record
+    var blobs: [(generation: Generation, place: Int)] = []
+    let byAge = candidates.indices
+      .map { (sequence: candidates[$0].record.sequence, place: $0) }
+      .sorted { $0.sequence > $1.sequence }
+    for (_, place) in byAge {
+      let record = candidates[place].record
       let isAlone = record.body.map { granules[$0.chunk]?.occupy($0.granules) == true } ?? true
       guard isAlone, names.insert(record.name).inserted else {
         if isAlone, let body = record.body { granules[body.chunk]?.release(body.granules) }
@@ -92,14 +100,15 @@ package enum JournalReader {
         continue
       }
       contents.standing.append(record)
-      switch found.entry {
+      switch candidates[place].entry {
       case .empty: break
       case .broker(let recorded): numbers = recorded
       case .client(let client): contents.clients.append(client)
-      case .blob(let blob): contents.blobs.append(blob)
+      case .blob(let blob): blobs.append((blob.record.info.generation, place))
       }
     }
-    contents.blobs.sort { $0.record.info.generation < $1.record.info.generation }
+    contents.blobs = blobs.sorted { $0.generation < $1.generation }
+      .compactMap { candidates[$0.place].entry.blob }
     contents.clients.sort { $0.record.clientID < $1.record.clientID }
     contents.settle(numbers)
   }

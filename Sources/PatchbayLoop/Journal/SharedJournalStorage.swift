@@ -137,8 +137,6 @@ import PatchbayTypes
           + Self.remedy(instance))
     }
     try map(chunk, descriptor, byteCount: byteCount)
-    var bytes = [UInt8](repeating: 0, count: byteCount)
-    try SharedObject.read(descriptor, at: 0, into: &bytes)
-    return bytes
+    return try SharedObject.contents(descriptor, byteCount: byteCount)
   }
 }
