@@ -193,7 +193,8 @@ package struct Ledger: Sendable {
   /// Whether nobody is connected and nothing is being written, or waits for somebody to write it.
   /// What is sealed waits for nobody.
   package var isIdle: Bool {
-    connectionCount == 0 && openBlobCount == 0 && watching.log.suspendedCount == 0
+    connectionCount == 0 && !isReturning && openBlobCount == 0
+      && watching.log.suspendedCount == 0
   }
 
   mutating func requested(_ session: SessionID, _ number: UInt64, _ request: Request) {

@@ -120,10 +120,9 @@ extension Ledger {
     session.clientID = record.clientID
     session.token = record.token
     session.recording = isQuiet ? .greeted : .asked
+    // It takes no place of a connection, or none would be left for those that come back.
     sessions[client.session] = session
-    connectionCount += 1
     clientCount += 1
-    accounts[record.peer.uid, default: UserAccount()].sessions.insert(client.session)
     if isQuiet {
       quiet[record.token] = client.session
     } else {
@@ -401,9 +400,7 @@ extension Ledger {
       blobs[generation]?.awaitedSubscribers.replace(standIn, by: session)
     }
     sessions[standIn] = nil
-    connectionCount -= 1
     clientCount -= 1
-    accounts[old.peer.uid]?.sessions.remove(standIn)
     spilling.candidates[.client(standIn)] = nil
   }
 

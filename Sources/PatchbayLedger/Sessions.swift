@@ -166,9 +166,11 @@ extension Ledger {
   }
 
   private mutating func countOut(_ session: SessionID, _ ended: Session) {
-    connectionCount -= 1
-    accounts[ended.peer.uid]?.sessions.remove(session)
-    forgetIfEmpty(ended.peer.uid)
+    if ended.phase != .absent {
+      connectionCount -= 1
+      accounts[ended.peer.uid]?.sessions.remove(session)
+      forgetIfEmpty(ended.peer.uid)
+    }
     guard ended.isKnown else { return }
     clientCount -= 1
     pastClients.add(

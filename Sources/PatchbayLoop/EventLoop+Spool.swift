@@ -147,7 +147,7 @@ extension EventLoop {
       try RingUse.end(rings.open(ring, isWritable: true))
     } catch {
       refusals.warn("The ring \(ring.rawValue) could not be taken back: \(error.message)")
-      if [EMFILE, ENFILE, ENOMEM].contains(error.systemErrno) {
+      if error.mayPass {
         return submit(.retracted(ring, isViewed: true))
       }
     }

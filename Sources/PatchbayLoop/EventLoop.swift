@@ -133,7 +133,11 @@ final class EventLoop {
     let instance = prior?.instance ?? UInt64.random(in: 1...UInt64.max)
     self.instance = instance
     // First, for it may take long: who finds the socket is served.
-    let kept = prior?.files ?? KeptFiles()
+    var kept = prior?.files ?? KeptFiles()
+    if case .unreadable = finding {
+      kept.instance = lock.previous
+      kept.areUnknown = true
+    }
     let opened = try configuration.spool.map { (place) throws(PatchbayError) in
       try Spool.open(place, instance: instance, kept: kept)
     }
@@ -142,7 +146,7 @@ final class EventLoop {
     // Until everything stands nothing of what there was may go.
     defer { if !isReady { prior == nil ? opened?.spool.leave() : opened?.spool.leaveAll() } }
     let firstSession: UInt64 = 1
-    prior?.look(opened?.spool, opened?.findings, firstSession: firstSession)
+    try prior?.look(opened?.spool, opened?.findings, firstSession: firstSession)
     findings = opened?.findings.without(prior?.generations ?? [])
     memoryLimit = try configuration.chosenMemoryLimit(found: prior?.ringByteCount ?? 0)
     if let prior {

@@ -87,22 +87,22 @@ final class Imports {
   /// Where a blob's file was when it was imported; nil where the system does not tell.
   func path(of generation: Generation) -> String? { paths[generation] }
 
+  /// Several at once, since one may hang.
+  private static let openerLimit = 8
+
   /// Opens files again that a broker before this one has held, those that are what they were. Waits for
   /// them so long and no longer: whoever serves one may not answer.
   /// - Returns: the blobs whose files are there.
   func reopen(_ lost: [LostFile], within duration: Duration) -> Set<Generation> {
     guard !lost.isEmpty else { return [] }
-    let reopening = Reopening()
-    do throws(PatchbayError) {
-      let isDone = try Alarm()
-      try SystemThread.detached("opening files") {
-        reopening.open(lost)
-        isDone.raise()
-      }
-      _ = isDone.wait(until: MonotonicTime.now.advanced(by: duration))
-    } catch {
-      return []
+    let reopening = Reopening(lost)
+    guard let isDone = try? Alarm() else { return [] }
+    let openerCount = (0..<min(Self.openerLimit, lost.count)).count { _ in
+      (try? SystemThread.detached("opening files") {
+        if reopening.openAll() { isDone.raise() }
+      }) != nil
     }
+    if openerCount > 0 { _ = isDone.wait(until: MonotonicTime.now.advanced(by: duration)) }
     let opened = reopening.end()
     for (generation, descriptor) in opened { files[generation] = descriptor }
     for file in lost where opened[file.generation] != nil { paths[file.generation] = file.path }
@@ -160,28 +160,53 @@ struct LostFile: Sendable {
 
 /// Files that are being opened, until nobody waits for them any more.
 private final class Reopening: Sendable {
-  private let opened = Mutex<[Generation: Int32]?>([:])
+  private struct State {
+    var rest: [LostFile]
+    var underWayCount = 0
+    var opened: [Generation: Int32] = [:]
+    var isOver = false
+  }
 
-  func open(_ lost: [LostFile]) {
-    for file in lost {
-      guard opened.withLock({ $0 != nil }) else { return }
-      guard let descriptor = try? DiskFile.openForReading(file.path) else { continue }
-      let look = try? FileLook(descriptor, .now)
-      guard let look, look.stamp == file.stamp, look.isRegular else { continue }
-      let raw = descriptor.release()
-      let isTaken = opened.withLock { opened in
-        opened?[file.generation] = raw
-        return opened != nil
+  private let state: Mutex<State>
+
+  init(_ lost: [LostFile]) { state = Mutex(State(rest: lost.reversed())) }
+
+  /// Opens one after another until none is left.
+  /// - Returns: whether this was the last one of those that do so.
+  func openAll() -> Bool {
+    while let file = next() {
+      let descriptor = Self.open(file)
+      let isTaken = state.withLock { state in
+        state.underWayCount -= 1
+        if !state.isOver, let descriptor { state.opened[file.generation] = descriptor }
+        return !state.isOver
       }
-      if !isTaken { _ = Glibc.close(raw) }
+      if !isTaken, let descriptor { _ = Glibc.close(descriptor) }
     }
+    return state.withLock { $0.underWayCount == 0 }
+  }
+
+  private func next() -> LostFile? {
+    state.withLock { state in
+      guard !state.isOver, let file = state.rest.popLast() else { return nil }
+      state.underWayCount += 1
+      return file
+    }
+  }
+
+  /// Nil: it is not what it was.
+  private static func open(_ file: LostFile) -> Int32? {
+    guard let descriptor = try? DiskFile.openForReading(file.path),
+      let look = try? FileLook(descriptor, .now), look.stamp == file.stamp, look.isRegular
+    else { return nil }
+    return descriptor.release()
   }
 
   /// What has been opened by now; nothing more is.
   func end() -> [Generation: Int32] {
-    opened.withLock { opened in
-      defer { opened = nil }
-      return opened ?? [:]
+    state.withLock { state in
+      defer { state.isOver = true }
+      return state.opened
     }
   }
 }

@@ -70,11 +70,13 @@ struct PriorBroker {
     Set(contents.blobs.map(\.record.info.generation))
   }
 
-  /// The unfinished files that its records name.
+  /// The files that its records name.
   var files: KeptFiles {
     var files = KeptFiles()
+    files.instance = instance
     for record in contents.blobs.map(\.record) {
       let generation = record.info.generation
+      files.births[generation] = BlobBirth(key: record.info.key, created: record.info.created)
       if !record.spooled.isEmpty { files.containers.insert(generation) }
       if !record.scratch.isEmpty {
         files.scratches[generation] = Set(record.scratch.map(\.index))
@@ -95,14 +97,17 @@ struct PriorBroker {
   /// - Parameters:
   ///   - spool: where its files are, if this broker has a spool.
   ///   - firstSession: the number of the first session that stands in for a client.
-  mutating func look(_ spool: Spool?, _ findings: SpoolFindings?, firstSession: UInt64) {
+  /// - Throws: what may be over in a while, as a lack of descriptors: nothing is given up for it.
+  mutating func look(
+    _ spool: Spool?, _ findings: SpoolFindings?, firstSession: UInt64
+  ) throws(PatchbayError) {
     let numbers = contents.numbers
     recovery.lastGeneration = numbers.generation - min(1, numbers.generation)
     recovery.lastRing = numbers.ring - min(1, numbers.ring)
     recovery.lastClient = numbers.client - min(1, numbers.client)
     let stored = Dictionary(
       (findings?.blobs ?? []).map { ($0.generation, $0) }, uniquingKeysWith: { $1 })
-    for blob in contents.blobs { look(at: blob, spool, stored) }
+    for blob in contents.blobs { try look(at: blob, spool, stored) }
     for (place, client) in contents.clients.enumerated() {
       let session = SessionID(rawValue: firstSession + UInt64(place))
       recovery.clients.append(RecoveredClient(record: client.record, session: session))
@@ -115,7 +120,7 @@ struct PriorBroker {
 
   private mutating func look(
     at blob: JournaledBlob, _ spool: Spool?, _ stored: [Generation: StoredBlob]
-  ) {
+  ) throws(PatchbayError) {
     let generation = blob.record.info.generation
     var found = RecoveredBlob(record: blob.record)
     found.stored = stored[generation]
@@ -126,13 +131,14 @@ struct PriorBroker {
         try takeRing(extent, inode, hasMap: blob.record.request.order == .any)
         found.record.extents.append(extent)
       } catch {
+        if error.mayPass { throw error }
         // What stands complete on disk needs no memory.
         if !isComplete { found.loss = found.loss ?? error }
         let name = ObjectName.ring(instance: instance, extent.ring)
         if SharedObject.isAnother(name: name, inode: inode) { keptNames.insert(name) }
       }
     }
-    lookAtFiles(&found, spool)
+    try lookAtFiles(&found, spool)
     recovery.blobs.append(found)
   }
 
@@ -152,7 +158,9 @@ struct PriorBroker {
     keptNames.insert(place.name)
   }
 
-  private func lookAtFiles(_ found: inout RecoveredBlob, _ spool: Spool?) {
+  private func lookAtFiles(
+    _ found: inout RecoveredBlob, _ spool: Spool?
+  ) throws(PatchbayError) {
     let record = found.record
     guard found.stored == nil else {
       found.diskByteCount = found.stored?.containerByteCount ?? 0
@@ -177,6 +185,7 @@ struct PriorBroker {
         }
       }
     } catch {
+      if error.mayPass { throw error }
       found.loss = found.loss ?? error
     }
   }

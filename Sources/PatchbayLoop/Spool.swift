@@ -85,7 +85,7 @@ import Synchronization
 
   /// Takes the directory, which is made if it is not there, for this broker alone, and looks what is in
   /// it. Blocks as long as that takes: three reads for each complete blob.
-  /// - Parameter kept: unfinished files of the instance's broker before that go on.
+  /// - Parameter kept: files of the broker before on this socket that go on.
   /// - Throws: `limitReached` when another broker has it, `notPermitted` when it is not ours,
   ///   `inputOutput`.
   static func open(
@@ -98,9 +98,13 @@ import Synchronization
         "Another broker has the spool \(place.directory). Use another directory with --spool, or "
         + "stop it.")
     let boot = ContainerNote.runningBoot()
+    let isTheirs = lock.previous != nil && lock.previous == kept.instance
     let findings = try SpoolStart.look(
-      place.directory, directory, previous: lock.previous,
-      kept: lock.previous == instance ? kept : KeptFiles(), boot: boot)
+      place.directory, directory, previous: isTheirs && kept.areUnknown ? nil : lock.previous,
+      kept: isTheirs ? kept : kept.inAnotherSpool, boot: boot)
+    // A killed broker may have given a file its name and not waited for the device to know it; who asks
+    // again is told that it is durable.
+    if lock.previous != nil { try DiskFile.synchronizeDirectory(directory) }
     let floor = try place.chosenFloor()
     try lock.note(instance)
     return (

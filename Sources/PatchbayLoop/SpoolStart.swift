@@ -34,11 +34,32 @@ struct SpoolFindings: Sendable {
   var byteCount: Int { blobs.reduce(0) { $0 + $1.containerByteCount } }
 }
 
-/// Unfinished files of the broker before that blobs stand on which go on. Others it had begun, and nothing
-/// that anybody was told stands in them.
+/// Files of the broker before this one on the socket that stay.
 struct KeptFiles: Sendable {
+  /// Its instance.
+  var instance: UInt64?
+  /// Whether nobody knows any more what stands on its unfinished files: all of them stay.
+  var areUnknown = false
+  /// Unfinished files that blobs stand on which go on. Others it had begun, and nothing that anybody was
+  /// told stands in them.
   var containers: Set<Generation> = []
   var scratches: [Generation: Set<Int>] = [:]
+  /// The blobs that go on. A container of one of their numbers may be another's: brokers whose spools
+  /// were never the same give out the same numbers.
+  var births: [Generation: BlobBirth] = [:]
+
+  /// What there is to know in a spool that was not that broker's, or in which nothing is left to do.
+  var inAnotherSpool: KeptFiles {
+    var kept = KeptFiles()
+    kept.births = births
+    return kept
+  }
+}
+
+/// What tells a blob from others of its generation.
+struct BlobBirth: Sendable, Hashable {
+  var key: BlobKey
+  var created: WallTime
 }
 
 struct SpoolStart: ~Copyable {
@@ -108,11 +129,24 @@ struct SpoolStart: ~Copyable {
         throw PatchbayError(
           .corrupt, "it says that it is generation \(blob.generation), which has another name.")
       }
+      try checkBirth(of: blob)
       findings.blobs.append(blob)
       findings.names[number] = name
     } catch {
       refuse(name, error)
     }
+  }
+
+  /// - Throws: `limitReached` for a blob whose number is another's.
+  private func checkBirth(of blob: StoredBlob) throws(PatchbayError) {
+    guard let other = kept.births[blob.generation],
+      other != BlobBirth(key: blob.request.key, created: blob.created)
+    else { return }
+    throw PatchbayError(
+      .limitReached,
+      "its blob \(blob.request.key) was put here by a broker with another spool, and its number "
+        + "\(blob.generation) is that of \(other.key), which is in memory. It is left alone; a broker "
+        + "that has nothing in memory serves it.")
   }
 
   /// Takes in an unfinished file of a blob that goes on; false when it is another's.

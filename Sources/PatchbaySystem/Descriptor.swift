@@ -68,6 +68,11 @@ extension PatchbayError {
   }
 }
 
+extension PatchbayError {
+  /// Whether it says no more than that the system was short of something at the moment.
+  package var mayPass: Bool { [EMFILE, ENFILE, ENOMEM].contains(systemErrno) }
+}
+
 /// The system's words for an error number.
 package func systemReason(_ number: Int32) -> String {
   var text = [CChar](repeating: 0, count: 128)

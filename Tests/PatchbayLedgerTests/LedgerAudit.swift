@@ -97,7 +97,7 @@ extension Ledger {
       let idle = own.reduce(0) {
         $0 + ($1.isIdle ? $1.residentByteCount + $1.origin.recordByteCount : 0)
       }
-      let mine = Set(live.filter { $0.value.peer.uid == uid }.keys)
+      let mine = Set(live.filter { $0.value.peer.uid == uid && $0.value.phase != .absent }.keys)
       if account.byteCount != bytes { return "user \(uid): \(account.byteCount) of \(bytes) bytes" }
       if account.idleByteCount != idle { return "user \(uid): \(account.idleByteCount) idle" }
       let disk = own.reduce(0) { $0 + $1.spoolByteCount }

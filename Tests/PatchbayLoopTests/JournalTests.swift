@@ -284,6 +284,32 @@ import Testing
       at: record + Int(PB_RECORD_CHECKSUM_AT))
   }
 
+  @Test func `extents and entries that a blob cannot have are damage, and never trap`() throws {
+    typealias Lie = (inout BlobRecord) throws -> Void
+    let lies: [Lie] = [
+      { record in
+        record.plan = try ExtentPlan(first: 1 << 40, limit: 1 << 40)
+        record.extents[0].index = Int(UInt32.max)
+      },
+      { $0.extents[1].index = $0.extents[0].index },
+      { $0.scratch.append($0.scratch[0]) },
+      { $0.scratch[0].index = Int(UInt32.max) },
+      { $0.spooled = [0..<1 << 46] },
+      { $0.spooled = Array(repeating: 0..<1 << 23, count: 3) },
+      { $0.slot?.board = .max },
+      { $0.slot?.entry = .max },
+    ]
+    for (place, lie) in lies.enumerated() {
+      let storage = RecordingStorage()
+      let journal = try Journal(instance: 1, storage: storage)
+      var blob = try Sample.blob(1)
+      try lie(&blob.record)
+      try journal.record(blob)
+      let contents = try JournalReader.scan(storage.chunks)
+      #expect(contents.blobs.isEmpty && contents.damagedCopyCount == 1, "lie \(place)")
+    }
+  }
+
   @Test func `bytes that are no journal are refused or read as empty, never trapped on`() throws {
     var generator = SeededGenerator(seed: 0x5eed)
     let storage = RecordingStorage()

@@ -60,6 +60,10 @@ enum JournalCoding {
   /// The most clients that write one blob, or that its publisher waits for.
   private static let clientLimit = WireLimit.subscriptions
   private static let pathLimit = 4096
+  /// Extents of one blob on disk: of 64 KiB, a tebibyte.
+  private static let spooledLimit = 1 << 24
+  /// Above all boards that fit into memory.
+  private static let boardLimit: UInt32 = 1 << 20
   /// Of a client.
   private static let flagAsked: UInt32 = 1
   /// Of a blob.
@@ -221,7 +225,22 @@ enum JournalCoding {
     blob.record.isPersisted = record.flags & flagPersisted != 0
     try takeRest(&blob, &reader)
     try reader.finish()
+    try checkExtents(of: blob.record)
     return blob
+  }
+
+  /// Every extent once, and all of them where the plan can have some.
+  private static func checkExtents(of record: BlobRecord) throws(PatchbayError) {
+    let end = record.plan.index(of: ExtentPlan.positionLimit - 1) + 1
+    let (extents, scratch) = (record.extents.map(\.index), record.scratch.map(\.index))
+    let spooledCount = record.spooled.reduce(0) { $0 + min($1.count, spooledLimit + 1) }
+    guard (extents + scratch).allSatisfy({ $0 < end }),
+      Set(extents).count == extents.count, Set(scratch).count == scratch.count,
+      record.spooled.allSatisfy({ $0.upperBound <= end }), spooledCount <= spooledLimit
+    else {
+      throw PatchbayError(
+        .corrupt, "A journal record of a blob names extents that it cannot have, or one twice.")
+    }
   }
 
   private static func takeRest(
@@ -238,6 +257,10 @@ enum JournalCoding {
     blob.record.extentVersion = try reader.take()
     let hasSlot = try reader.takeFlag()
     let slot = BoardSlot(board: try reader.take(), entry: try reader.take())
+    guard slot.board < boardLimit, slot.entry < UInt32(PB_BOARD_ENTRY_COUNT) else {
+      throw PatchbayError(
+        .corrupt, "A journal record names the entry \(slot.entry) of board \(slot.board).")
+    }
     blob.record.slot = hasSlot ? slot : nil
     blob.record.publishers = try reader.takeList(atMost: clientLimit, "the publishers") {
       (reader) throws(PatchbayError) in
