@@ -165,7 +165,8 @@ struct ServeVerb: Verb {
     }
   }
 
-  /// The first signal drains, the second one stops. The result tells the second signal's number.
+  /// The first signal drains, the second one stops; none takes from the next broker what is handed over to
+  /// it. The result tells the second signal's number.
   private func endingOnSignals(_ broker: Broker) -> () -> Int32? {
     let second = SecondSignal()
     let isTalking = !common.quiet && !common.json
@@ -181,7 +182,7 @@ struct ServeVerb: Verb {
         }
       } else {
         second.number = number
-        broker.requestStop()
+        if !handOver { broker.requestStop() }
       }
       return .grace(.seconds(60))
     }
