@@ -30,6 +30,9 @@ extension Connection {
   /// Which broker this is, counted from the first; also the gaps between them count.
   var life: Int { state.withLock { $0.life } }
 
+  /// The same; nil while there is none.
+  var connectedLife: Int? { state.withLock { $0.phase == .connected ? $0.life : nil } }
+
   /// The broker at the other end of a link has hung up, and all that it had sent has been taken.
   /// - Throws: the end of the connection, when no other broker is waited for.
   func lose(_ link: Link) throws(PatchbayError) {
