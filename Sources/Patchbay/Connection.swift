@@ -79,6 +79,10 @@ final class Connection: Sendable {
     var outbox = Outbox()
     /// Imports that nobody waits for any more, until the broker answers them.
     var lateImports: [UInt64: BlobKey] = [:]
+    /// The same of joins, until a broker answers them: one that is followed by another may have made this
+    /// client a publisher, whom nobody names to the next. That one would take it for a publisher that
+    /// has not come back, and fail the blob; so it is asked again, and what it grants is given back.
+    var lateJoins: [UInt64: Packet] = [:]
     var attendance = Attendance()
 
     init(_ link: Link) { self.link = link }
@@ -373,6 +377,13 @@ extension Connection.State {
     return pending
   }
 
+  /// Takes in that nobody waits for an answer any more which may yet come.
+  mutating func noteLate(_ number: UInt64, _ pending: Connection.Pending) {
+    if case .join = pending.request { lateJoins[number] = pending.packet }
+    // What it would have granted the next broker takes back by itself.
+    if phase == .connected { lateImports[number] = pending.request.importKey }
+  }
+
   /// Takes in what is to be said to the broker; the caller sends it. The mirror stays as it is.
   mutating func owe(_ request: Request) {
     // The next broker will not know of what is ended here.
@@ -386,6 +397,7 @@ extension Connection.State {
   /// until it can send would read nothing.
   mutating func giveBack(_ reply: Reply, to number: UInt64, over link: Link) {
     let lateImport = lateImports.removeValue(forKey: number)
+    lateJoins[number] = nil
     // Another broker takes back by itself what this one has granted and the client does not name.
     guard usableLink === link else { return }
     switch reply {
@@ -409,6 +421,7 @@ extension Connection.State {
     self.failure = failure
     outbox = Outbox()
     lateImports = [:]
+    lateJoins = [:]
     attachments = Attachments()
     taskCount = 0
     callByteCount = 0

@@ -162,11 +162,10 @@ extension Connection.State {
     life += 1
     let since = outbox
     outbox = Outbox()
-    for number in calls.keys.sorted() {
-      guard var pending = calls[number], let packet = pending.packet else { continue }
-      pending.isRepeated = pending.wasSent
-      calls[number] = pending
-      outbox.add(packet)
+    for number in (Array(calls.keys) + lateJoins.keys).sorted() {
+      let pending = calls[number]
+      calls[number]?.isRepeated = pending?.wasSent == true
+      if let packet = pending?.packet ?? lateJoins[number] { outbox.add(packet) }
     }
     let number = takeNumber()
     outbox.add(Packet(Frame.encode(.reattached, request: number), number: number))

@@ -122,6 +122,7 @@ extension Connection {
       // Nothing comes for it any more: the next broker is not asked.
       guard state.phase == .connected else {
         _ = state.takeCall(number)
+        if pending.wasSent { state.noteLate(number, pending) }
         return call
       }
       state.giveUp(number, pending, until: MonotonicTime.now.advanced(by: Self.graceTime))
@@ -191,7 +192,7 @@ extension Connection {
         return nil
       }
       _ = state.takeCall(number)
-      state.lateImports[number] = pending.request.importKey
+      state.noteLate(number, pending)
       return call
     }
     call?.awaited.finish(.failure(error))
@@ -256,12 +257,12 @@ extension Connection.State {
   fileprivate mutating func giveUp(
     _ number: UInt64, _ pending: Connection.Pending, until: MonotonicTime
   ) {
+    noteLate(number, pending)
     var pending = pending
     pending.recipient = .nobody(until: until)
     callByteCount -= pending.packet?.bytes.count ?? 0
     pending.packet = nil
     calls[number] = pending
-    lateImports[number] = pending.request.importKey
     attendance.firstLook = min(attendance.firstLook, until)
     guard pending.request.mayWaitLong else { return }
     let own = takeNumber()

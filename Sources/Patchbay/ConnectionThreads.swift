@@ -80,9 +80,7 @@ extension Connection {
   private func forget(_ number: UInt64) -> Pending? {
     let (pending, next) = state.withLock { state in
       let pending = state.takeCall(number)
-      if let pending, pending.wasSent, state.phase == .connected {
-        state.lateImports[number] = pending.request.importKey
-      }
+      if let pending, pending.wasSent { state.noteLate(number, pending) }
       return (pending, state.nextReader)
     }
     wake(next)
