@@ -48,12 +48,14 @@ extension Connection {
       guard MonotonicTime.now < MonotonicTime(deadline) else {
         throw ControlSocket.queueIsFull(path.path)
       }
-      do { try await Task.sleep(for: pause) } catch {
-        throw PatchbayError(
-          .cancelled, "The task was cancelled while it connected to the broker on \(path.path).")
-      }
+      do { try await Task.sleep(for: pause) } catch { throw cancelled(path) }
       pause = min(pause * 2, .milliseconds(50))
     }
+  }
+
+  static func cancelled(_ path: SocketPath) -> PatchbayError {
+    PatchbayError(
+      .cancelled, "The task was cancelled while it connected to the broker on \(path.path).")
   }
 
   /// Sends a request and waits for its reply, without holding a thread.
