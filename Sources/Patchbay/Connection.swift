@@ -79,10 +79,11 @@ final class Connection: Sendable {
     var outbox = Outbox()
     /// Imports that nobody waits for any more, until the broker answers them.
     var lateImports: [UInt64: BlobKey] = [:]
-    /// The same of joins, until a broker answers them: one that is followed by another may have made this
-    /// client a publisher, whom nobody names to the next. That one would take it for a publisher that
-    /// has not come back, and fail the blob; so it is asked again, and what it grants is given back.
-    var lateJoins: [UInt64: Packet] = [:]
+    /// Joins that nobody waits for any more, and the leaves that give back what they grant, until a
+    /// broker answers them. One that dies may have made this client a publisher, whom nobody names to the
+    /// next: that one would take it for a publisher that does not come back, and fail the blob. So
+    /// the next one is asked again.
+    var unsettled: [UInt64: Packet] = [:]
     var attendance = Attendance()
 
     init(_ link: Link) { self.link = link }
@@ -379,17 +380,20 @@ extension Connection.State {
 
   /// Takes in that nobody waits for an answer any more which may yet come.
   mutating func noteLate(_ number: UInt64, _ pending: Connection.Pending) {
-    if case .join = pending.request { lateJoins[number] = pending.packet }
+    if case .join = pending.request { unsettled[number] = pending.packet }
     // What it would have granted the next broker takes back by itself.
     if phase == .connected { lateImports[number] = pending.request.importKey }
   }
 
   /// Takes in what is to be said to the broker; the caller sends it. The mirror stays as it is.
-  mutating func owe(_ request: Request) {
-    // The next broker will not know of what is ended here.
-    guard failure == nil, phase != .interrupted else { return }
+  /// - Returns: nil when there is nobody to say it to: the next broker will not know of what is ended here.
+  @discardableResult
+  mutating func owe(_ request: Request) -> Packet? {
+    guard failure == nil, phase != .interrupted else { return nil }
     let number = takeNumber()
-    outbox.add(Packet(Frame.encode(request, request: number), number: number))
+    let packet = Packet(Frame.encode(request, request: number), number: number)
+    outbox.add(packet)
+    return packet
   }
 
   /// A grant whose caller has gone. It is not in the mirror, where a close that names no request would
@@ -397,9 +401,9 @@ extension Connection.State {
   /// until it can send would read nothing.
   mutating func giveBack(_ reply: Reply, to number: UInt64, over link: Link) {
     let lateImport = lateImports.removeValue(forKey: number)
-    lateJoins[number] = nil
-    // Another broker takes back by itself what this one has granted and the client does not name.
+    // Another broker takes back by itself what this one has granted and nobody names.
     guard usableLink === link else { return }
+    unsettled[number] = nil
     switch reply {
     case .opened(let grant): owe(.close(grant.blob))
     case .created(let grant):
@@ -408,7 +412,9 @@ extension Connection.State {
       owe(
         lateImport.map { .remove(RemoveRequest(key: $0, generation: generation)) }
           ?? .abandon(grant.blob))
-    case .joined(let grant): owe(.leave(grant.blob))
+    case .joined(let grant):
+      let leave = owe(.leave(grant.blob))
+      if let leave { unsettled[leave.number] = leave }
     case .claimed(let grant): owe(RangeClaim.release(grant))
     default: break
     }
@@ -421,7 +427,7 @@ extension Connection.State {
     self.failure = failure
     outbox = Outbox()
     lateImports = [:]
-    lateJoins = [:]
+    unsettled = [:]
     attachments = Attachments()
     taskCount = 0
     callByteCount = 0

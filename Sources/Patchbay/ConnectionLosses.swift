@@ -162,10 +162,10 @@ extension Connection.State {
     life += 1
     let since = outbox
     outbox = Outbox()
-    for number in (Array(calls.keys) + lateJoins.keys).sorted() {
+    for number in (Array(calls.keys) + unsettled.keys).sorted() {
       let pending = calls[number]
       calls[number]?.isRepeated = pending?.wasSent == true
-      if let packet = pending?.packet ?? lateJoins[number] { outbox.add(packet) }
+      if let packet = pending?.packet ?? unsettled[number] { outbox.add(packet) }
     }
     let number = takeNumber()
     outbox.add(Packet(Frame.encode(.reattached, request: number), number: number))

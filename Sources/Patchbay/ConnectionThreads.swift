@@ -42,7 +42,7 @@ extension Connection {
     } catch {
       if let pending = forget(packet.number) {
         if pending.wasSent, request.mayWaitLong {
-          state.withLock { $0.owe(.cancel(CancelRequest(request: packet.number))) }
+          _ = state.withLock { $0.owe(.cancel(CancelRequest(request: packet.number))) }
         }
         // A caller whose deadlines are short would otherwise never read.
         _ = try? takeArrived()

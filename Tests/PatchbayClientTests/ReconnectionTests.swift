@@ -519,12 +519,24 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
     // Whoever reads next finds it.
     let pinging = Started { () throws(PatchbayError) in try client.ping() }
     #expect(try second.answer(.pong) == .ping)
-    #expect(try second.next().request == .leave(grant.blob))
+    let (leave, left) = try second.next()
+    #expect(left == .leave(grant.blob))
     #expect(try pinging.code == nil)
+    // Nobody knows whether that one has done it.
     second.vanish()
     let third = try broker.accept()
     try third.greet(broker, isAwaited: true)
-    #expect(try third.next().request == .reattached, "it is settled")
+    let last = try third.next()
+    #expect(last.number == leave && last.request == left)
+    #expect(try third.next().request == .reattached)
+    try third.say(.done, to: leave)
+    let later = Started { () throws(PatchbayError) in try client.ping() }
+    #expect(try third.answer(.pong) == .ping)
+    #expect(try later.code == nil)
+    third.vanish()
+    let fourth = try broker.accept()
+    try fourth.greet(broker, isAwaited: true)
+    #expect(try fourth.next().request == .reattached, "it is settled")
   }
 
   @Test func `a task that is cancelled between two attempts to be greeted is told so`() throws {

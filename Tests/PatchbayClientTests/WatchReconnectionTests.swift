@@ -167,6 +167,10 @@ import Testing
     let (client, peer) = try broker.client()
     try peer.say(.failure(PatchbayError(.noBroker, "It was nice.")), to: 0)
     peer.vanish()
+    // Who reads it may be another thread, which this one does not wait for.
+    try eventually("the client has ended") {
+      code { try client.session.connection.checkAlive() } == .noBroker
+    }
     let error = #expect(throws: PatchbayError.self) { try caller.watch(client).value }
     #expect(error?.message == "It was nice." && !broker.isCalled)
   }
