@@ -190,6 +190,9 @@ final class FakePeer {
     try board.give(self, number)
   }
 
+  /// As one that goes without a word, but sees when the client hangs up.
+  func fallSilent() throws { _ = shutdown(try connected().descriptor, Int32(SHUT_WR)) }
+
   /// Goes without a word.
   func vanish() { link = nil }
 }

@@ -550,12 +550,17 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
         result.withLock { $0 = error.code }
       }
     }
-    // By then it pauses for 50 ms after each.
     for _ in 0..<8 {
       let peer = try broker.accept()
       _ = try peer.next()
       peer.vanish()
     }
+    // From here on it pauses for 50 ms after each attempt, of which nothing comes.
+    let last = try broker.accept()
+    _ = try last.next()
+    broker.stopListening()
+    try last.fallSilent()
+    try eventually("it has noticed") { try last.seesEnd() }
     task.cancel()
     try eventually("it ends") { result.withLock { $0 != nil } }
     #expect(result.withLock { $0 } == .cancelled)
