@@ -162,7 +162,7 @@ extension Connection.State {
     life += 1
     let since = outbox
     outbox = Outbox()
-    for number in (Array(calls.keys) + unsettled.keys).sorted() {
+    for number in Set(calls.keys).union(unsettled.keys).sorted() {
       let pending = calls[number]
       calls[number]?.isRepeated = pending?.wasSent == true
       if let packet = pending?.packet ?? unsettled[number] { outbox.add(packet) }
