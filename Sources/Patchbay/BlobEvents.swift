@@ -1,8 +1,9 @@
 // A watch: a connection of its own, so that a watcher that is slow holds up nothing but itself. What
 // it has not taken waits in the socket; behind that the broker keeps no queue, only the place.
 //
-// When its broker goes without a word whoever waits looks for the next one, which tells of a gap, and then
-// of all that exists. Nobody looks while nobody waits; nothing is missed by that.
+// It begins without a broker, and when its broker goes without a word it has none again: whoever waits
+// looks for one. The next one tells of a gap, and then of all that exists. Nobody looks while nobody waits;
+// nothing is missed by that.
 
 import Glibc
 import PatchbayRing
@@ -20,15 +21,18 @@ import Synchronization
 /// goes to one.
 public final class BlobEvents: Sendable {
   private struct State {
-    var link: Link
+    /// What leads to the broker that has been asked; nil while there is none.
+    var link: Link?
+    /// When a broker went, or was not found, since which none has said where the watch stands.
+    var lostAt: MonotonicTime?
+    /// Why there is no broker.
+    var met: PatchbayError?
     /// Events that have come, the next one last, each with the place behind it.
     var ready: [(event: BlobEvent, position: EventPosition)] = []
     var position = EventPosition.start
     /// The place behind the last event that has come.
     var receivedTo = EventPosition.start
     var hasStarted = false
-    /// Since when it has no broker; nil: it has one.
-    var lostAt: MonotonicTime?
     var failure: PatchbayError?
   }
 
@@ -36,34 +40,19 @@ public final class BlobEvents: Sendable {
   private let name: String
   private let request: WatchRequest
   private let reconnectLimit: Duration
-  private let state: Mutex<State>
+  private let state = Mutex(State())
 
   private static let helloNumber: UInt64 = 1
   private static let watchNumber: UInt64 = 2
 
-  init(
-    _ session: Session, _ name: String, _ request: WatchRequest, _ socket: consuming ControlSocket
-  )
-    throws(PatchbayError)
-  {
+  /// A watch that is still to be asked for; the caller receives until it has started.
+  /// - Throws: why the session has ended.
+  init(_ session: Session, _ name: String, _ request: WatchRequest) throws(PatchbayError) {
+    try session.connection.checkAlive()
     socketPath = session.path
     reconnectLimit = session.reconnectLimit
     self.name = name
     self.request = request
-    let link = Link(socket)
-    state = Mutex(State(link: link))
-    try ask(link, request)
-  }
-
-  /// Connects, and waits until the watch stands.
-  convenience init(
-    _ session: Session, _ name: String, _ request: WatchRequest, deadline: Deadline
-  ) throws(PatchbayError) {
-    let until = MonotonicTime(deadline)
-    try self.init(
-      session, name, request,
-      try Connection.connectedSocket(to: session.path, deadline: deadline))
-    while !hasStarted { try receive(until: until) }
   }
 
   private var path: String { socketPath.path }
@@ -86,7 +75,7 @@ public final class BlobEvents: Sendable {
     }
   }
 
-  /// Whether the broker has said where the watch stands.
+  /// Whether a broker has said where the watch stands.
   var hasStarted: Bool { state.withLock { $0.hasStarted } }
 
   /// Where to go on behind the last event that was taken: for `events(prefix:after:)`, now or
@@ -122,7 +111,7 @@ public final class BlobEvents: Sendable {
       state.ready = []
       return state.link
     }
-    link.socket.hangUp()
+    link?.socket.hangUp()
   }
 
   func takeReady() throws(PatchbayError) -> BlobEvent? {
@@ -137,11 +126,22 @@ public final class BlobEvents: Sendable {
   }
 
   var timedOut: PatchbayError {
-    PatchbayError(.timedOut, "Nothing happened to the watched blobs before the deadline.")
+    let (hasStarted, met) = state.withLock { ($0.hasStarted, $0.met) }
+    guard !hasStarted else {
+      return PatchbayError(.timedOut, "Nothing happened to the watched blobs before the deadline.")
+    }
+    guard let met else {
+      return PatchbayError(
+        .timedOut,
+        "The broker on \(path) was asked for a watch and did not answer before the deadline.")
+    }
+    return PatchbayError(
+      met.code, "No watch could begin before the deadline. \(met.message)",
+      systemErrno: met.systemErrno)
   }
 
-  /// Takes one packet, waiting for it if need be, or looks once for the next broker.
-  private func receive(until: MonotonicTime) throws(PatchbayError) {
+  /// Takes one packet, waiting for it if need be, or looks for a broker until there is one.
+  fileprivate func receive(until: MonotonicTime) throws(PatchbayError) {
     while true {
       switch try receiveOne() {
       case .packet: return
@@ -174,30 +174,26 @@ public final class BlobEvents: Sendable {
     }
   }
 
-  /// Takes one packet if there is one; without a broker, looks for the next one first. Packets are taken
-  /// under the lock, or two threads could mix up their order.
+  /// Takes one packet if there is one; without a broker, looks for one first. Packets are taken under
+  /// the lock, or two threads could mix up their order.
   func receiveOne() throws(PatchbayError) -> Received {
     try state.withLock { (state) throws(PatchbayError) in
       if let failure = state.failure { throw failure }
       do throws(PatchbayError) {
-        if let lostAt = state.lostAt {
-          guard try findNext(&state, lostAt) else { return .lost }
-        }
-        switch try state.link.socket.receive(
+        guard let link = try connected(&state) else { return .lost }
+        switch try link.socket.receive(
           byteLimit: Frame.byteLimit, descriptorLimit: Frame.descriptorLimit)
         {
-        case .wouldBlock: return .nothing(state.link)
+        case .wouldBlock: return .nothing(link)
         case .hungUp:
-          guard state.hasStarted, reconnectLimit > .zero else {
-            throw PatchbayError(.noBroker, "The broker on \(path) has ended the watch.")
-          }
-          state.lostAt = .now
+          let end = PatchbayError(.noBroker, "The broker on \(path) has ended the watch.")
+          try lose(&state, end)
           return .lost
         case .packet(let packet, let descriptors):
           // The table of views that comes with the welcome is of no use to a watcher.
           for descriptor in descriptors { _ = Descriptor(owning: descriptor) }
-          try Self.take(packet, &state)
-          return .packet
+          try take(packet, &state)
+          return state.link == nil ? .lost : .packet
         }
       } catch {
         state.failure = error
@@ -206,27 +202,49 @@ public final class BlobEvents: Sendable {
     }
   }
 
-  /// Asks the next broker, if there is one, to go on.
-  private func findNext(
-    _ state: inout State, _ lostAt: MonotonicTime
-  ) throws(PatchbayError) -> Bool {
-    guard let link = try Reconnection.connected(socketPath) else {
-      guard MonotonicTime.now < lostAt.advanced(by: reconnectLimit) else {
-        throw Reconnection.neverCame(path, reconnectLimit)
+  /// What leads to the broker that has been asked; asks the next one, if there is one, to begin or to go
+  /// on.
+  private func connected(_ state: inout State) throws(PatchbayError) -> Link? {
+    if let link = state.link { return link }
+    switch try Reconnection.look(for: socketPath) {
+    case .found(let link):
+      var request = request
+      // It numbers what it tells anew, so it tells of a gap, and then everything.
+      if state.hasStarted { request.after = state.receivedTo }
+      try ask(link, request)
+      state.link = link
+      state.met = nil
+      return link
+    case .notYet(let met):
+      // A broker whose queue is full is there: it is waited for as long as the caller likes.
+      if !state.hasStarted, met.code == .timedOut {
+        state.met = met
+      } else if !state.hasStarted, let number = met.systemErrno, Reconnection.isShortage(number) {
+        throw met
+      } else {
+        try lose(&state, met)
       }
-      return false
+      return nil
     }
-    var request = request
-    // It numbers what it tells anew, so it tells of a gap, and then everything.
-    request.after = state.receivedTo
-    try ask(link, request)
-    state.link = link
-    state.lostAt = nil
-    return true
   }
 
-  private static func take(_ packet: [UInt8], _ state: inout State) throws(PatchbayError) {
-    switch try Frame(parsing: packet).decodeReply(packet) {
+  /// There is no broker that tells.
+  /// - Throws: when none has for so long that nobody waits for one any more.
+  private func lose(_ state: inout State, _ met: PatchbayError) throws(PatchbayError) {
+    guard reconnectLimit > .zero else { throw met }
+    // A broker that goes before it has told anything does not make the search a new one.
+    let lostAt = state.lostAt ?? .now
+    state.link = nil
+    state.lostAt = lostAt
+    state.met = met
+    guard MonotonicTime.now < lostAt.advanced(by: reconnectLimit) else {
+      throw Reconnection.neverCame(path, reconnectLimit, met)
+    }
+  }
+
+  private func take(_ packet: [UInt8], _ state: inout State) throws(PatchbayError) {
+    let frame = try Frame(parsing: packet)
+    switch try frame.decodeReply(packet) {
     case .welcome: return
     case .events(let page):
       var events = page.changes.map(BlobEvent.change)
@@ -234,10 +252,15 @@ public final class BlobEvents: Sendable {
       let gap = EventPosition(instance: page.position.instance, number: 0)
       if page.hasGap { events.insert(.gap(gap), at: 0) }
       state.hasStarted = true
+      state.lostAt = nil
       state.receivedTo = page.position
-      state.ready = ready(events, page) + state.ready
+      state.ready = Self.ready(events, page) + state.ready
       if state.ready.isEmpty { state.position = page.position }
-    case .failure(let error): throw error
+    case .failure(let error):
+      // Who comes back to a broker that takes nobody at the moment looks again.
+      let isComingBack = state.hasStarted && state.lostAt != nil
+      guard isComingBack, frame.request == 0, error.isFarewell else { throw error }
+      try lose(&state, error)
     case let reply: throw Session.unexpected(reply)
     }
   }
@@ -254,7 +277,8 @@ public final class BlobEvents: Sendable {
 
 extension PatchbayClient {
   /// Watches what becomes of blobs: created, written, sealed, failed, gone. Blocks until the watch
-  /// stands; what happens from then on is told. It has a connection of its own.
+  /// stands, if need be with the next broker; what happens from then on is told. It has a connection
+  /// of its own.
   /// - Parameters:
   ///   - prefix: only keys that begin with these bytes.
   ///   - after: goes on behind this place, so that nothing is missed that still matters; `.start`:
@@ -267,8 +291,11 @@ extension PatchbayClient {
     prefix: [UInt8] = [], after: EventPosition? = nil, progress: Bool = true,
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> BlobEvents {
-    try BlobEvents(
-      session, Self.watcherName, Self.watchRequest(prefix, after, progress), deadline: deadline)
+    let until = MonotonicTime(deadline)
+    let request = try Self.watchRequest(prefix, after, progress)
+    let events = try BlobEvents(session, Self.watcherName, request)
+    while !events.hasStarted { try events.receive(until: until) }
+    return events
   }
 
   static var watcherName: String { programName.cut(toUTF8Count: WireLimit.name) }

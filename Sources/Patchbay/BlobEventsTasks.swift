@@ -45,7 +45,7 @@ extension BlobEvents: AsyncSequence {
     }
   }
 
-  /// Takes one packet, waiting for it if need be, or looks once for the next broker.
+  /// Takes one packet, waiting for it if need be, or looks once for a broker.
   fileprivate func receive(deadline: Deadline) async throws(PatchbayError) {
     switch try receiveOne() {
     case .packet: return
@@ -70,10 +70,11 @@ extension PatchbayClient {
     deadline: Deadline = .standard
   ) async throws(PatchbayError) -> BlobEvents {
     let request = try Self.watchRequest(prefix, after, progress)
-    let events = try BlobEvents(
-      session, Self.watcherName, request,
-      try await Connection.connectedSocket(to: session.path, deadline: deadline))
-    while !events.hasStarted { try await events.receive(deadline: deadline) }
+    let events = try BlobEvents(session, Self.watcherName, request)
+    while !events.hasStarted {
+      guard !Task.isCancelled else { throw Connection.cancelled(session.path) }
+      try await events.receive(deadline: deadline)
+    }
     return events
   }
 }

@@ -30,7 +30,7 @@ public struct BlobOptions: Sendable, Hashable {
   /// ring; nil: an eighth.
   public var segmentByteCount: Int?
   /// With `backpressure`: how long a subscriber may hold the publisher; then it is let go, and its next
-  /// call throws `overrun`.
+  /// call throws `overrun`. Counted anew when another broker has come.
   public var slowestLimit: Duration
   /// Media type, for people and gateways; at most 255 bytes.
   public var type: String

@@ -72,13 +72,18 @@ final class Connection: Sendable {
     var taskCount = 0
     var hasReader = false
     var failure: PatchbayError?
-    /// Whether the broker hung up without a word, and no other one was waited for.
+    /// Whether it has ended because the broker hung up without a word, and no other one was waited for.
     var wentSilently = false
     /// What the broker is still to be told: what nobody waits for, as ends of handles and grants
     /// that came too late, and requests of tasks. Sent before anything else.
     var outbox = Outbox()
     /// Imports that nobody waits for any more, until the broker answers them.
     var lateImports: [UInt64: BlobKey] = [:]
+    /// Joins that nobody waits for any more, and the leaves that give back what they grant, until a
+    /// broker answers them. One that dies may have made this client a publisher, whom nobody names to the
+    /// next: that one would take it for a publisher that does not come back, and fail the blob. So
+    /// the next one is asked again.
+    var unsettled: [UInt64: Packet] = [:]
     var attendance = Attendance()
 
     init(_ link: Link) { self.link = link }
@@ -115,20 +120,13 @@ final class Connection: Sendable {
   /// connection has given back everything already. What a broker does not take now is sent by the
   /// courier, or with whatever follows.
   func post(_ request: Request) {
-    owe(request)
-    trySendOwed()
-    attendIfOwing()
-  }
-
-  func owe(_ request: Request) {
     state.withLock { state in
       guard state.failure == nil else { return }
       state.attachments.asked(request)
-      // The next broker will not know of what is ended here.
-      guard state.phase != .interrupted else { return }
-      let number = state.takeNumber()
-      state.outbox.add(Packet(Frame.encode(request, request: number), number: number))
+      state.owe(request)
     }
+    trySendOwed()
+    attendIfOwing()
   }
 
   /// Sends what is owed as far as the broker takes it.
@@ -287,19 +285,21 @@ final class Connection: Sendable {
         byteLimit: Frame.byteLimit, descriptorLimit: Frame.descriptorLimit)
       {
       case .wouldBlock: return .nothing
-      case .hungUp:
-        try lose(link)
-        return .interrupted
       case .packet(let packet, let descriptors):
-        try deliver(packet, descriptors)
+        try deliver(packet, descriptors, over: link)
         return .packet
+      case .hungUp: break
       }
     } catch {
       throw fail(with: error)
     }
+    try lose(link)
+    return .interrupted
   }
 
-  private func deliver(_ packet: [UInt8], _ descriptors: [Int32]) throws(PatchbayError) {
+  private func deliver(
+    _ packet: [UInt8], _ descriptors: [Int32], over link: Link
+  ) throws(PatchbayError) {
     // From here on the delivery owns the descriptors, whatever is thrown.
     let holder = Delivery(.pong, descriptors)
     let frame = try Frame(parsing: packet)
@@ -309,7 +309,7 @@ final class Connection: Sendable {
       guard case .failure(let error) = reply else { return }
       throw error
     }
-    let (recipient, delivery, lateImport) = state.withLock { state in
+    let (recipient, delivery) = state.withLock { state in
       let pending = state.takeCall(frame.request)
       let answer = pending?.answer(reply) ?? reply
       let delivery = Delivery(answer, holder.releaseDescriptors(), life: state.life)
@@ -317,34 +317,18 @@ final class Connection: Sendable {
       // stands in the mirror.
       switch pending?.recipient {
       case .thread(let call): call.outcome.withLock { $0 = .success(delivery) }
-      case .nobody, nil: return (Recipient?.none, delivery, state.takeLateImport(frame.request))
+      case .nobody, nil:
+        state.giveBack(reply, to: frame.request, over: link)
+        return (Recipient?.none, delivery)
       case .task: break
       }
       if let pending { state.attachments.answered(pending.request, frame.request, by: answer) }
-      return (pending?.recipient, delivery, nil)
+      return (pending?.recipient, delivery)
     }
     switch recipient {
     case .thread(let call): call.wake()
     case .task(let call, _): call.awaited.finish(.success(delivery))
-    case .nobody, nil: giveBack(reply, lateImport)
-    }
-  }
-
-  /// A grant whose caller has gone. Sent after the reader's role is passed on: a reader that waited
-  /// until it can send would read nothing.
-  /// - Parameter lateImport: the key, when a file was to be imported.
-  private func giveBack(_ reply: Reply, _ lateImport: BlobKey?) {
-    switch reply {
-    case .opened(let grant): owe(.close(grant.blob))
-    case .created(let grant):
-      let generation = grant.blob.generation
-      // Nobody has looked whether its file is still what it was.
-      owe(
-        lateImport.map { .remove(RemoveRequest(key: $0, generation: generation)) }
-          ?? .abandon(grant.blob))
-    case .joined(let grant): owe(.leave(grant.blob))
-    case .claimed(let grant): owe(RangeClaim.release(grant))
-    default: break
+    case .nobody, nil: break
     }
   }
 
@@ -353,29 +337,32 @@ final class Connection: Sendable {
   /// Ends the connection for everybody, once; the error that now holds.
   @discardableResult
   func fail(with error: PatchbayError) -> PatchbayError {
-    let (calls, failure, link) = state.withLock { state in
-      let failure = state.failure ?? error
-      state.failure = failure
-      state.outbox = Outbox()
-      state.lateImports = [:]
-      state.attachments = Attachments()
-      state.taskCount = 0
-      state.callByteCount = 0
-      defer { state.calls = [:] }
-      return (Array(state.calls.values), failure, state.link)
-    }
+    tell(state.withLock { $0.end(with: error) })
+  }
+
+  /// A connection that has ended: what is left to be done without the lock.
+  struct End {
+    let failure: PatchbayError
+    /// Calls that are still to hear of it.
+    let calls: [Pending]
+    let link: Link
+  }
+
+  /// Tells everybody that waits; the error that they are told.
+  @discardableResult
+  func tell(_ end: End) -> PatchbayError {
     // The broker must learn it, too: blobs of a client that can say nothing more are abandoned.
-    link.socket.hangUp()
-    for pending in calls {
+    end.link.socket.hangUp()
+    for pending in end.calls {
       switch pending.recipient {
       case .thread(let call):
-        call.outcome.withLock { $0 = .failure(failure) }
+        call.outcome.withLock { $0 = .failure(end.failure) }
         call.wake()
-      case .task(let call, _): call.awaited.finish(.failure(failure))
+      case .task(let call, _): call.awaited.finish(.failure(end.failure))
       case .nobody: break
       }
     }
-    return failure
+    return end.failure
   }
 }
 
@@ -391,8 +378,61 @@ extension Connection.State {
     return pending
   }
 
-  mutating func takeLateImport(_ number: UInt64) -> BlobKey? {
-    lateImports.removeValue(forKey: number)
+  /// Takes in that nobody waits for an answer any more which may yet come.
+  mutating func noteLate(_ number: UInt64, _ pending: Connection.Pending) {
+    if case .join = pending.request { unsettled[number] = pending.packet }
+    // What it would have granted the next broker takes back by itself.
+    if phase == .connected { lateImports[number] = pending.request.importKey }
+  }
+
+  /// Takes in what is to be said to the broker; the caller sends it. The mirror stays as it is.
+  /// - Returns: nil when there is nobody to say it to: the next broker will not know of what is ended here.
+  @discardableResult
+  mutating func owe(_ request: Request) -> Packet? {
+    guard failure == nil, phase != .interrupted else { return nil }
+    let number = takeNumber()
+    let packet = Packet(Frame.encode(request, request: number), number: number)
+    outbox.add(packet)
+    return packet
+  }
+
+  /// A grant whose caller has gone. It is not in the mirror, where a close that names no request would
+  /// take out another reader of the blob. Sent after the reader's role is passed on: a reader that waited
+  /// until it can send would read nothing.
+  mutating func giveBack(_ reply: Reply, to number: UInt64, over link: Link) {
+    let lateImport = lateImports.removeValue(forKey: number)
+    // Another broker takes back by itself what this one has granted and nobody names.
+    guard usableLink === link else { return }
+    unsettled[number] = nil
+    switch reply {
+    case .opened(let grant): owe(.close(grant.blob))
+    case .created(let grant):
+      let generation = grant.blob.generation
+      // Nobody has looked whether its file is still what it was.
+      owe(
+        lateImport.map { .remove(RemoveRequest(key: $0, generation: generation)) }
+          ?? .abandon(grant.blob))
+    case .joined(let grant):
+      let leave = owe(.leave(grant.blob))
+      if let leave { unsettled[leave.number] = leave }
+    case .claimed(let grant): owe(RangeClaim.release(grant))
+    default: break
+    }
+  }
+
+  /// Ends the connection, once; the caller tells.
+  mutating func end(with error: PatchbayError) -> Connection.End {
+    let failure = self.failure ?? error
+    let end = Connection.End(failure: failure, calls: Array(calls.values), link: link)
+    self.failure = failure
+    outbox = Outbox()
+    lateImports = [:]
+    unsettled = [:]
+    attachments = Attachments()
+    taskCount = 0
+    callByteCount = 0
+    calls = [:]
+    return end
   }
 
   /// Takes in that a packet has been sent.

@@ -13,40 +13,54 @@ import PatchbayWire
 import Synchronization
 
 extension Connection {
-  /// From now on a broker that goes without a word is waited for.
+  /// From now on a broker that goes without a word is waited for, also one that has gone since it
+  /// greeted this client.
   /// - Throws: `limitReached` when nobody can watch for that.
   func keep(for session: Session) throws(PatchbayError) {
-    let link = state.withLock { state in
+    let (link, isRevived) = state.withLock { state in
       state.session = session
-      return state.link
+      return (state.link, state.revive())
     }
-    try Courier.shared.watch(link, for: self)
+    if isRevived { session.reconnect() } else { try Courier.shared.watch(link, for: self) }
   }
 
-  /// Whether the broker has hung up without a word, and no other one is waited for.
+  /// Whether it has ended because the broker hung up without a word, and no other one was waited for.
   var wentSilently: Bool { state.withLock { $0.wentSilently } }
 
   /// Which broker this is, counted from the first; also the gaps between them count.
   var life: Int { state.withLock { $0.life } }
 
+  /// The same; nil while there is none.
+  var connectedLife: Int? { state.withLock { $0.phase == .connected ? $0.life : nil } }
+
   /// The broker at the other end of a link has hung up, and all that it had sent has been taken.
   /// - Throws: the end of the connection, when no other broker is waited for.
   func lose(_ link: Link) throws(PatchbayError) {
-    let (isLost, session) = state.withLock { state -> (Bool, Session?) in
-      guard state.failure == nil, state.usableLink === link else { return (false, nil) }
+    let loss = state.withLock { state -> Loss in
+      guard state.failure == nil, state.usableLink === link else { return .known }
       guard let session = state.session else {
+        // Under one lock with the end: `keep` finds both or neither.
         state.wentSilently = true
-        return (true, nil)
+        return .ended(
+          state.end(
+            with: PatchbayError(.noBroker, "The broker on \(path) has ended the connection.")))
       }
       state.interrupt()
-      return (true, session)
+      return .interrupted(session)
     }
-    guard isLost else { return try checkNotFailed() }
-    guard let session else {
-      throw fail(
-        with: PatchbayError(.noBroker, "The broker on \(path) has ended the connection."))
+    switch loss {
+    case .known: try checkNotFailed()
+    case .ended(let end): throw tell(end)
+    case .interrupted(let session): session.reconnect()
     }
-    session.reconnect()
+  }
+
+  /// What the loss of a broker comes to.
+  private enum Loss {
+    /// Somebody else has seen to it.
+    case known
+    case ended(End)
+    case interrupted(Session)
   }
 
   /// Takes what has arrived from a broker that has hung up.
@@ -119,6 +133,16 @@ extension Connection {
 }
 
 extension Connection.State {
+  /// Takes back an end that only came because nobody waited for another broker yet.
+  /// - Returns: whether there was one; then another broker is to be looked for.
+  fileprivate mutating func revive() -> Bool {
+    guard wentSilently else { return false }
+    wentSilently = false
+    failure = nil
+    interrupt()
+    return true
+  }
+
   /// The broker has gone without a word.
   fileprivate mutating func interrupt() {
     phase = .interrupted
@@ -138,11 +162,10 @@ extension Connection.State {
     life += 1
     let since = outbox
     outbox = Outbox()
-    for number in calls.keys.sorted() {
-      guard var pending = calls[number], let packet = pending.packet else { continue }
-      pending.isRepeated = pending.wasSent
-      calls[number] = pending
-      outbox.add(packet)
+    for number in Set(calls.keys).union(unsettled.keys).sorted() {
+      let pending = calls[number]
+      calls[number]?.isRepeated = pending?.wasSent == true
+      if let packet = pending?.packet ?? unsettled[number] { outbox.add(packet) }
     }
     let number = takeNumber()
     outbox.add(Packet(Frame.encode(.reattached, request: number), number: number))

@@ -48,12 +48,14 @@ extension Connection {
       guard MonotonicTime.now < MonotonicTime(deadline) else {
         throw ControlSocket.queueIsFull(path.path)
       }
-      do { try await Task.sleep(for: pause) } catch {
-        throw PatchbayError(
-          .cancelled, "The task was cancelled while it connected to the broker on \(path.path).")
-      }
+      do { try await Task.sleep(for: pause) } catch { throw cancelled(path) }
       pause = min(pause * 2, .milliseconds(50))
     }
+  }
+
+  static func cancelled(_ path: SocketPath) -> PatchbayError {
+    PatchbayError(
+      .cancelled, "The task was cancelled while it connected to the broker on \(path.path).")
   }
 
   /// Sends a request and waits for its reply, without holding a thread.
@@ -122,6 +124,7 @@ extension Connection {
       // Nothing comes for it any more: the next broker is not asked.
       guard state.phase == .connected else {
         _ = state.takeCall(number)
+        if pending.wasSent { state.noteLate(number, pending) }
         return call
       }
       state.giveUp(number, pending, until: MonotonicTime.now.advanced(by: Self.graceTime))
@@ -191,7 +194,7 @@ extension Connection {
         return nil
       }
       _ = state.takeCall(number)
-      state.lateImports[number] = pending.request.importKey
+      state.noteLate(number, pending)
       return call
     }
     call?.awaited.finish(.failure(error))
@@ -256,12 +259,12 @@ extension Connection.State {
   fileprivate mutating func giveUp(
     _ number: UInt64, _ pending: Connection.Pending, until: MonotonicTime
   ) {
+    noteLate(number, pending)
     var pending = pending
     pending.recipient = .nobody(until: until)
     callByteCount -= pending.packet?.bytes.count ?? 0
     pending.packet = nil
     calls[number] = pending
-    lateImports[number] = pending.request.importKey
     attendance.firstLook = min(attendance.firstLook, until)
     guard pending.request.mayWaitLong else { return }
     let own = takeNumber()

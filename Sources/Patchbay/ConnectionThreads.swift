@@ -42,7 +42,7 @@ extension Connection {
     } catch {
       if let pending = forget(packet.number) {
         if pending.wasSent, request.mayWaitLong {
-          owe(.cancel(CancelRequest(request: packet.number)))
+          _ = state.withLock { $0.owe(.cancel(CancelRequest(request: packet.number))) }
         }
         // A caller whose deadlines are short would otherwise never read.
         _ = try? takeArrived()
@@ -80,9 +80,7 @@ extension Connection {
   private func forget(_ number: UInt64) -> Pending? {
     let (pending, next) = state.withLock { state in
       let pending = state.takeCall(number)
-      if let pending, pending.wasSent, state.phase == .connected {
-        state.lateImports[number] = pending.request.importKey
-      }
+      if let pending, pending.wasSent { state.noteLate(number, pending) }
       return (pending, state.nextReader)
     }
     wake(next)

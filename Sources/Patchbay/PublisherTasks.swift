@@ -146,7 +146,7 @@ extension Publisher {
   // MARK: Windows
 
   /// As the blocking `overcome`.
-  private func overcome(_ obstacle: WindowWriter.Obstacle) async throws(PatchbayError) {
+  func overcome(_ obstacle: WindowWriter.Obstacle) async throws(PatchbayError) {
     guard let windowWriter else { return }
     do throws(PatchbayError) {
       switch obstacle {
@@ -177,6 +177,7 @@ extension Publisher {
     _ hold: WindowWriter.Hold, _ writer: WindowWriter
   ) async throws(PatchbayError) {
     guard let spaceBell = handle.spaceBell else { return }
+    let life = handle.session.connection.connectedLife
     let isOver = try await handle.session.wait(
       at: spaceBell, for: writer.spaceClass(of: hold.wanted),
       until: MonotonicTime.now.advanced(by: slowestLimit),
@@ -186,7 +187,7 @@ extension Publisher {
           "The task was cancelled while its append to the blob \(key) waited for subscribers.")
       }
     ) { [self] () throws(PatchbayError) in try self.isOver(hold, writer) }
-    guard isOver == nil else { return }
+    guard isOver == nil, judges(life) else { return }
     for request in detachRequests(hold, writer) {
       try await handle.session.perform(request, deadline: .standard)
     }

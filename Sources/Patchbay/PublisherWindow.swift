@@ -147,15 +147,24 @@ extension Publisher {
     _ hold: WindowWriter.Hold, _ writer: WindowWriter
   ) throws(PatchbayError) {
     guard let spaceBell = handle.spaceBell else { return }
+    let life = handle.session.connection.connectedLife
     let isOver = try spaceBell.wait(
       for: writer.spaceClass(of: hold.wanted),
       until: MonotonicTime.now.advanced(by: slowestLimit), patience: spacePatience,
       onBound: { () throws(PatchbayError) in try handle.session.connection.checkAlive() }
     ) { () throws(PatchbayError) in try self.isOver(hold, writer) }
-    guard isOver == nil else { return }
+    guard isOver == nil, judges(life) else { return }
     for request in detachRequests(hold, writer) {
       try handle.session.perform(request, deadline: .standard)
     }
+  }
+
+  /// Whether who held the publisher during a wait can be said to have done so. While there is no broker,
+  /// and after another one has come, what is read may be the table of one that is gone: it stands still,
+  /// and the wait begins anew.
+  /// - Parameter life: the connection's before the wait.
+  func judges(_ life: Int?) -> Bool {
+    life != nil && handle.session.connection.connectedLife == life
   }
 
   /// What lets go of those that have held the publisher for too long.

@@ -34,8 +34,8 @@ enum Reconnection {
   /// What an attempt has come to.
   private enum Attempt {
     case back
-    /// Nobody is there, or takes connections.
-    case notYet
+    /// Nobody is there, or takes connections; what connecting met.
+    case notYet(PatchbayError?)
     /// Somebody was there, and has gone.
     case lost
   }
@@ -45,16 +45,20 @@ enum Reconnection {
     guard let limit = session()?.reconnectLimit else { return }
     var until = MonotonicTime.now.advanced(by: limit)
     var pause = Duration.milliseconds(1)
+    var met: PatchbayError?
     while let session = session() {
       do throws(PatchbayError) {
         switch try attempt(session, until) {
         case .back: return
-        case .notYet: break
+        case .notYet(let error): met = error
         case .lost:
+          met = nil
           until = MonotonicTime.now.advanced(by: limit)
           pause = .milliseconds(1)
         }
-        guard MonotonicTime.now < until else { throw neverCame(session.connection.path, limit) }
+        guard MonotonicTime.now < until else {
+          throw neverCame(session.connection.path, limit, met)
+        }
       } catch {
         session.connection.fail(with: error)
         return
@@ -64,22 +68,34 @@ enum Reconnection {
     }
   }
 
-  static func neverCame(_ path: String, _ limit: Duration) -> PatchbayError {
-    PatchbayError(
+  /// - Parameter met: what the last look for a broker met.
+  static func neverCame(
+    _ path: String, _ limit: Duration, _ met: PatchbayError?
+  ) -> PatchbayError {
+    // That nobody listens is said already.
+    let last = met.map { $0.code == .noBroker ? "" : " The last attempt met: \($0.message)" }
+    return PatchbayError(
       .noBroker,
       "The broker on \(path) went without a word, and none has come in its place for \(limit). Start "
         + "one with: patchbay serve --socket \(path). Then connect again, or have clients wait for "
-        + "longer by their reconnectLimit.")
+        + "longer by their reconnectLimit.\(last ?? "")",
+      systemErrno: met?.systemErrno)
   }
 
   private static func attempt(
     _ session: Session, _ until: MonotonicTime
   ) throws(PatchbayError) -> Attempt {
-    guard let link = try connected(session.path) else { return .notYet }
+    let link: Link
+    switch try look(for: session.path) {
+    case .found(let found): link = found
+    case .notYet(let met): return .notYet(met)
+    }
     let talk = Talk(link, session.connection)
     // What cannot be settled with this broker is not its fault, but it must not think otherwise.
     do throws(PatchbayError) {
-      guard let greeting = try talk.ask(session.helloAgain, until: until) else { return .notYet }
+      guard let greeting = try talk.ask(session.helloAgain, until: until) else {
+        return .notYet(nil)
+      }
       try session.recognize(greeting)
       guard let handles = session.connection.beginReattaching() else { return .back }
       guard try tell(talk, session, greeting, handles) else {
@@ -94,17 +110,40 @@ enum Reconnection {
     }
   }
 
-  /// A socket that leads to a broker that may be believed; nil: not yet.
-  static func connected(_ path: SocketPath) throws(PatchbayError) -> Link? {
-    let trusted = try path.checkDirectory()
+  /// What a look for a broker comes to.
+  enum Look {
+    /// A link to one that may be believed.
+    case found(Link)
+    /// There is none, or none that this process can reach at this moment.
+    case notYet(PatchbayError)
+  }
+
+  /// Connects to a broker that may be believed, if there is one.
+  static func look(for path: SocketPath) throws(PatchbayError) -> Look {
     do throws(PatchbayError) {
-      guard let socket = try ControlSocket.connectNow(to: path.path) else { return nil }
+      let trusted = try path.checkDirectory()
+      guard let socket = try ControlSocket.connectNow(to: path.path) else {
+        throw ControlSocket.queueIsFull(path.path)
+      }
       let link = Link(socket)
       try trusted.check(link.socket, path.path)
-      return link
-    } catch  where error.code == .noBroker {
-      return nil
+      return .found(link)
+    } catch  where mayPass(error) {
+      return .notYet(error)
     }
+  }
+
+  /// Whether what connecting met may be over in a moment: nobody listens; a broker has made its socket
+  /// and not opened it to other users yet; the system or the process is short of something.
+  static func mayPass(_ error: PatchbayError) -> Bool {
+    guard error.code != .noBroker, let number = error.systemErrno else {
+      return error.code == .noBroker
+    }
+    return number == EACCES || isShortage(number)
+  }
+
+  static func isShortage(_ number: Int32) -> Bool {
+    [EAGAIN, EMFILE, ENFILE, ENOMEM, ENOBUFS].contains(number)
   }
 
   /// Tells the broker what the client has; false when it has gone meanwhile.
@@ -162,8 +201,9 @@ private struct Talk {
         let frame = try Frame(parsing: packet)
         let reply = try frame.decodeReply(packet)
         guard frame.request != 0 else {
-          if try isFarewell(reply) { return nil }
-          continue
+          guard case .failure(let error) = reply else { continue }
+          guard error.isFarewell else { throw error }
+          return nil
         }
         guard frame.request == number else {
           throw PatchbayError(
@@ -174,11 +214,9 @@ private struct Talk {
       }
     }
   }
+}
 
-  /// Whether a message about no request says that this broker takes nobody at the moment.
-  private func isFarewell(_ reply: Reply) throws(PatchbayError) -> Bool {
-    guard case .failure(let error) = reply else { return false }
-    guard [.noBroker, .limitReached, .timedOut].contains(error.code) else { throw error }
-    return true
-  }
+extension PatchbayError {
+  /// Whether a broker that says it about no request takes nobody at the moment.
+  var isFarewell: Bool { [.noBroker, .limitReached, .timedOut].contains(code) }
 }

@@ -103,7 +103,7 @@ final class Session: Sendable {
       path, name, deadline, FirstPatience(reconnectLimit, deadline))
     while case .failure(let error) = outcome {
       let pause = try patience.pause(after: error)
-      guard (try? await Task.sleep(for: pause)) != nil else { throw error }
+      do { try await Task.sleep(for: pause) } catch { throw Connection.cancelled(path) }
       (outcome, patience) = await meet(path, name, deadline, patience)
     }
     let (connection, agreement) = try outcome.get()

@@ -55,13 +55,20 @@ package final class Board: Sendable {
   /// Entries and bells that were given out are those of the new one from then on. Everybody who sleeps
   /// at one of these bells, the old one or the new one, is woken. One thread at a time.
   ///
-  /// The order of steps is the argument. (1) The board comes first, and whoever is woken looks at it. (2)
-  /// A thread that armed an old bell sleeps on that, and is woken through the second mapping; what it
-  /// read of the new board, it read before the ring. (3) One that read an old `seq` and is late to sleep
-  /// finds the new word, which is far from the old one from (4) on, or it slept before and is woken by
-  /// (4). (4) wakes those of other processes, too, which have had the new bells for longer: a mark of this
-  /// process that found no bit in the old word was made before the old word was out of sight, so before
-  /// the new one is rung.
+  /// The order of steps is the argument: (1) the board is replaced, then (2) the bells; (3) the new bells
+  /// are rung, each `seq` moved far from the old one; (4) the old ones are rung through a second mapping.
+  ///
+  /// - Whoever is woken looks at the new board, by (1).
+  /// - A thread that sleeps on an old word is woken by (4).
+  /// - One that read an old `seq` and is late to sleep finds the new word: from (3) on it holds no such
+  ///   value, and before it the thread sleeps on the new word and is woken by (3).
+  /// - One that is inside the system call at (2) may be put in the queue of the old word by what it finds
+  ///   in the new one: the kernel finds out which word it is before it reads it. If it reads after (3)
+  ///   it does not sleep. If it reads before, (4) wakes it: the kernel reads and queues under the lock of
+  ///   the queue, which (4) takes. Were the old bells rung first, it could read in between.
+  /// - (3) wakes those of other processes, too, which have had the new bells for longer: a mark of this
+  ///   process that found no bit in the old word was made before the old word was out of sight, so
+  ///   before the new one is rung.
   /// - Throws: `protocolViolation` for a board of another size; what mapping throws. Then nothing can be
   ///   said of the bells, and whoever waits there is helped by the bound alone.
   package func replace(

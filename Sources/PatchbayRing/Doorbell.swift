@@ -268,14 +268,15 @@ package final class DoorbellSet: Sendable {
     }
   }
 
-  /// Wakes everybody who waits at the bells of these entries, or at those that were here before.
+  /// Wakes everybody who waits at the bells of these entries, and then at those that were here before:
+  /// the order matters, see `Board.replace`.
   /// - Parameter before: what `again` gave before they were replaced.
   func ring(_ entries: Set<Int>, inPlaceOf before: DoorbellSet) {
-    before.ring(entries)
     for entry in entries {
       bell(entry).ringAll(inPlaceOf: before.bell(entry))
       spaceBell(entry).ringAll(inPlaceOf: before.spaceBell(entry))
     }
+    before.ring(entries)
   }
 
   /// The sum over all bells.

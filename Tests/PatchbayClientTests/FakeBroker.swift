@@ -32,10 +32,23 @@ final class FakeBroker {
   var path: String { directory.file("s") }
 
   /// A broker comes.
-  func listen() throws {
+  func listen() throws { try listen(queueing: 16) }
+
+  private func listen(queueing count: Int32) throws {
+    if listener >= 0 { stopListening() }
     _ = unsafe unlink(path)
-    listener = try checked(unsafe pb_listen(path, 16, 0o600), "Listening")
+    listener = try checked(unsafe pb_listen(path, count, 0o600), "Listening")
     process += 1
+  }
+
+  /// Another broker comes, whose queue of new connections is full with one.
+  /// - Returns: that one's other end; `accept` makes room.
+  func listenToOne() throws -> Link {
+    try listen(queueing: 0)
+    guard let socket = try ControlSocket.connectNow(to: path) else {
+      throw HarnessError("no room for one")
+    }
+    return Link(socket)
   }
 
   /// It goes; what it has accepted stays.
@@ -68,6 +81,10 @@ final class FakeBroker {
     #expect(try peer.greet(self, isAwaited: false).token == .none)
     return (try connecting.value, peer)
   }
+}
+
+func isInterrupted(_ client: PatchbayClient) -> Bool {
+  client.session.connection.state.withLock { $0.phase != .connected }
 }
 
 /// The broker's end of a connection.
@@ -172,6 +189,9 @@ final class FakePeer {
     #expect(request == .attachBoard(BoardRequest(board: 0)))
     try board.give(self, number)
   }
+
+  /// As one that goes without a word, but sees when the client hangs up.
+  func fallSilent() throws { _ = shutdown(try connected().descriptor, Int32(SHUT_WR)) }
 
   /// Goes without a word.
   func vanish() { link = nil }

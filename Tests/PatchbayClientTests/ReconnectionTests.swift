@@ -53,10 +53,6 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
     ]
   }
 
-  private func isInterrupted(_ client: PatchbayClient) -> Bool {
-    client.session.connection.state.withLock { $0.phase != .connected }
-  }
-
   /// A thread's call that the broker has taken and not answered; its number.
   private func unanswered(
     _ request: Request, _ client: PatchbayClient, _ peer: FakePeer, deadline: Deadline = .standard
@@ -404,55 +400,200 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
     try eventually("the session has gone") { session == nil }
   }
 
-  // MARK: Watches
+  // MARK: Moments
 
-  @Test func `a watch goes on with a gap`() throws {
+  /// A close names no request.
+  @Test func `a late open that is given back leaves the reader that stands to the next broker`()
+    throws
+  {
     let broker = try FakeBroker()
-    let (client, other) = try broker.client()
-    defer { withExtendedLifetime(other) {} }
-    let watching = Started { () throws(PatchbayError) in
-      try client.events(prefix: [107], after: nil)
-    }
-    let peer = try broker.accept()
-    try peer.greet(broker, isAwaited: false)
-    let (number, request) = try peer.next()
-    #expect(request == .watch(WatchRequest(prefix: [107], after: nil, wantsProgress: true)))
-    let place = EventPosition(instance: FakeBroker.instance, number: 30)
-    try peer.say(.events(EventPage(hasGap: false, position: place, changes: [])), to: number)
-    let events = try watching.value
+    let (client, peer) = try broker.client()
+    let connection = client.session.connection
+    let opened = try BlobGrant.made(4, epoch: 0)
+    let open = Request.open(OpenRequest(key: "k", waits: false, observes: false))
+    let (first, reader) = try unanswered(open, client, peer)
+    try peer.say(.opened(opened), to: reader)
+    _ = try first.value
+    let place = SubscriptionRequest(generation: opened.blob.generation, entry: 2)
+    let (joining, number) = try unanswered(.subscribe(place), client, peer)
+    try peer.say(.done, to: number)
+    _ = try joining.value
+
+    let (second, late) = try unanswered(
+      open, client, peer, deadline: .after(.milliseconds(20)))
+    #expect(try second.code == .timedOut)
+    try peer.say(.opened(opened), to: late)
+    try connection.checkAlive()
+    #expect(try peer.next().request == .close(opened.blob))
+
     peer.vanish()
-    let waiting = Started { () throws(PatchbayError) in try events.next() }
-    let second = try broker.accept()
-    try second.greet(broker, isAwaited: false)
-    let again = try second.next()
+    let next = try broker.accept()
+    try next.greet(broker, isAwaited: true)
     #expect(
-      again.request == .watch(WatchRequest(prefix: [107], after: place, wantsProgress: true)))
-    let later = EventPosition(instance: FakeBroker.instance, number: 900)
-    try second.say(
-      .events(EventPage(hasGap: true, position: later, changes: [])), to: again.number)
-    guard case .gap = try waiting.value else {
-      Issue.record("no gap")
-      return
-    }
-    #expect(events.position == later)
+      try next.answer(.done)
+        == .reattach(ReattachRequest(blob: opened.blob, role: .reader, number: reader)))
+    #expect(try next.answer(.done) == .subscribe(place))
+    #expect(try next.next().request == .reattached)
   }
 
-  @Test func `a watch whose broker does not come back ends`() throws {
+  /// Who reads may find the welcome and the end before anybody has said that another one is waited for.
+  @Test(arguments: [false, true])
+  func `a client whose broker goes right after the welcome comes back`(isTask: Bool) throws {
+    for _ in 0..<10 {
+      let broker = try FakeBroker()
+      let path = broker.path
+      let connecting =
+        isTask
+        ? Started(task: { () async throws(PatchbayError) in
+          try await PatchbayClient(socketPath: path, reconnectLimit: .seconds(20))
+        })
+        : Started { () throws(PatchbayError) in
+          try PatchbayClient(socketPath: path, reconnectLimit: .seconds(20))
+        }
+      let peer = try broker.accept()
+      try peer.greet(broker, isAwaited: false)
+      peer.vanish()
+      let client = try connecting.value
+      let second = try broker.accept()
+      try second.greet(broker, isAwaited: true)
+      #expect(try second.next().request == .reattached)
+      let pinging = Started { () throws(PatchbayError) in try client.ping() }
+      #expect(try second.answer(.pong) == .ping)
+      #expect(try pinging.code == nil)
+    }
+  }
+
+  /// The order of events that the test above meets now and then.
+  @Test func `a connection that ended before it was kept is revived, one that was told why is not`()
+    throws
+  {
+    for isTold in [false, true] {
+      let broker = try FakeBroker()
+      let (client, peer) = try broker.client()
+      let connection = client.session.connection
+      connection.state.withLock { $0.session = nil }
+      if isTold { try peer.say(.failure(PatchbayError(.noBroker, "It was nice.")), to: 0) }
+      peer.vanish()
+      #expect(code { try connection.checkAlive() } == .noBroker)
+      #expect(connection.wentSilently == !isTold)
+      try connection.keep(for: client.session)
+      #expect(code { try connection.checkNotFailed() } == (isTold ? .noBroker : nil))
+      guard !isTold else { continue }
+      let second = try broker.accept()
+      try second.greet(broker, isAwaited: true)
+      #expect(try second.next().request == .reattached)
+    }
+  }
+
+  /// Its broker may have taken it for a publisher, whom nobody else would name to the next.
+  @Test(arguments: [false, true], [false, true])
+  func `a join that nobody waits for any more is asked again, and left`(
+    isTask: Bool, isGivenUpBefore: Bool
+  ) throws {
     let broker = try FakeBroker()
-    let (client, other) = try broker.client(reconnectLimit: .milliseconds(50))
-    defer { withExtendedLifetime(other) {} }
-    let watch = Started(task: { () async throws(PatchbayError) in try await client.events() })
-    let peer = try broker.accept()
-    try peer.greet(broker, isAwaited: false)
-    let (number, _) = try peer.next()
-    let place = EventPosition(instance: FakeBroker.instance, number: 30)
-    try peer.say(.events(EventPage(hasGap: false, position: place, changes: [])), to: number)
-    let events = try watch.value
+    let (client, peer) = try broker.client()
+    let connection = client.session.connection
+    let join = Request.join(JoinRequest(key: "k", generation: nil))
+    let deadline = Deadline.after(.milliseconds(300))
+    let joining =
+      isTask
+      ? Started(task: { () async throws(PatchbayError) in
+        try await connection.call(join, deadline: deadline)
+      })
+      : Started { () throws(PatchbayError) in try connection.call(join, deadline: deadline) }
+    let (number, asked) = try peer.next()
+    #expect(asked == join)
     broker.stopListening()
+    if isGivenUpBefore { #expect(try joining.code == .timedOut) }
     peer.vanish()
-    #expect(code { _ = try events.next(deadline: .after(.zero)) } == .timedOut)
-    let next = Started(task: { () async throws(PatchbayError) in try await events.next() })
-    #expect(try next.code == .noBroker)
+    try eventually("the client has noticed") { isInterrupted(client) }
+    #expect([.timedOut, .noBroker].contains(try joining.code))
+    try broker.listen()
+    let second = try broker.accept()
+    try second.greet(broker, isAwaited: true)
+    let again = try second.next()
+    #expect(again.number == number && again.request == join)
+    #expect(try second.next().request == .reattached)
+    let grant = try BlobGrant.made(4)
+    try second.say(.joined(grant), to: number)
+    // Whoever reads next finds it.
+    let pinging = Started { () throws(PatchbayError) in try client.ping() }
+    #expect(try second.answer(.pong) == .ping)
+    let (leave, left) = try second.next()
+    #expect(left == .leave(grant.blob))
+    #expect(try pinging.code == nil)
+    // Nobody knows whether that one has done it.
+    second.vanish()
+    let third = try broker.accept()
+    try third.greet(broker, isAwaited: true)
+    let last = try third.next()
+    #expect(last.number == leave && last.request == left)
+    #expect(try third.next().request == .reattached)
+    try third.say(.done, to: leave)
+    let later = Started { () throws(PatchbayError) in try client.ping() }
+    #expect(try third.answer(.pong) == .ping)
+    #expect(try later.code == nil)
+    third.vanish()
+    let fourth = try broker.accept()
+    try fourth.greet(broker, isAwaited: true)
+    #expect(try fourth.next().request == .reattached, "it is settled")
+  }
+
+  @Test func `a task that is cancelled between two attempts to be greeted is told so`() throws {
+    let broker = try FakeBroker()
+    let path = broker.path
+    let result = Mutex<PatchbayError.Code?>(nil)
+    let task = Task {
+      do throws(PatchbayError) {
+        _ = try await PatchbayClient(socketPath: path, reconnectLimit: .seconds(60))
+      } catch {
+        result.withLock { $0 = error.code }
+      }
+    }
+    for _ in 0..<8 {
+      let peer = try broker.accept()
+      _ = try peer.next()
+      peer.vanish()
+    }
+    // From here on it pauses for 50 ms after each attempt, of which nothing comes.
+    let last = try broker.accept()
+    _ = try last.next()
+    broker.stopListening()
+    try last.fallSilent()
+    try eventually("it has noticed") { try last.seesEnd() }
+    task.cancel()
+    try eventually("it ends") { result.withLock { $0 != nil } }
+    #expect(result.withLock { $0 } == .cancelled)
+  }
+
+  // MARK: What connecting meets
+
+  @Test func `an end for want of a broker says what connecting met last`() throws {
+    let broker = try FakeBroker()
+    let (client, peer) = try broker.client(reconnectLimit: .milliseconds(50))
+    let (waiting, _) = try unanswered(.info(InfoRequest(key: "x")), client, peer, deadline: .never)
+    let plug = try broker.listenToOne()
+    peer.vanish()
+    let error = #expect(throws: PatchbayError.self) { try waiting.value }
+    #expect(error?.code == .noBroker && error?.message.contains("0.05 seconds") == true)
+    #expect(error?.message.contains("its queue of new ones is full") == true)
+    withExtendedLifetime(plug) {}
+  }
+
+  @Test(arguments: [EACCES, EAGAIN, EMFILE, ENFILE, ENOMEM, ENOBUFS, ECONNREFUSED, ENOENT])
+  func `what may be over in a moment does not end the search`(number: Int32) {
+    let isNobody = [ECONNREFUSED, ENOENT].contains(number)
+    let error = PatchbayError(
+      isNobody ? .noBroker : .inputOutput, "a test", systemErrno: number)
+    #expect(Reconnection.mayPass(error))
+  }
+
+  @Test func `what will not be over in a moment ends the search`() {
+    for number in [ENOTDIR, EINVAL, EPROTOTYPE, ELOOP] {
+      #expect(!Reconnection.mayPass(PatchbayError(.inputOutput, "a test", systemErrno: number)))
+    }
+    // As of a stranger's broker.
+    #expect(!Reconnection.mayPass(PatchbayError(.notPermitted, "a test")))
   }
 }
 

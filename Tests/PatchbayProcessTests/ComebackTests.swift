@@ -216,6 +216,122 @@ import Testing
     try brokers.stop()
   }
 
+  private func publish(_ client: PatchbayClient, _ key: BlobKey, _ byteCount: Int) throws -> UInt64
+  {
+    let publisher = try client.publisher(key, BlobOptions(byteCount: byteCount, order: .appendOnly))
+    let generation = publisher.generation.rawValue
+    try publisher.append(oracleBytes(generation, 0..<byteCount))
+    try publisher.seal()
+    return generation
+  }
+
+  /// Whose second open comes too late has its first all the same.
+  @Test func `a lease stands although another open of its blob was answered too late`() throws {
+    let brokers = try started()
+    let writing = try PatchbayClient(socketPath: brokers.socket)
+    let generation = try publish(writing, "k", 60_000)
+    let reading = try PatchbayClient(socketPath: brokers.socket)
+    let reader = try reading.open("k")
+    let lease = try reader.lease(0..<60_000)
+    #expect(lease.withBytes { firstWrong($0, generation, at: 0) } == nil)
+    // Given back, or there in time and closed.
+    for _ in 0..<20 {
+      if case .success(let late) = Result(catching: {
+        try reading.open("k", waitUntil: .after(.zero))
+      }) {
+        late.close()
+      }
+    }
+    try eventually("all answers are in") {
+      try reading.ping()
+      return try writing.info("k").subscriberCount == 1
+    }
+    try brokers.kill()
+    try brokers.start()
+    try reading.ping()
+    #expect(try writing.info("k").subscriberCount == 1)
+    // Memory that the lease does not keep is used again.
+    try writing.remove("k")
+    let others = try (0..<4).map { try BlobKey("l\($0)") }
+    for key in others { _ = try publish(writing, key, 60_000) }
+    #expect(lease.withBytes { firstWrong($0, generation, at: 0) } == nil, "the lease's bytes")
+    for key in others { try writing.remove(key) }
+    withExtendedLifetime((reader, lease)) {}
+    try brokers.stop()
+  }
+
+  /// What its publisher reads of it stands still meanwhile, whether it does or not.
+  @Test(arguments: [false, true])
+  func `a reader is not let go for what it has not read while there is no broker`(
+    isTask: Bool
+  ) async throws {
+    let brokers = try started()
+    let client = try await PatchbayClient(socketPath: brokers.socket)
+    var options = BlobOptions(policy: .backpressure)
+    options.ringByteCount = 4 * 4096
+    options.segmentByteCount = 4096
+    options.slowestLimit = .milliseconds(20)
+    let publisher = try await client.publisher("k", options)
+    let generation = publisher.generation.rawValue
+    let reading = try await PatchbayClient(socketPath: brokers.socket)
+    let reader = try await reading.open("k")
+    var cursor = reader.cursor()
+    try await cursor.attach()
+    try await publisher.append(oracleBytes(generation, 0..<4 * 4096))
+    let writer = try #require(publisher.windowWriter)
+    func obstacle() async throws -> WindowWriter.Obstacle? {
+      guard case .unknownSubscribers? = writer.enter(segmentOf: publisher.position) else {
+        return writer.enter(segmentOf: publisher.position)
+      }
+      try await publisher.overcome(.unknownSubscribers)
+      return writer.enter(segmentOf: publisher.position)
+    }
+    guard case .held(let hold)? = try await obstacle() else {
+      Issue.record("the window is not full")
+      return
+    }
+    try brokers.kill()
+    try await eventually("the client has noticed") {
+      client.session.connection.connectedLife == nil
+    }
+    let blocking: @Sendable () throws -> Void = { try publisher.overcome(.held(hold)) }
+    if isTask { try await publisher.overcome(.held(hold)) } else { try blocking() }
+    #expect(client.session.connection.pendingCount == 0, "it asks for nothing")
+    try brokers.start()
+    guard case .held? = try await obstacle() else {
+      Issue.record("the reader holds nobody")
+      return
+    }
+    let bytes = try #require(try await cursor.read(upTo: 4 * 4096))
+    #expect(firstWrong(bytes.span, generation, at: 0) == nil)
+    try await publisher.seal()
+    reader.close()
+    try await client.remove("k")
+    try brokers.stop()
+  }
+
+  /// A socket that the next broker has not opened to other users yet looks like this to them.
+  @Test(.enabled(if: OtherUser.isPossible, "needs root, setpriv, and a build that others can run"))
+  func `another user's client that may not connect for a moment goes on looking`() throws {
+    let broker = try BrokerProcess(memory: "64MiB", options: ["--shared"])
+    let log = broker.directory.file("waiting")
+    let command =
+      OtherUser(2000).wrapper
+      + [try program("patchbay"), "wait", "k", "--socket", broker.socket]
+    let waiting = try ChildProcess(command[0], Array(command.dropFirst()), errorPath: log)
+    try eventually("it is connected") {
+      try jsonNumber(broker.run(["stats", "--json"]).output, "clients") ?? 0 > 1
+    }
+    #expect(chmod(broker.socket, 0o600) == 0)
+    broker.process.kill(SIGKILL)
+    _ = try broker.process.waitForExit()
+    _ = try waiting.waitForExit()
+    let said = try readFile(log)
+    #expect(said.contains("none has come in its place for 10"), "\(said)")
+    #expect(said.contains("The last attempt met: User 2000 may not connect"), "\(said)")
+    for name in broker.objects { _ = unlink("/dev/shm/\(name)") }
+  }
+
   @Test func `a client that nothing follows for its limit ends for good`()
     throws
   {
