@@ -46,7 +46,8 @@ struct Attachments: Sendable, Equatable {
     switch request {
     case .abandon(let blob): endPublisher(blob)
     case .fail(let fail): endPublisher(fail.blob)
-    case .close(let blob): blob.epoch == 0 ? endReading(blob.generation) : endPublisher(blob)
+    case .close(let blob): blob.epoch == 0 ? endReader(blob.generation) : endPublisher(blob)
+    case .closeObserver(let blob): endObserver(blob.generation)
     case .release(let release):
       publishers[release.blob.generation]?.claims[release.claim] = nil
     case .giveBack(let extent): publishers[extent.blob.generation]?.extents.remove(extent.index)
@@ -118,12 +119,15 @@ struct Attachments: Sendable, Equatable {
     publishers[blob.generation] = nil
   }
 
-  /// A close names no request: as the broker does, it ends the last reader, without any the last
-  /// observer, and with the last reader whatever is read in sequence.
-  private mutating func endReading(_ generation: Generation) {
-    if readings[generation]?.readers.popLast() == nil {
-      _ = readings[generation]?.observers.popLast()
-    }
+  /// A close names no request: as the broker does, it ends the reader that was opened last, and with the
+  /// last one whatever is read in sequence.
+  private mutating func endReader(_ generation: Generation) {
+    _ = readings[generation]?.readers.popLast()
+    forgetIfUnread(generation)
+  }
+
+  private mutating func endObserver(_ generation: Generation) {
+    _ = readings[generation]?.observers.popLast()
     forgetIfUnread(generation)
   }
 

@@ -10,7 +10,10 @@ public final class BlobObserver: Sendable {
 
   init(_ handle: BlobHandle) { self.handle = handle }
 
-  deinit { if handle.entry != nil { handle.session.connection.post(.close(handle.grant.blob)) } }
+  deinit {
+    guard handle.entry != nil else { return }
+    handle.session.connection.post(.closeObserver(handle.grant.blob))
+  }
 
   /// Where the blob stands now.
   public var state: BlobState { handle.state }

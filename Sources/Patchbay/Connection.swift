@@ -77,8 +77,9 @@ final class Connection: Sendable {
     /// What the broker is still to be told: what nobody waits for, as ends of handles and grants
     /// that came too late, and requests of tasks. Sent before anything else.
     var outbox = Outbox()
-    /// Imports that nobody waits for any more, until the broker answers them.
+    /// Imports and opens that nobody waits for any more, until the broker answers them.
     var lateImports: [UInt64: BlobKey] = [:]
+    var lateOpens: [UInt64: OpenRequest] = [:]
     /// Joins that nobody waits for any more, and the leaves that give back what they grant, until a
     /// broker answers them. One that dies may have made this client a publisher, whom nobody names to the
     /// next: that one would take it for a publisher that does not come back, and fail the blob. So
@@ -382,7 +383,9 @@ extension Connection.State {
   mutating func noteLate(_ number: UInt64, _ pending: Connection.Pending) {
     if case .join = pending.request { unsettled[number] = pending.packet }
     // What it would have granted the next broker takes back by itself.
-    if phase == .connected { lateImports[number] = pending.request.importKey }
+    guard phase == .connected else { return }
+    lateImports[number] = pending.request.importKey
+    if case .open(let open) = pending.request { lateOpens[number] = open }
   }
 
   /// Takes in what is to be said to the broker; the caller sends it. The mirror stays as it is.
@@ -401,11 +404,12 @@ extension Connection.State {
   /// until it can send would read nothing.
   mutating func giveBack(_ reply: Reply, to number: UInt64, over link: Link) {
     let lateImport = lateImports.removeValue(forKey: number)
+    let lateOpen = lateOpens.removeValue(forKey: number)
     // Another broker takes back by itself what this one has granted and nobody names.
     guard usableLink === link else { return }
     unsettled[number] = nil
     switch reply {
-    case .opened(let grant): owe(.close(grant.blob))
+    case .opened(let grant): owe(lateOpen?.end(of: grant.blob) ?? .close(grant.blob))
     case .created(let grant):
       let generation = grant.blob.generation
       // Nobody has looked whether its file is still what it was.
@@ -427,6 +431,7 @@ extension Connection.State {
     self.failure = failure
     outbox = Outbox()
     lateImports = [:]
+    lateOpens = [:]
     unsettled = [:]
     attachments = Attachments()
     taskCount = 0
@@ -465,5 +470,12 @@ extension Request {
   var importKey: BlobKey? {
     guard case .import(let request) = self else { return nil }
     return request.key
+  }
+}
+
+extension OpenRequest {
+  /// What ends the handle that it has made.
+  func end(of blob: BlobReference) -> Request {
+    observes ? .closeObserver(blob) : .close(blob)
   }
 }

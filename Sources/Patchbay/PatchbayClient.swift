@@ -251,7 +251,7 @@ public final class PatchbayClient: Sendable {
         session, key: request.key, grant: grant, delivery, isWritable: false,
         deadline: .standard)
     } catch {
-      session.connection.post(.close(grant.blob))
+      session.connection.post(request.end(of: grant.blob))
       throw error
     }
   }

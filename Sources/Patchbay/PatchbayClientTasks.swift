@@ -146,7 +146,7 @@ extension PatchbayClient {
         session, key: request.key, grant: grant, delivery, isWritable: false,
         deadline: .standard)
     } catch {
-      session.connection.post(.close(grant.blob))
+      session.connection.post(request.end(of: grant.blob))
       throw error
     }
   }

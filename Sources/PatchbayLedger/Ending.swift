@@ -10,9 +10,18 @@ extension Ledger {
     if let handle = sessions[session]?.handles[reference.generation] {
       if reference.epoch != 0 {
         closePublisher(session, reference)
-      } else if let opened = handle.readers.last ?? handle.observers.last {
+      } else if let opened = handle.readers.last {
         endOpen(session, reference.generation, opened)
       }
+    }
+    reply(session, number, .done)
+  }
+
+  mutating func closeObserver(
+    _ session: SessionID, _ number: UInt64, _ generation: Generation
+  ) {
+    if let opened = sessions[session]?.handles[generation]?.observers.last {
+      endOpen(session, generation, opened)
     }
     reply(session, number, .done)
   }

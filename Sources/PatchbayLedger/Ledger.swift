@@ -267,6 +267,7 @@ package struct Ledger: Sendable {
     case .import(let request): throw .noDescriptor(request.key)
     case .reattach(let request): try reattach(session, number, request)
     case .reattached: reattached(session, number)
+    case .closeObserver(let blob): closeObserver(session, number, blob.generation)
     }
   }
 

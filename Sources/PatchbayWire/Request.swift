@@ -17,6 +17,7 @@ package enum Request: Sendable, Hashable {
   case cancel(CancelRequest)
   case attachExtent(ExtentRequest)
   case attachBoard(BoardRequest)
+  /// Ends the reader that was opened last, or a publisher handle.
   case close(BlobReference)
   case info(InfoRequest)
   case list(ListRequest)
@@ -56,6 +57,8 @@ package enum Request: Sendable, Hashable {
   /// All handles have been taken up again, and all requests without an answer sent again: whatever else
   /// the broker before this one had granted to this client has ended.
   case reattached
+  /// Ends the observer that was opened last.
+  case closeObserver(BlobReference)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case hello = 1
@@ -66,7 +69,7 @@ package enum Request: Sendable, Hashable {
     case watch = 32
     case why, pin, `import`
     case giveBack = 36
-    case reattach, reattached
+    case reattach, reattached, closeObserver
   }
 }
 

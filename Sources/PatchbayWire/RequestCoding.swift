@@ -40,6 +40,7 @@ extension Request {
     case .import: .import
     case .reattach: .reattach
     case .reattached: .reattached
+    case .closeObserver: .closeObserver
     }
   }
 
@@ -66,7 +67,7 @@ extension Request {
       writer.put(fail.blob)
       writer.put(fail.cause)
     case .abandon(let blob), .close(let blob), .subscriptions(let blob), .leave(let blob),
-      .quiesced(let blob):
+      .quiesced(let blob), .closeObserver(let blob):
       writer.put(blob)
     case .open(let open):
       writer.put(open.key)
@@ -196,6 +197,7 @@ extension Request {
     case .import: self = .import(try ImportRequest(from: &reader))
     case .reattach: self = .reattach(try ReattachRequest(from: &reader))
     case .reattached: self = .reattached
+    case .closeObserver: self = .closeObserver(try reader.takeReference())
     }
   }
 }

@@ -123,8 +123,9 @@ private func reattach(
     #expect(mirror.requests == [one, other])
     mirror.answered(.subscribe(place), 5, by: .done)
     mirror.asked(.close(grant.blob))
-    #expect(mirror.requests == [other])
     mirror.asked(.close(grant.blob))
+    #expect(mirror.requests == [other])
+    mirror.asked(.closeObserver(grant.blob))
     #expect(mirror.isEmpty)
   }
 
@@ -201,10 +202,12 @@ private func reattach(
     mutating func endPublisher(_ generation: Int) {
       grants.removeAll { $0.generation == generation && $0.isPublishers }
     }
+    mutating func closeObserver(_ generation: Int) {
+      let last = grants.lastIndex { if case .observer(generation, _) = $0 { true } else { false } }
+      if let last { grants.remove(at: last) }
+    }
     mutating func close(_ generation: Int) {
-      let last =
-        grants.lastIndex { if case .reader(generation, _) = $0 { true } else { false } }
-        ?? grants.lastIndex { if case .observer(generation, _) = $0 { true } else { false } }
+      let last = grants.lastIndex { if case .reader(generation, _) = $0 { true } else { false } }
       if let last { grants.remove(at: last) }
       guard !reads(generation) else { return }
       grants.removeAll { if case .place(generation, _) = $0 { true } else { false } }
@@ -245,7 +248,7 @@ private func reattach(
       let wire = Generation(rawValue: UInt64(generation))
       let place = SubscriptionRequest(generation: wire, entry: small)
       let publishes = model.publishes(generation)
-      switch Int.random(in: 0..<14, using: &random) {
+      switch Int.random(in: 0..<15, using: &random) {
       case 0, 1:
         mirror.answered(
           .join(JoinRequest(key: "k", generation: nil)), number,
@@ -286,6 +289,9 @@ private func reattach(
       case 11:
         mirror.asked(.close(reference(generation, epoch: 0)))
         model.close(generation)
+      case 14:
+        mirror.asked(.closeObserver(reference(generation, epoch: 0)))
+        model.closeObserver(generation)
       case 12:
         guard model.reads(generation) else { continue }
         mirror.answered(.subscribe(place), number, by: .done)

@@ -271,4 +271,17 @@ import Testing
       #expect(try observer.writtenRanges(limit: 2) == [10..<20, 300_000..<300_001])
     }
   }
+
+  @Test func `an observer that ends takes no reader with it`() throws {
+    try withBroker { _, client in
+      try client.publish(pattern(0..<100_000), as: "k")
+      let reader = try client.open("k")
+      var observer: BlobObserver? = try client.observe("k")
+      #expect(observer?.byteCount == 100_000)
+      observer = nil
+      #expect(try client.info("k").subscriberCount == 1)
+      reader.close()
+      #expect(try client.info("k").subscriberCount == 0)
+    }
+  }
 }

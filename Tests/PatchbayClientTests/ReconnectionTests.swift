@@ -403,9 +403,10 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
   // MARK: Moments
 
   /// A close names no request.
-  @Test func `a late open that is given back leaves the reader that stands to the next broker`()
-    throws
-  {
+  @Test(arguments: [false, true])
+  func `a late open that is given back leaves the reader that stands to the next broker`(
+    observes: Bool
+  ) throws {
     let broker = try FakeBroker()
     let (client, peer) = try broker.client()
     let connection = client.session.connection
@@ -419,12 +420,14 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
     try peer.say(.done, to: number)
     _ = try joining.value
 
+    let another = OpenRequest(key: "k", waits: false, observes: observes)
     let (second, late) = try unanswered(
-      open, client, peer, deadline: .after(.milliseconds(20)))
+      .open(another), client, peer, deadline: .after(.milliseconds(20)))
     #expect(try second.code == .timedOut)
     try peer.say(.opened(opened), to: late)
     try connection.checkAlive()
-    #expect(try peer.next().request == .close(opened.blob))
+    let end = observes ? Request.closeObserver(opened.blob) : .close(opened.blob)
+    #expect(try peer.next().request == end)
 
     peer.vanish()
     let next = try broker.accept()

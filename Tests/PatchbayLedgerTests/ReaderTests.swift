@@ -51,7 +51,7 @@ import Testing
     #expect(info.subscriberCount == 0 && info.lastRead == nil)
     rig.ask(writer, .remove(RemoveRequest(key: "k", generation: nil)))
     #expect(rig.freed.isEmpty)
-    rig.ask(writer, .close(grant.reader))
+    rig.ask(writer, .closeObserver(grant.reader))
     #expect(rig.freed.count == 1)
   }
 
@@ -135,6 +135,25 @@ import Testing
     #expect(rig.freed.count == 1)
     #expect(rig.ask(writer, .close(first.reader)) == .done)
     #expect(rig.ledger.usedByteCount == rig.pooledByteCount)
+  }
+
+  @Test func `the end of an observer leaves the readers, and theirs the observers`() throws {
+    var rig = Rig()
+    let (writer, other) = (rig.connect(), rig.connect())
+    let blob = try need(rig.sealed(writer, "k", byteCount: 10))
+    let opened = try need(rig.open(other, "k")?.grant)
+    _ = rig.open(other, "k", observes: true)
+    rig.ask(other, .closeObserver(opened.reader))
+    #expect(rig.ask(other, .closeObserver(opened.reader)) == .done)
+    #expect(rig.info(writer, "k")?.subscriberCount == 1)
+    _ = rig.open(other, "k", observes: true)
+    rig.ask(other, .close(opened.reader))
+    #expect(rig.ask(other, .close(opened.reader)) == .done)
+    #expect(rig.info(writer, "k")?.subscriberCount == 0)
+    rig.ask(writer, .remove(RemoveRequest(key: "k", generation: blob.blob.generation)))
+    #expect(rig.freed.isEmpty, "it is observed")
+    rig.ask(other, .closeObserver(opened.reader))
+    #expect(rig.freed.count == 1)
   }
 
   @Test func `an open that did not arrive is closed again`() throws {

@@ -34,7 +34,12 @@ struct SimulatedModel {
   /// Keys that were to be resumed by a session that has ended; an ownerless blob is born after it.
   private var orphanedResumes: Set<BlobKey> = []
   var now: Int64 = 0
-  private var readers: [Generation: [SessionID: [UInt64]]] = [:]
+  private var readers: [Generation: [SessionID: [Opened]]] = [:]
+
+  private struct Opened {
+    let number: UInt64
+    let observes: Bool
+  }
   private var subscriptions: [Generation: [SessionID: Set<Int>]] = [:]
   private var heldTooLong: [Generation: Set<UInt32>] = [:]
   private var clientIDs: [SessionID: UInt64] = [:]
@@ -84,8 +89,9 @@ struct SimulatedModel {
           known: known(to: session))
       }
       switch request {
-      case .close(let blob) where blob.epoch == 0: close(session, blob.generation)
+      case .close(let blob) where blob.epoch == 0: close(session, blob.generation, observer: false)
       case .close(let blob): writing.departed(session, blob)
+      case .closeObserver(let blob): close(session, blob.generation, observer: true)
       case .release(let claim): writing.released(session, claim)
       case .leave(let blob), .quiesced(let blob): quiesced(session, blob.generation)
       case .giveBack(let request): gaveBack(session, request)
@@ -151,8 +157,13 @@ struct SimulatedModel {
     }
   }
 
-  private mutating func close(_ session: SessionID, _ generation: Generation) {
-    _ = readers[generation]?[session]?.popLast()
+  private mutating func close(
+    _ session: SessionID, _ generation: Generation, observer isObserver: Bool
+  ) {
+    let opened = readers[generation]?[session] ?? []
+    if let last = opened.lastIndex(where: { $0.observes == isObserver }) {
+      readers[generation]?[session]?.remove(at: last)
+    }
     forgetSubscriptions(session, generation)
   }
 
@@ -163,14 +174,18 @@ struct SimulatedModel {
       rings[ring]?.holders[session] = nil
     }
     for generation in readers.keys {
-      readers[generation]?[session]?.removeAll { $0 == number }
+      readers[generation]?[session]?.removeAll { $0.number == number }
       forgetSubscriptions(session, generation)
     }
   }
 
   /// Whoever reads a blob no more holds its publisher no more.
   private mutating func forgetSubscriptions(_ session: SessionID, _ generation: Generation) {
-    if readers[generation]?[session]?.isEmpty ?? true { subscriptions[generation]?[session] = nil }
+    if !reads(session, generation) { subscriptions[generation]?[session] = nil }
+  }
+
+  private func reads(_ session: SessionID, _ generation: Generation) -> Bool {
+    readers[generation]?[session]?.contains { !$0.observes } == true
   }
 
   // MARK: What comes out
@@ -449,7 +464,7 @@ struct SimulatedModel {
     case (.welcome(let welcome), _): clientIDs[session] = welcome.clientID
     case (.done, .subscribe(let request)):
       demand(
-        readers[request.generation]?[session]?.isEmpty == false,
+        reads(session, request.generation),
         "\(session) holds the publisher of a blob that it does not read")
       if posted[request.generation] == .open, !hasHeldTooLong(session, request.generation) {
         subscriptions[request.generation, default: [:]][session, default: []].insert(request.entry)
@@ -536,7 +551,8 @@ struct SimulatedModel {
     let slot = BoardSlot(board: grant.board, entry: grant.entry)
     demand(entries[slot] == generation, "\(generation) was opened without its entry")
     demand(posted[generation] == grant.state, "the board and the grant of \(generation) differ")
-    readers[generation, default: [:]][session, default: []].append(number)
+    readers[generation, default: [:]][session, default: []].append(
+      Opened(number: number, observes: open.observes))
   }
 
   /// Whoever was given a ring of a blob that is gone can neither write into it nor be reading it.

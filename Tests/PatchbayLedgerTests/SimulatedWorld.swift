@@ -432,7 +432,8 @@ struct SimulatedWorld {
     case 66..<70:
       .attachExtent(ExtentRequest(generation: randomOpened(client), index: smallIndex()))
     case 70..<71: .attachBoard(BoardRequest(board: UInt32.random(in: 0..<6, using: &generator)))
-    case 71..<81: .close(BlobReference(generation: randomOpened(client), epoch: 0))
+    case 71..<73: .closeObserver(BlobReference(generation: randomOpened(client), epoch: 0))
+    case 73..<81: .close(BlobReference(generation: randomOpened(client), epoch: 0))
     case 81..<85: .quiesced(randomReference(client))
     case 85..<86: .close(randomReference(client))
     case 86..<87: .info(InfoRequest(key: randomKey()))

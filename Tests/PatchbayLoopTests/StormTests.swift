@@ -48,7 +48,7 @@ import Testing
     }
 
     mutating func request() throws -> Request {
-      switch Int.random(in: 0..<17, using: &generator) {
+      switch Int.random(in: 0..<18, using: &generator) {
       case 0...2: try create()
       case 3: .grow(GrowRequest(blob: blob(), index: pick([0, 1, 2, 16383, 1 << 30])))
       case 4: .seal(SealRequest(blob: blob(), byteCount: size()))
@@ -70,6 +70,7 @@ import Testing
             blob: blob(), role: pick(ReattachRequest.Role.allCases),
             number: UInt64(pick([0, 1, 5, 50]))))
       case 15: .reattached
+      case 16: .closeObserver(blob())
       default: .remove(RemoveRequest(key: try key(), generation: pick([nil, blob().generation])))
       }
     }

@@ -117,6 +117,7 @@ enum Golden {
     Sample("reattach", 38, .reattach(reattach(.reader))),
     Sample("reattach, every field", 39, .reattach(fullReattach)),
     Sample("reattached", 40, .reattached),
+    Sample("closeObserver", 41, .closeObserver(readers)),
   ]
 
   private static func reattach(_ role: ReattachRequest.Role) -> ReattachRequest {
@@ -446,6 +447,7 @@ enum Extreme {
     Sample("import", .max, .import(longImport)),
     Sample("reattach", .max, .reattach(longReattach)),
     Sample("reattached", .max, .reattached),
+    Sample("closeObserver", .max, .closeObserver(highest)),
   ]
 
   private static var longReattach: ReattachRequest {
