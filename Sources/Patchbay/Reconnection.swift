@@ -1,6 +1,6 @@
 // Coming back: what a session does from the moment at which its broker has gone without a word until
-// another one has taken its place, on a thread of its own. It talks to that broker by itself, one question
-// at a time, on a socket that nobody else sees yet:
+// another one has taken its place, on a thread of its own. It talks to that broker by itself, a few
+// questions at a time, on a socket that nobody else sees yet:
 //
 // 1. hello, with the token: the broker says whether it knows this client from the one before;
 // 2. the new client table is put in the place of the old one, with all that stands in that;
@@ -151,21 +151,19 @@ enum Reconnection {
     _ talk: Talk, _ session: Session, _ greeting: Delivery, _ handles: [Request]
   ) throws(PatchbayError) -> Bool {
     try session.takeOver(greeting)
-    for number in session.boardNumbers {
-      guard let answer = try talk.ask(.attachBoard(BoardRequest(board: number))) else {
-        return false
-      }
-      try session.replaceBoard(number, answer)
+    let numbers = session.boardNumbers
+    let boards = numbers.map { Request.attachBoard(BoardRequest(board: $0)) }
+    let hasBoards = try talk.ask(boards) { (place, answer) throws(PatchbayError) in
+      try session.replaceBoard(numbers[place], answer)
     }
-    for handle in handles {
-      guard let answer = try talk.ask(handle) else { return false }
+    guard hasBoards else { return false }
+    return try talk.ask(handles) { (place, answer) throws(PatchbayError) in
       switch answer.reply {
       case .done: break
-      case .failure: session.connection.refused(handle)
+      case .failure: session.connection.refused(handles[place])
       default: throw Session.unexpected(answer.reply)
       }
     }
-    return true
   }
 }
 
@@ -175,6 +173,9 @@ private struct Talk {
   private let connection: Connection
   /// A broker that does not answer for so long is as good as gone.
   private static let patience = Duration.seconds(30)
+  /// Questions that are asked before the first of them is answered: a socket has room for so many, and the
+  /// broker takes as many in one turn.
+  private static let questionsAtOnce = 16
 
   init(_ link: Link, _ connection: Connection) {
     self.link = link
@@ -187,9 +188,42 @@ private struct Talk {
   func ask(
     _ request: Request, until: MonotonicTime? = nil
   ) throws(PatchbayError) -> Delivery? {
-    let until = until ?? MonotonicTime.now.advanced(by: Self.patience)
+    guard let number = try say(request) else { return nil }
+    return try answer(to: number, until: until)
+  }
+
+  /// Asks everything, and waits for the answers, which come in the order of the questions.
+  /// - Parameter take: is given each, with the place of its question.
+  /// - Returns: false when the broker has gone, goes, or does not answer.
+  func ask(
+    _ requests: [Request], _ take: (Int, Delivery) throws(PatchbayError) -> Void
+  ) throws(PatchbayError) -> Bool {
+    for start in stride(from: 0, to: requests.count, by: Self.questionsAtOnce) {
+      let places = start..<min(start + Self.questionsAtOnce, requests.count)
+      var numbers: [UInt64] = []
+      for place in places {
+        guard let number = try say(requests[place]) else { return false }
+        numbers.append(number)
+      }
+      for (place, number) in zip(places, numbers) {
+        guard let answer = try answer(to: number, until: nil) else { return false }
+        try take(place, answer)
+      }
+    }
+    return true
+  }
+
+  /// The number under which it was said; nil when the broker has gone or takes nothing.
+  private func say(_ request: Request) throws(PatchbayError) -> UInt64? {
     let number = connection.takeNumber()
-    guard try link.socket.send(Frame.encode(request, request: number)) == .sent else { return nil }
+    let outcome = try link.socket.send(Frame.encode(request, request: number))
+    return outcome == .sent ? number : nil
+  }
+
+  private func answer(
+    to number: UInt64, until: MonotonicTime?
+  ) throws(PatchbayError) -> Delivery? {
+    let until = until ?? MonotonicTime.now.advanced(by: Self.patience)
     while true {
       switch try link.socket.receive(
         byteLimit: Frame.byteLimit, descriptorLimit: Frame.descriptorLimit)
