@@ -173,8 +173,8 @@ private struct Talk {
   private let connection: Connection
   /// A broker that does not answer for so long is as good as gone.
   private static let patience = Duration.seconds(30)
-  /// Questions that are asked before the first of them is answered: a socket has room for so many, and the
-  /// broker takes as many in one turn.
+  /// Questions that are asked before the first of them is answered: the broker takes as many in one
+  /// turn.
   private static let questionsAtOnce = 16
 
   init(_ link: Link, _ connection: Connection) {
@@ -198,16 +198,19 @@ private struct Talk {
   func ask(
     _ requests: [Request], _ take: (Int, Delivery) throws(PatchbayError) -> Void
   ) throws(PatchbayError) -> Bool {
-    for start in stride(from: 0, to: requests.count, by: Self.questionsAtOnce) {
-      let places = start..<min(start + Self.questionsAtOnce, requests.count)
+    var place = 0
+    while place < requests.count {
+      let most = min(Self.questionsAtOnce, requests.count - place)
       var numbers: [UInt64] = []
-      for place in places {
-        guard let number = try say(requests[place]) else { return false }
+      // Long ones may fill the socket earlier: the rest is said once these are answered.
+      while numbers.count < most, let number = try say(requests[place + numbers.count]) {
         numbers.append(number)
       }
-      for (place, number) in zip(places, numbers) {
+      guard !numbers.isEmpty else { return false }
+      for number in numbers {
         guard let answer = try answer(to: number, until: nil) else { return false }
         try take(place, answer)
+        place += 1
       }
     }
     return true

@@ -111,6 +111,38 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
     #expect(try pinging.code == nil)
   }
 
+  @Test func `as many long questions as no socket takes at once are all asked`() throws {
+    let broker = try FakeBroker()
+    let (client, peer) = try broker.client()
+    let generations: Range<UInt64> = 1..<41
+    client.session.connection.state.withLock { state in
+      for generation in generations {
+        guard let grant = try? BlobGrant.made(Int(generation)) else { continue }
+        state.attachments.answered(
+          .createWith(CreateRequest(key: "k"), shared), generation, by: .created(grant))
+        for number in 0..<UInt64(ReattachRequest.claimLimit) {
+          let range = Int(number)..<Int(number) + 1
+          state.attachments.answered(
+            .claim(ClaimRequest(blob: grant.blob, range: range)), number,
+            by: .claimed(ClaimGrant(blob: grant.blob, claim: number, range: range)))
+        }
+      }
+    }
+    peer.vanish()
+    let second = try broker.accept()
+    try second.greet(broker, isAwaited: true)
+    for generation in generations {
+      guard case .reattach(let handle) = try second.answer(.done) else {
+        throw HarnessError("no handle")
+      }
+      #expect(handle.blob.generation.rawValue == generation)
+      #expect(handle.claims.count == ReattachRequest.claimLimit)
+    }
+    #expect(try second.answer(.done) == .reattached)
+    try eventually("the client is back") { !isInterrupted(client) }
+    #expect(client.session.takeOverCount == 1)
+  }
+
   @Test func `a client that nobody calls comes back, too`() throws {
     let broker = try FakeBroker()
     let (client, peer) = try broker.client()
