@@ -46,8 +46,8 @@ struct Attachments: Sendable, Equatable {
     switch request {
     case .abandon(let blob): endPublisher(blob)
     case .fail(let fail): endPublisher(fail.blob)
-    case .close(let blob): blob.epoch == 0 ? endReader(blob.generation) : endPublisher(blob)
-    case .closeObserver(let blob): endObserver(blob.generation)
+    case .close(let close):
+      if close.blob.epoch == 0 { endReading(close) } else { endPublisher(close.blob) }
     case .release(let release):
       publishers[release.blob.generation]?.claims[release.claim] = nil
     case .giveBack(let extent): publishers[extent.blob.generation]?.extents.remove(extent.index)
@@ -64,6 +64,12 @@ struct Attachments: Sendable, Equatable {
       publish(grant, number)
     case (.open(let open), .opened(let grant)) where grant.inlineBytes == nil:
       read(grant.blob.generation, number, observes: open.observes)
+    case (.openOrCreate, .created(let grant)):
+      publish(grant, number)
+      read(grant.blob.generation, number, observes: false)
+    case (.openOrCreate, .opened(let grant)) where grant.inlineBytes == nil:
+      read(grant.blob.generation, number, observes: false)
+    case (.standBy, .joined(let grant)): publish(grant, number)
     case (.grow(let grow), .extent(let extent)): hold(extent.index, grow.blob)
     case (.claim, .claimed(let claim)):
       publishers[claim.blob.generation]?.claims[claim.claim] = claim.range
@@ -119,15 +125,11 @@ struct Attachments: Sendable, Equatable {
     publishers[blob.generation] = nil
   }
 
-  /// A close names no request: as the broker does, it ends the reader that was opened last, and with the
-  /// last one whatever is read in sequence.
-  private mutating func endReader(_ generation: Generation) {
-    _ = readings[generation]?.readers.popLast()
-    forgetIfUnread(generation)
-  }
-
-  private mutating func endObserver(_ generation: Generation) {
-    _ = readings[generation]?.observers.popLast()
+  /// With the last reader ends whatever is read in sequence.
+  private mutating func endReading(_ close: CloseRequest) {
+    let generation = close.blob.generation
+    readings[generation]?.readers.removeAll { $0 == close.opened }
+    readings[generation]?.observers.removeAll { $0 == close.opened }
     forgetIfUnread(generation)
   }
 

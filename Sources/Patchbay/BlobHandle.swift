@@ -12,6 +12,8 @@ final class BlobHandle: Sendable {
   let session: Session
   let key: BlobKey
   let grant: BlobGrant
+  /// The request that opened it, by which a reader is ended; 0 for one that only looks.
+  private let opened: UInt64
   /// Nil for a blob that came whole in a message.
   let entry: BoardEntry?
   let bell: Doorbell?
@@ -72,6 +74,7 @@ final class BlobHandle: Sendable {
     self.session = session
     self.key = key
     self.grant = grant
+    opened = delivery.number
     self.isWritable = isWritable
     extents = Mutex(Extents())
     guard let board else {
@@ -152,11 +155,13 @@ final class BlobHandle: Sendable {
       session, key: key, grant: grant, board, delivery, isWritable: isWritable)
   }
 
-  /// The grant of a handle that looks at the same blob, for reading only, without an end of its own.
-  var lookingGrant: BlobGrant {
-    var grant = grant
-    grant.extent = nil
-    return grant
+  /// The request that opened a reader, by which others can name it.
+  var readerNumber: UInt64? { entry == nil || opened == 0 || isWritable ? nil : opened }
+
+  /// The broker is told that a reader or an observer has ended.
+  func endReading() {
+    guard entry != nil, opened != 0 else { return }
+    session.connection.post(.close(CloseRequest(blob: grant.blob, opened: opened)))
   }
 
   var generation: Generation { grant.blob.generation }

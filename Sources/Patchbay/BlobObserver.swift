@@ -11,8 +11,7 @@ public final class BlobObserver: Sendable {
   init(_ handle: BlobHandle) { self.handle = handle }
 
   deinit {
-    guard handle.entry != nil else { return }
-    handle.session.connection.post(.closeObserver(handle.grant.blob))
+    handle.endReading()
   }
 
   /// Where the blob stands now.

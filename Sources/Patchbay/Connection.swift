@@ -77,9 +77,8 @@ final class Connection: Sendable {
     /// What the broker is still to be told: what nobody waits for, as ends of handles and grants
     /// that came too late, and requests of tasks. Sent before anything else.
     var outbox = Outbox()
-    /// Imports and opens that nobody waits for any more, until the broker answers them.
+    /// Imports that nobody waits for any more, until the broker answers them.
     var lateImports: [UInt64: BlobKey] = [:]
-    var lateOpens: [UInt64: OpenRequest] = [:]
     /// Joins that nobody waits for any more, and the leaves that give back what they grant, until a
     /// broker answers them. One that dies may have made this client a publisher, whom nobody names to the
     /// next: that one would take it for a publisher that does not come back, and fail the blob. So
@@ -313,7 +312,8 @@ final class Connection: Sendable {
     let (recipient, delivery) = state.withLock { state in
       let pending = state.takeCall(frame.request)
       let answer = pending?.answer(reply) ?? reply
-      let delivery = Delivery(answer, holder.releaseDescriptors(), life: state.life)
+      let delivery = Delivery(
+        answer, holder.releaseDescriptors(), to: frame.request, life: state.life)
       // Under the same lock, so a call that is no longer pending has its outcome, and what it grants
       // stands in the mirror.
       switch pending?.recipient {
@@ -381,11 +381,13 @@ extension Connection.State {
 
   /// Takes in that nobody waits for an answer any more which may yet come.
   mutating func noteLate(_ number: UInt64, _ pending: Connection.Pending) {
-    if case .join = pending.request { unsettled[number] = pending.packet }
+    switch pending.request {
+    case .join, .standBy: unsettled[number] = pending.packet
+    default: break
+    }
     // What it would have granted the next broker takes back by itself.
     guard phase == .connected else { return }
     lateImports[number] = pending.request.importKey
-    if case .open(let open) = pending.request { lateOpens[number] = open }
   }
 
   /// Takes in what is to be said to the broker; the caller sends it. The mirror stays as it is.
@@ -399,23 +401,23 @@ extension Connection.State {
     return packet
   }
 
-  /// A grant whose caller has gone. It is not in the mirror, where a close that names no request would
-  /// take out another reader of the blob. Sent after the reader's role is passed on: a reader that waited
-  /// until it can send would read nothing.
+  /// A grant whose caller has gone; it is not in the mirror. Sent after the reader's role is passed on: a
+  /// reader that waited until it can send would read nothing.
   mutating func giveBack(_ reply: Reply, to number: UInt64, over link: Link) {
     let lateImport = lateImports.removeValue(forKey: number)
-    let lateOpen = lateOpens.removeValue(forKey: number)
     // Another broker takes back by itself what this one has granted and nobody names.
     guard usableLink === link else { return }
     unsettled[number] = nil
     switch reply {
-    case .opened(let grant): owe(lateOpen?.end(of: grant.blob) ?? .close(grant.blob))
+    case .opened(let grant): owe(.close(CloseRequest(blob: grant.blob, opened: number)))
     case .created(let grant):
       let generation = grant.blob.generation
       // Nobody has looked whether its file is still what it was.
       owe(
         lateImport.map { .remove(RemoveRequest(key: $0, generation: generation)) }
           ?? .abandon(grant.blob))
+      // Whoever opens or creates has a reader of it besides.
+      owe(.close(CloseRequest(blob: grant.reader, opened: number)))
     case .joined(let grant):
       let leave = owe(.leave(grant.blob))
       if let leave { unsettled[leave.number] = leave }
@@ -431,7 +433,6 @@ extension Connection.State {
     self.failure = failure
     outbox = Outbox()
     lateImports = [:]
-    lateOpens = [:]
     unsettled = [:]
     attachments = Attachments()
     taskCount = 0
@@ -461,7 +462,7 @@ extension Request {
   var mayWaitLong: Bool {
     switch self {
     case .open(let open): open.waits
-    case .create, .createWith, .grow: true
+    case .create, .createWith, .openOrCreate, .standBy, .grow: true
     default: false
     }
   }
@@ -470,12 +471,5 @@ extension Request {
   var importKey: BlobKey? {
     guard case .import(let request) = self else { return nil }
     return request.key
-  }
-}
-
-extension OpenRequest {
-  /// What ends the handle that it has made.
-  func end(of blob: BlobReference) -> Request {
-    observes ? .closeObserver(blob) : .close(blob)
   }
 }

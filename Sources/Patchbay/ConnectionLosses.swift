@@ -151,7 +151,6 @@ extension Connection.State {
     outbox = Outbox()
     // What these would have granted the next broker takes back by itself.
     lateImports = [:]
-    lateOpens = [:]
     for (number, pending) in calls {
       if case .nobody = pending.recipient { _ = takeCall(number) }
     }

@@ -9,12 +9,15 @@ import Synchronization
 /// A reply with the descriptors that came along, owned until taken.
 final class Delivery: Sendable {
   let reply: Reply
+  /// The number of the request that it answers.
+  let number: UInt64
   /// The connection's when it came: what it brings of a broker that is gone by now is out of date.
   let life: Int
   private let descriptors: Mutex<[Int32]>
 
-  init(_ reply: Reply, _ descriptors: [Int32], life: Int = 0) {
+  init(_ reply: Reply, _ descriptors: [Int32], to number: UInt64 = 0, life: Int = 0) {
     self.reply = reply
+    self.number = number
     self.life = life
     self.descriptors = Mutex(descriptors)
   }
@@ -30,6 +33,17 @@ final class Delivery: Sendable {
           + "some, or raise its limit of open files (ulimit -n).", systemErrno: EMFILE)
     }
     return Descriptor(owning: next)
+  }
+
+  /// The same again, with descriptors of its own.
+  func duplicate() throws(PatchbayError) -> Delivery {
+    let own = descriptors.withLock { $0 }
+    let copy = Delivery(reply, [], to: number, life: life)
+    for descriptor in own {
+      let another = try Descriptor.duplicate(of: descriptor).release()
+      copy.descriptors.withLock { $0.append(another) }
+    }
+    return copy
   }
 
   /// Gives all descriptors away.

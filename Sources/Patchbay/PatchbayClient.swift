@@ -251,7 +251,8 @@ public final class PatchbayClient: Sendable {
         session, key: request.key, grant: grant, delivery, isWritable: false,
         deadline: .standard)
     } catch {
-      session.connection.post(request.end(of: grant.blob))
+      session.connection.post(
+        .close(CloseRequest(blob: grant.blob, opened: delivery.number)))
       throw error
     }
   }

@@ -146,7 +146,8 @@ extension PatchbayClient {
         session, key: request.key, grant: grant, delivery, isWritable: false,
         deadline: .standard)
     } catch {
-      session.connection.post(request.end(of: grant.blob))
+      session.connection.post(
+        .close(CloseRequest(blob: grant.blob, opened: delivery.number)))
       throw error
     }
   }

@@ -1,15 +1,7 @@
-// Blobs that several processes write: created for nobody, joined, opened or created.
+// Blobs that several processes write: created for nobody, and joined.
 
 import PatchbayTypes
 import PatchbayWire
-
-/// What `openOrCreate` found or made.
-public enum OpenedBlob: Sendable {
-  /// The key had a blob; somebody else writes it, or has written it.
-  case existing(Subscriber)
-  /// This caller, alone among all processes, created it and has to write it.
-  case created(Publisher, Subscriber)
-}
 
 extension PatchbayClient {
   /// Creates a blob that no process owns: it waits for publishers to join, and when the last of them
@@ -69,83 +61,16 @@ extension PatchbayClient {
     return options
   }()
 
-  /// Opens the blob with this key, or creates it: of all callers in all processes exactly one
-  /// creates it, and the others get its readers. A blob that has failed counts as none. Blocks for
-  /// the broker's answers, never for data.
-  ///
-  /// The broker decides: it lets one creation of a key through, and tells the others that the key
-  /// exists; who is told so opens it. Only if it is gone again by then does a caller start over.
-  /// - Throws: `removed` when the blob was replaced while it was opened by its creator, whose
-  ///   publisher has ended then; `noSpaceMemory`, `limitReached`, `noBroker`, `timedOut`.
-  @available(*, noasync)
-  public func openOrCreate(
-    _ key: BlobKey, _ options: BlobOptions = BlobOptions(), deadline: Deadline = .standard
-  ) throws(PatchbayError) -> OpenedBlob {
-    var options = options
-    options.replaces = false
-    var look: Deadline?
-    while true {
-      if let subscriber = try existing(key, waitUntil: look) { return .existing(subscriber) }
-      guard deadline.remaining != .zero else { throw Self.neitherOpenedNorCreated(key) }
-      do throws(PatchbayError) {
-        let publisher = try publisher(key, options, deadline: deadline)
-        return .created(publisher, try reader(of: publisher))
-      } catch  where error.code == .keyExists {
-        look = deadline.atMost(Self.birthTime)
-      }
-    }
-  }
-
-  /// It may be being created at this moment: then it is waited for, a while at a time, since that
-  /// may come to nothing.
-  static let birthTime = Duration.milliseconds(100)
-
-  /// A reader of the key's blob; nil when there is none that is worth reading.
-  private func existing(
-    _ key: BlobKey, waitUntil: Deadline?
-  ) throws(PatchbayError) -> Subscriber? {
-    do throws(PatchbayError) {
-      return try open(key, waitUntil: waitUntil)
-    } catch {
-      guard Self.isNothingToRead(error.code, waits: waitUntil != nil) else { throw error }
-      return nil
-    }
-  }
-
-  static func neitherOpenedNorCreated(_ key: BlobKey) -> PatchbayError {
-    PatchbayError(
-      .timedOut, "The key \(key) was neither opened nor created before the deadline.")
-  }
-
-  /// Whether an open that ended so means that the key is free, or was not taken in time.
-  static func isNothingToRead(_ code: PatchbayError.Code, waits: Bool) -> Bool {
-    switch code {
-    case .noSuchKey, .blobFailed, .abandoned, .removed, .contentDiverged, .digestMismatch: true
-    default: waits && code == .timedOut
-    }
-  }
-
-  /// A reader of what was just created.
-  private func reader(of publisher: Publisher) throws(PatchbayError) -> Subscriber {
-    try Self.check(try open(publisher.key), of: publisher)
-  }
-
-  static func check(
-    _ subscriber: Subscriber, of publisher: Publisher
-  ) throws(PatchbayError) -> Subscriber {
-    guard subscriber.generation == publisher.generation else {
-      throw PatchbayError(
-        .removed, "The blob \(publisher.key) was replaced as soon as it was created.")
-    }
-    return subscriber
-  }
-
   func createRequest(_ key: BlobKey, _ options: BlobOptions) -> Request {
-    let terms = CreateTerms(
+    let terms = terms(of: options)
+    let create = request(key, options)
+    return terms == .plain ? .create(create) : .createWith(create, terms)
+  }
+
+  func terms(of options: BlobOptions) -> CreateTerms {
+    CreateTerms(
       ownership: options.isJoinable ? .joinable : .exclusive, idleLimit: options.idleLimit,
       resumes: options.resumes, compression: options.compression,
       digest: options.digestWish)
-    let create = request(key, options)
-    return terms == .plain ? .create(create) : .createWith(create, terms)
   }
 }

@@ -32,37 +32,6 @@ extension PatchbayClient {
       throw error
     }
   }
-
-  /// Opens the blob with this key, or creates it; as the blocking `openOrCreate`.
-  /// - Throws: as the blocking `openOrCreate`; `cancelled`.
-  public func openOrCreate(
-    _ key: BlobKey, _ options: BlobOptions = BlobOptions(), deadline: Deadline = .standard
-  ) async throws(PatchbayError) -> OpenedBlob {
-    var options = options
-    options.replaces = false
-    var look: Deadline?
-    while true {
-      if let subscriber = try await existing(key, waitUntil: look) { return .existing(subscriber) }
-      guard deadline.remaining != .zero else { throw Self.neitherOpenedNorCreated(key) }
-      do throws(PatchbayError) {
-        let publisher = try await publisher(key, options, deadline: deadline)
-        return .created(publisher, try Self.check(try await open(key), of: publisher))
-      } catch  where error.code == .keyExists {
-        look = deadline.atMost(Self.birthTime)
-      }
-    }
-  }
-
-  private func existing(
-    _ key: BlobKey, waitUntil: Deadline?
-  ) async throws(PatchbayError) -> Subscriber? {
-    do throws(PatchbayError) {
-      return try await open(key, waitUntil: waitUntil)
-    } catch {
-      guard Self.isNothingToRead(error.code, waits: waitUntil != nil) else { throw error }
-      return nil
-    }
-  }
 }
 
 extension Publisher {

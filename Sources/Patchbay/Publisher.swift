@@ -182,6 +182,11 @@ public final class Publisher: Sendable {
     do throws(PatchbayError) {
       try stopAppending(until: MonotonicTime(deadline))
       try inFlight.close(Self.sealing, until: MonotonicTime(deadline))
+      if let shortfall = try shortfall() {
+        try handle.session.perform(shortfall.request, deadline: deadline)
+        endFailed()
+        throw shortfall.error
+      }
       try handle.session.perform(
         try seal.request(of: self, writtenEnd: try writtenEnd()), deadline: deadline)
     } catch {
@@ -292,6 +297,11 @@ public final class Publisher: Sendable {
     do throws(PatchbayError) {
       try await stopAppending(deadline: deadline)
       try await inFlight.close(Self.sealing, deadline: deadline)
+      if let shortfall = try shortfall() {
+        try await handle.session.perform(shortfall.request, deadline: deadline)
+        endFailed()
+        throw shortfall.error
+      }
       try await handle.session.perform(
         try seal.request(of: self, writtenEnd: try await writtenEnd()), deadline: deadline)
     } catch {
@@ -319,14 +329,17 @@ public final class Publisher: Sendable {
   }
 
   /// Lets nothing new be written; the message that says why.
-  func beginFailing(_ cause: String) throws(PatchbayError) -> Request {
+  func beginFailing(
+    _ cause: String, _ code: PatchbayError.Code = .blobFailed
+  ) throws(PatchbayError) -> Request {
     try ending.withLock { (ending) throws(PatchbayError) in
       guard ending != .ended, ending != .closing else { throw Self.closed }
       ending = .failing
     }
     refuseWrites()
     return .fail(
-      FailRequest(blob: handle.grant.blob, cause: cause.cut(toUTF8Count: WireLimit.cause)))
+      FailRequest(
+        blob: handle.grant.blob, code: code, cause: cause.cut(toUTF8Count: WireLimit.cause)))
   }
 
   /// Ends this handle. A blob that is not sealed has failed as abandoned, unless others publish it or
@@ -366,7 +379,16 @@ public final class Publisher: Sendable {
   }
 
   /// After the broker has confirmed a failure.
-  private func endFailed() {
+  func endFailed() {
+    // sequentially consistent: before the look in `tellIfQuiescent`. GIVE-UP.
+    hasGivenUp.store(true, ordering: .sequentiallyConsistent)
+    tellIfQuiescent()
+    end()
+  }
+
+  /// Another process publishes the blob now. What is in flight lands where nobody looks.
+  func endTakenOver() {
+    refuseWrites()
     // sequentially consistent: before the look in `tellIfQuiescent`. GIVE-UP.
     hasGivenUp.store(true, ordering: .sequentiallyConsistent)
     tellIfQuiescent()

@@ -19,6 +19,8 @@ struct AppendState {
   var lastMark = 0
   /// Where the bytes begin that a batch has copied and not yet covered; nil outside a batch.
   var batchStart: Int?
+  /// Where the covered bytes end that are being appended again, to be compared.
+  var repeatedEnd: Int?
   var isLent = false
   /// A long append copies its bytes; whoever comes meanwhile stands in line.
   var isTaken = false
@@ -31,7 +33,9 @@ struct AppendState {
   private(set) var isRefused = false
 
   /// Whether an append may go on at once, and is readable at once.
-  var isFree: Bool { !isRefused && !isTaken && !isLent && batchStart == nil }
+  var isFree: Bool {
+    !isRefused && !isTaken && !isLent && batchStart == nil && repeatedEnd == nil
+  }
 }
 
 extension Publisher {
@@ -104,6 +108,9 @@ extension Publisher {
       case .begun(let rest): return try appendRest(bytes, rest)
       case .needsExtents(let range): try obtain(range)
       case .waitsForSpace(let obstacle): try overcome(obstacle)
+      case .repeats(let range):
+        try compare(bytes.extracting(0..<range.count), range)
+        return try append(bytes.extracting(range.count..<bytes.count))
       case .waitsForTurn: try sleepForTurn(since: turn, until: MonotonicTime(Deadline.standard))
       case .waitsForWrite:
         try inFlight.sleep(since: departure, until: MonotonicTime(Deadline.standard))
@@ -177,6 +184,8 @@ extension Publisher {
     case needsExtents(Range<Int>)
     /// The window has no room: subscribers have not read what stands there.
     case waitsForSpace(WindowWriter.Obstacle)
+    /// These bytes are covered, and to be compared; the caller has the turn.
+    case repeats(Range<Int>)
     /// A long append has the turn; the caller stands in line.
     case waitsForTurn
     /// A write at a position overlaps the place; the caller stands in that line.
@@ -200,6 +209,10 @@ extension Publisher {
       guard try takesTurn(&state, expected, stand) else { return .waitsForTurn }
       let range = try checkedRange(at: state.end, bytes.count)
       guard !range.isEmpty else { return .begun(nil) }
+      if let repeatedEnd = state.repeatedEnd {
+        state.isTaken = true
+        return .repeats(range.clamped(to: range.lowerBound..<repeatedEnd))
+      }
       if let windowWriter { return startInWindow(windowWriter, bytes, range, &state) }
       let isOrdered = handle.grant.order == .appendOnly
       if isOrdered, range.count <= Self.step,
@@ -483,11 +496,20 @@ extension Publisher {
       case .begun(let place): return place
       case .needsExtents(let range): try obtain(range)
       case .waitsForSpace(let obstacle): try overcome(obstacle)
+      case .repeats: throw onlyAppended
       case .waitsForTurn: try sleepForTurn(since: turn, until: MonotonicTime(Deadline.standard))
       case .waitsForWrite:
         try inFlight.sleep(since: departure, until: MonotonicTime(Deadline.standard))
       }
     }
+  }
+
+  /// What repeats covered bytes has no place to lend.
+  var onlyAppended: PatchbayError {
+    PatchbayError(
+      .notPermitted,
+      "The production of the blob \(key) begins again from 0: what is covered is compared with what is "
+        + "appended. Append arrays or descriptors, without loans and without writes at positions.")
   }
 
   /// The place that a loan lends.
@@ -523,6 +545,7 @@ extension Publisher {
       guard state.batchStart == nil else {
         throw PatchbayError(.rangeOverlap, "A batch of the blob \(key) is under way; end it first.")
       }
+      guard state.repeatedEnd == nil else { throw onlyAppended }
       let left = (self.byteCount ?? ExtentPlan.positionLimit) - state.end
       let wanted = max(1, min(byteCount, left))
       let range = try checkedRange(at: state.end, wanted)
@@ -584,6 +607,13 @@ extension Publisher {
         try expectEnd(of: descriptor, byteCount)
         return total
       }
+      if isRepeating {
+        let piece = try Self.piece(of: descriptor)
+        guard !piece.isEmpty else { return total }
+        try append(piece)
+        total += piece.count
+        continue
+      }
       let loan = try loan(byteCount: Self.step)
       let count = try loan.place.fill(from: descriptor)
       loan.commit(byteCount: count)
@@ -607,6 +637,15 @@ extension Publisher {
     var extra: UInt8 = 0
     return try unsafe withUnsafeMutableBytes(of: &extra) { (place) throws(PatchbayError) in
       try unsafe read(descriptor, into: place)
+    }
+  }
+
+  /// Some bytes of a descriptor; none at its end.
+  static func piece(of descriptor: Int32) throws(PatchbayError) -> [UInt8] {
+    try [UInt8](capacity: step) { (output) throws(PatchbayError) in
+      try unsafe output.withUnsafeMutableBufferPointer { (place, count) throws(PatchbayError) in
+        count = try unsafe read(descriptor, into: UnsafeMutableRawBufferPointer(place))
+      }
     }
   }
 

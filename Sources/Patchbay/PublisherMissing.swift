@@ -4,6 +4,7 @@
 
 import PatchbayRing
 import PatchbayTypes
+import PatchbayWire
 import Synchronization
 
 extension Publisher {
@@ -101,8 +102,15 @@ extension Publisher {
     if let known = lookedAt.withLock({ $0 }) { return known }
     return keep(
       try BlobHandle(
-        handle.session, key: key, grant: handle.lookingGrant, Delivery(.pong, []),
+        handle.session, key: key, grant: lookingGrant, Delivery(.pong, []),
         isWritable: false, deadline: .standard))
+  }
+
+  /// The grant of a handle that looks at the same blob, without an end of its own.
+  private var lookingGrant: BlobGrant {
+    var grant = handle.grant.reading
+    grant.extent = nil
+    return grant
   }
 
   /// As the blocking `lookout`.
@@ -110,7 +118,7 @@ extension Publisher {
     if let known = lookedAt.withLock({ $0 }) { return known }
     return keep(
       try await BlobHandle.made(
-        handle.session, key: key, grant: handle.lookingGrant, Delivery(.pong, []),
+        handle.session, key: key, grant: lookingGrant, Delivery(.pong, []),
         isWritable: false, deadline: .standard))
   }
 

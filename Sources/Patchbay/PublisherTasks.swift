@@ -67,6 +67,9 @@ extension Publisher {
       case .begun(let rest): return try await appendRest(bytes, rest)
       case .needsExtents(let range): try await obtain(range)
       case .waitsForSpace(let obstacle): try await overcome(obstacle)
+      case .repeats(let range):
+        try await compare(Array(bytes.prefix(range.count)), range)
+        return try await append(Array(bytes.dropFirst(range.count)))
       case .waitsForTurn: if let wait { try await waitForTurn(wait, deadline: .standard) }
       case .waitsForWrite: if let wait { try await inFlight.wait(wait, deadline: .standard) }
       }
@@ -104,6 +107,7 @@ extension Publisher {
       case .begun(let place): return place
       case .needsExtents(let range): try await obtain(range)
       case .waitsForSpace(let obstacle): try await overcome(obstacle)
+      case .repeats: throw onlyAppended
       case .waitsForTurn: if let wait { try await waitForTurn(wait, deadline: .standard) }
       case .waitsForWrite: if let wait { try await inFlight.wait(wait, deadline: .standard) }
       }
@@ -211,6 +215,15 @@ extension Publisher {
       if let byteCount, appendEnd == byteCount {
         try await expectEnd(of: file, byteCount)
         return total
+      }
+      if isRepeating {
+        let piece = try await file.read { () throws(PatchbayError) in
+          try Self.piece(of: descriptor)
+        }
+        guard !piece.isEmpty else { return total }
+        try await append(piece)
+        total += piece.count
+        continue
       }
       let loan = try await loan(byteCount: Self.step)
       let place = loan.place

@@ -99,6 +99,7 @@ extension Publisher {
   /// A range of a blob that is written in any order.
   func writableRange(at position: Int, _ count: Int) throws(PatchbayError) -> Range<Int> {
     let range = try checkedRange(at: position, count)
+    guard !isRepeating else { throw onlyAppended }
     guard handle.grant.order == .any else {
       throw PatchbayError(
         .rangeOutOfBounds,

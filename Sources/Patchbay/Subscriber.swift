@@ -56,11 +56,7 @@ public final class Subscriber: Sendable {
       holds.isClosed = true
       return holds.isOver
     }
-    if isLast { endHandle() }
-  }
-
-  private func endHandle() {
-    if handle.entry != nil { handle.session.connection.post(.close(handle.grant.blob)) }
+    if isLast { handle.endReading() }
   }
 
   /// One lease more.
@@ -84,7 +80,7 @@ public final class Subscriber: Sendable {
       holds.leaseCount -= 1
       return holds.isOver
     }
-    if isLast { endHandle() }
+    if isLast { handle.endReading() }
   }
 
   /// Before bytes are used in place: until `endUse` their rings stay this blob's.
@@ -101,7 +97,7 @@ public final class Subscriber: Sendable {
       holds.useCount -= 1
       return holds.isOver
     }
-    if isLast { endHandle() }
+    if isLast { handle.endReading() }
   }
 
   /// Whether this handle has kept the rings its blob's all the time until now: the look after a

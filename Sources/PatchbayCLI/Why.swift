@@ -143,6 +143,7 @@ struct WhyLook {
     case .board: "its place on the board"
     case .memory: "memory"
     case .verification: "its seal to be verified"
+    case .production: "to go on with it if its publisher cannot"
     }
   }
 

@@ -34,7 +34,7 @@ extension Ledger {
     try checkHandles(session)
     if let bytes = request.inlineBytes {
       try createInline(session, number, request, terms, bytes, replacing: old)
-    } else if let source = source(old, terms) {
+    } else if let source = source(old, terms), resumes(source, session, request, terms) {
       try resume(source, session, number, request, terms)
     } else {
       try createWithExtents(session, number, request, terms, replacing: old)
@@ -76,11 +76,15 @@ extension Ledger {
         request.key,
         "a window has one publisher, and nothing of it is kept to be taken over or verified")
     }
-    guard terms.ownership != .exclusive || terms.idleLimit == nil else {
+    let isShared = terms.ownership == .joinable || terms.ownership == .ownerless
+    guard isShared || terms.idleLimit == nil else {
       throw .badTerms(
-        request.key, "an exclusive blob ends with its publisher, not by an idle limit")
+        request.key, "a blob with one publisher ends with it, not by an idle limit")
     }
-    guard terms.ownership == .exclusive || request.order == .any else {
+    guard terms.ownership == .produced || terms.production == ProductionTerms() else {
+      throw .badTerms(request.key, "only the production of a produced blob can have terms")
+    }
+    guard !isShared || request.order == .any else {
       throw .badTerms(
         request.key,
         "a blob that is appended to has one end, so one publisher; several need a "
@@ -368,8 +372,11 @@ extension Ledger {
     changed(generation)
     post(generation)
     record(generation)
+    let askers = blob.birthAskers
+    blobs[generation]?.birthAskers = []
     for asker in [blob.origin.creator] + waiters { answerCreation(of: blob, asker) }
     answerParked(blob.key)
+    serveBirthAskers(askers)
   }
 
   /// Tells who created a blob, with its first extent if that makes it a publisher.
@@ -379,9 +386,22 @@ extension Ledger {
     let isPublisher = blob.publishers.contains(
       BlobPublisher(session: asker.session, number: asker.number))
     let (extent, descriptors) = isPublisher ? grantFirst(of: blob, asker) : (nil, [])
+    if isPublisher, opensToo(asker) { addReaderOnce(asker, blob.origin.generation) }
     reply(
       asker.session, asker.number, .created(blob.grant(epoch: blob.epoch, extent: extent)),
       descriptors)
+  }
+
+  /// Whether a request asked for a reader of what it creates.
+  private func opensToo(_ asker: RequestID) -> Bool {
+    unanswered[asker.session]?[asker.number]?.kind == .openOrCreate
+  }
+
+  private mutating func addReaderOnce(_ asker: RequestID, _ generation: Generation) {
+    let readers = sessions[asker.session]?.handles[generation]?.readers ?? []
+    guard sessions[asker.session] != nil, !readers.contains(asker.number) else { return }
+    sessions[asker.session]?.handleCount += 1
+    addReader(asker, generation, observes: false)
   }
 
   /// Undoes a creation that came to nothing: the blob never existed.
@@ -397,10 +417,12 @@ extension Ledger {
     chargeDisk(blob, -blob.spoolByteCount, idle: 0)
     drop(blob)
     giveBackSource(blob)
-    guard let error else { return }
-    for asker in [blob.origin.creator] + blob.birthWaiters {
-      refuse(asker.session, asker.number, error)
+    if let error {
+      for asker in [blob.origin.creator] + blob.birthWaiters {
+        refuse(asker.session, asker.number, error)
+      }
     }
+    serveBirthAskers(blob.birthAskers)
   }
 }
 

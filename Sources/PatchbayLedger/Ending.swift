@@ -6,22 +6,11 @@ import PatchbayWire
 
 extension Ledger {
   /// Ends one handle. Closing what is not open is harmless: the answer is the same.
-  mutating func close(_ session: SessionID, _ number: UInt64, _ reference: BlobReference) {
-    if let handle = sessions[session]?.handles[reference.generation] {
-      if reference.epoch != 0 {
-        closePublisher(session, reference)
-      } else if let opened = handle.readers.last {
-        endOpen(session, reference.generation, opened)
-      }
-    }
-    reply(session, number, .done)
-  }
-
-  mutating func closeObserver(
-    _ session: SessionID, _ number: UInt64, _ generation: Generation
-  ) {
-    if let opened = sessions[session]?.handles[generation]?.observers.last {
-      endOpen(session, generation, opened)
+  mutating func close(_ session: SessionID, _ number: UInt64, _ request: CloseRequest) {
+    if request.blob.epoch != 0 {
+      closePublisher(session, request.blob)
+    } else {
+      endOpen(session, request.blob.generation, request.opened)
     }
     reply(session, number, .done)
   }
@@ -40,6 +29,7 @@ extension Ledger {
     if let place = handle.readers.lastIndex(of: number) {
       sessions[session]?.handles[generation]?.readers.remove(at: place)
       blobs[generation]?.readerCount -= 1
+      dropCandidate(session, opened: number, generation)
     } else if let place = handle.observers.lastIndex(of: number) {
       sessions[session]?.handles[generation]?.observers.remove(at: place)
       blobs[generation]?.observerCount -= 1
@@ -77,7 +67,7 @@ extension Ledger {
   mutating func unname(_ generation: Generation, as kind: BlobChange.Kind = .removed) {
     guard let blob = blobs[generation], blob.isNamed else { return }
     // Nobody could join it any more: whoever reads it must not wait for bytes.
-    if blob.state == .suspended {
+    if blob.state == .suspended, !blob.isProduced {
       failBlob(generation, .removed, "it was removed while nobody wrote it", raisesEpoch: true)
     }
     vanished(generation, as: kind)

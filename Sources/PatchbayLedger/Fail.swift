@@ -12,7 +12,7 @@ extension Ledger {
   ) throws(PatchbayError) {
     _ = try published(request.blob, by: session, for: .fail)
     failBlob(
-      request.blob.generation, .blobFailed, request.cause.cut(toUTF8Count: WireLimit.cause),
+      request.blob.generation, request.code, request.cause.cut(toUTF8Count: WireLimit.cause),
       raisesEpoch: false)
     reply(session, number, .done)
   }
@@ -62,6 +62,7 @@ extension Ledger {
   ) {
     guard let before = blobs[generation], before.state.isLive else { return }
     let orphans = orphanPendingRings(of: generation)
+    dropFresh(of: generation)
     endWriting(generation)
     blobs[generation]?.state = .failed
     blobs[generation]?.causeCode = code
@@ -79,6 +80,7 @@ extension Ledger {
     for waiter in (before.pendingSeal?.waiters ?? []) + orphans {
       refuse(waiter.session, waiter.number, blob.failure)
     }
+    dismissCandidates(of: generation, blob.failure)
     settle(generation)
   }
 

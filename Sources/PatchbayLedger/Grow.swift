@@ -119,6 +119,7 @@ extension Ledger {
     let extent = ExtentRecord(
       index: ring.index, ring: id, useNumber: ring.useNumber,
       dataByteCount: ring.kind.dataByteCount)
+    guard !takesFresh(id, ring) else { return }
     blobs[ring.generation]?.pendingExtents[ring.index] = nil
     blobs[ring.generation]?.insert(extent)
     restsNow(extent.index, ring.generation)
@@ -171,6 +172,7 @@ extension Ledger {
       discardUnborn(ring.generation, error)
       return
     }
+    if blob.production.phase == .refitting { return failRefit(of: ring.generation, error) }
     for waiter in ring.waiters { refuse(waiter.session, waiter.number, error) }
   }
 
@@ -194,6 +196,9 @@ extension Ledger {
       let blob = blobs[request.generation], blob.isBorn
     else { throw .notOpen(request.generation) }
     if blob.origin.file != nil { return try attachFile(session, number, request, blob) }
+    guard !isBeingCopied(request.index, of: blob) else {
+      throw .noExtentYet(blob, request.index)
+    }
     guard let extent = blob.extent(at: request.index) else {
       if let record = blob.patchwork.scratch[request.index] {
         let grant = ScratchGrant(
@@ -219,13 +224,14 @@ extension Ledger {
     guard !forgetWatch(session, number), let handles = sessions[session]?.handles else { return }
     takeBackExtents(session, number)
     for (generation, handle) in handles.sorted(by: { $0.key < $1.key }) {
-      if handle.readers.contains(number) || handle.observers.contains(number) {
-        endOpen(session, generation, number)
-        return
-      }
+      let isOpen = handle.readers.contains(number) || handle.observers.contains(number)
+      if isOpen { endOpen(session, generation, number) }
       guard handle.publishes, let blob = blobs[generation], blob.isBorn,
         blob.publishers.contains(BlobPublisher(session: session, number: number))
-      else { continue }
+      else {
+        if isOpen { return }
+        continue
+      }
       depart(session, generation, .undelivered)
       // Unless it was given one before, it has no ring.
       if blob.writers[session] == number { forgetWriter(session, generation) }

@@ -22,6 +22,8 @@ extension Request {
     switch self {
     case .create(let create), .createWith(let create, _): .key(create.key)
     case .open(let open): .key(open.key)
+    case .openOrCreate(let request): .key(request.create.key)
+    case .standBy(let request): .blob(request.generation)
     case .grow(let grow): .blob(grow.blob.generation)
     case .seal(let seal): .blob(seal.blob.generation)
     default: nil
@@ -118,7 +120,8 @@ extension Ledger {
 
   private func want(_ kind: Request.Kind, isThere: Bool) -> BlobSituation.Want {
     switch kind {
-    case .open: isThere ? .board : .key
+    case .open, .openOrCreate: isThere ? .board : .key
+    case .standBy: .production
     case .seal: .verification
     default: .memory
     }

@@ -57,7 +57,8 @@ extension Ledger {
     try checkHandles(session)
   }
 
-  private mutating func grantJoin(
+  /// Tells a session that it publishes a blob.
+  mutating func grantJoin(
     _ session: SessionID, _ number: UInt64, _ generation: Generation
   ) {
     guard let blob = blobs[generation] else { return }
@@ -65,7 +66,8 @@ extension Ledger {
     reply(session, number, .joined(blob.grant(epoch: blob.epoch, extent: extent)), descriptors)
   }
 
-  private mutating func reopen(_ generation: Generation) {
+  /// Somebody publishes a suspended blob from now on.
+  mutating func reopen(_ generation: Generation) {
     blobs[generation]?.state = .open
     blobs[generation]?.suspensionEnd = nil
     openBlobCount += 1
@@ -82,7 +84,7 @@ extension Ledger {
     if let blob = blobs[reference.generation], blob.isBorn, blob.isPublished(by: session),
       blob.epoch == reference.epoch
     {
-      guard blob.isJoinable else { throw .notJoinable(blob) }
+      guard blob.isJoinable || blob.isProduced else { throw .notJoinable(blob) }
       depart(session, reference.generation, .left)
     }
     // Whoever leaves has ended its writes before.
@@ -99,6 +101,10 @@ extension Ledger {
     guard let before = blobs[generation], before.state == .open, before.isPublished(by: session)
     else { return }
     let cause = abandonedCause(session, departure)
+    if before.isProduced, departure != .abandoned {
+      return loseProducer(
+        session, before, cause: cause, mayWrite: keepsClaims, waitsForExit: true)
+    }
     guard before.isJoinable else {
       failBlob(generation, .abandoned, cause, raisesEpoch: true)
       return
@@ -129,7 +135,7 @@ extension Ledger {
     }
   }
 
-  private mutating func suspend(_ generation: Generation) {
+  mutating func suspend(_ generation: Generation) {
     openBlobCount -= 1
     blobs[generation]?.state = .suspended
     blobs[generation]?.pendingSeal = nil
@@ -143,7 +149,7 @@ extension Ledger {
   }
 
   /// Takes the requests of one session that wait for something of a blob; their numbers.
-  private mutating func forgetWaiters(
+  mutating func forgetWaiters(
     of session: SessionID, _ generation: Generation
   ) -> [UInt64] {
     guard let blob = blobs[generation] else { return [] }
@@ -165,7 +171,7 @@ extension Ledger {
   /// From now on a suspended blob has its idle limit to find a publisher.
   mutating func awaitPublisher(_ generation: Generation) {
     guard let blob = blobs[generation] else { return }
-    let limit = blob.origin.terms.idleLimit ?? limits.idle
+    let limit = suspensionLimit(of: blob)
     let end = now.monotonicNanoseconds.addingClamped(limit.wholeNanoseconds)
     blobs[generation]?.suspensionEnd = end
     guard !blob.isAwaited else { return }
@@ -179,16 +185,25 @@ extension Ledger {
       guard let blob = blobs[first.generation] else { continue }
       blobs[first.generation]?.isAwaited = false
       guard blob.state == .suspended, let end = blob.suspensionEnd else { continue }
-      if end > now.monotonicNanoseconds {
+      if blob.production.isUnderWay {
+        awaitPublisher(first.generation)
+      } else if end > now.monotonicNanoseconds {
         blobs[first.generation]?.isAwaited = true
         suspensions.push(Suspension(end: end, generation: first.generation))
       } else {
-        let limit = blob.origin.terms.idleLimit ?? limits.idle
+        let limit = suspensionLimit(of: blob)
         failBlob(
-          first.generation, .abandoned, "nobody joined it within its idle limit of \(limit)",
+          first.generation, .abandoned,
+          blob.isProduced
+            ? "its publisher was lost, and nobody went on with it within \(limit)"
+            : "nobody joined it within its idle limit of \(limit)",
           raisesEpoch: true)
       }
     }
+  }
+
+  private func suspensionLimit(of blob: Blob) -> Duration {
+    blob.isProduced ? Production.candidatePatience : blob.origin.terms.idleLimit ?? limits.idle
   }
 }
 

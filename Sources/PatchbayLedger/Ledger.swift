@@ -62,6 +62,7 @@ package struct Ledger: Sendable {
   var quiet: [Token: SessionID] = [:]
   var quietEnd: Int64?
   var suspensions = Heap<Suspension>()
+  var productionMoments = Heap<ProductionMoment>()
 
   var rings: [RingID: Ring] = [:]
   var spilling = Spilling()
@@ -142,6 +143,8 @@ package struct Ledger: Sendable {
     case .boardRefused(let board, let errno): boardRefused(board, errno)
     case .inspected(let inspection, let result): inspected(inspection, result)
     case .copied(let copy, let error): copied(copy, error)
+    case .surveyed(let generation, let result): surveyed(generation, result)
+    case .measured(let generation, let count): measured(generation, coveredByteCount: count)
     case .digested(let generation, let result): digested(generation, result)
     case .spilled(let generation, let result): spilled(generation, result)
     case .restored(let ring, let error): restored(ring, error)
@@ -159,6 +162,7 @@ package struct Ledger: Sendable {
       endLateHandshakes()
       endLateReturns()
       endLongSuspensions()
+      attendProductions()
       trimPool()
       lookAfterSpills()
       lookAfterDigests()
@@ -179,7 +183,7 @@ package struct Ledger: Sendable {
     if watching.hasMore { return now.monotonicNanoseconds }
     return [
       handshakes.nextDeadline, suspensions.first?.end, nextSample, nextTrim, nextSpillMoment,
-      digestLooks.first?.moment, returning?.deadline, quietEnd,
+      digestLooks.first?.moment, productionMoments.first?.moment, returning?.deadline, quietEnd,
     ]
     .compactMap(\.self).min()
   }
@@ -242,7 +246,7 @@ package struct Ledger: Sendable {
     case .cancel(let cancel): self.cancel(session, number, cancel)
     case .attachExtent(let extent): try attachExtent(session, number, extent)
     case .attachBoard(let board): try attachBoard(session, number, board)
-    case .close(let blob): close(session, number, blob)
+    case .close(let request): close(session, number, request)
     case .info(let info): try self.info(session, number, info)
     case .list(let list): self.list(session, number, list)
     case .remove(let remove): try self.remove(session, number, remove)
@@ -267,7 +271,8 @@ package struct Ledger: Sendable {
     case .import(let request): throw .noDescriptor(request.key)
     case .reattach(let request): try reattach(session, number, request)
     case .reattached: reattached(session, number)
-    case .closeObserver(let blob): closeObserver(session, number, blob.generation)
+    case .openOrCreate(let request): try openOrCreate(session, number, request)
+    case .standBy(let request): try standBy(session, number, request)
     }
   }
 

@@ -61,6 +61,13 @@ package enum LedgerAction: Sendable, Hashable {
   case dropDigest(Generation)
   /// Fills fresh rings with what others had covered; answered by `copied`.
   case copy(CopyID, [ExtentCopy])
+  /// Finds out which extents are covered throughout; answered by `surveyed`.
+  case survey(Generation, [ExtentRecord], ExtentPlan, byteCount: Int?)
+  /// As `copy`, after the tag of each source has been taken away, so that no reader takes bytes from it
+  /// that are not copied; answered by `copied`.
+  case refit(CopyID, [ExtentCopy])
+  /// Finds out how much of a blob is covered, as the headers of its rings say; answered by `measured`.
+  case measure(BlobReport)
   /// Sends `why`, after what rings, bell and tables say has been filled in.
   case explain(SessionID, number: UInt64, BlobSituation, LiveFigures?)
   /// Reads how far open blobs are, from the headers of their rings: hints. Answered by `sampled`.

@@ -25,7 +25,11 @@ package enum LedgerEvent: Sendable, Hashable {
   case inspected(InspectionID, Result<Coverage, PatchbayError>)
   /// Answer to `digest`.
   case digested(Generation, DigestResult)
-  /// Answer to `copy`: nil when every byte and its mark is there.
+  /// Answer to `survey`: the indices of extents that are covered throughout.
+  case surveyed(Generation, Result<Set<Int>, PatchbayError>)
+  /// Answer to `measure`.
+  case measured(Generation, coveredByteCount: Int)
+  /// Answer to `copy` and `refit`: nil when every byte and its mark is there.
   case copied(CopyID, PatchbayError?)
   /// Answer to `spill`.
   case spilled(Generation, SpillResult)

@@ -113,6 +113,10 @@ struct Blob: Sendable {
   var isBorn = false
   /// The requests, beside its creator's, that a birth answers: the same creation again.
   var birthWaiters: [RequestID] = []
+  /// Requests that open it when it is born, or create another when it comes to nothing.
+  var birthAskers: [(asker: RequestID, request: OpenOrCreateRequest)] = []
+  /// Who goes on when its publisher cannot; says nothing of a blob that is not produced.
+  var production = Production()
   /// The failed blob whose bytes it takes over, until it has.
   var source: Generation?
   var pendingCopy: CopyID?
@@ -223,7 +227,12 @@ struct Blob: Sendable {
   var isGone: Bool { !isNamed && !state.isLive && !isHeld }
   /// Whose share of memory it is charged to while it is being written: who came first of those that do.
   var payer: SessionID? { publishers.first?.session }
-  var isJoinable: Bool { origin.terms.ownership != .exclusive }
+  var isJoinable: Bool {
+    switch origin.terms.ownership {
+    case .joinable, .ownerless: true
+    case .exclusive, .produced: false
+    }
+  }
 
   func isPublished(by session: SessionID) -> Bool {
     publishers.contains { $0.session == session }

@@ -23,6 +23,8 @@ package enum LifeCycle {
     case idle = "idle limit passed"
     case pin = "pin, unpin"
     case fileChanged = "imported file changed"
+    case openOrCreate, standBy
+    case producerLost = "publisher lost or fenced while others stand by"
   }
 
   package enum Outcome: Sendable, Hashable {
@@ -59,6 +61,9 @@ package enum LifeCycle {
     case .idle: state == .suspended ? .becomes(.failed) : .stays
     case .pin: state == .gone ? .refused(.noSuchKey) : .stays
     case .fileChanged: state == .sealed ? .becomes(.failed) : .stays
+    case .openOrCreate: state.isLive || state == .sealed ? .stays : .begins
+    case .standBy: standByOutcome(in: state)
+    case .producerLost: state == .open ? .becomes(.suspended) : .stays
     }
   }
 
@@ -78,6 +83,16 @@ package enum LifeCycle {
     case .open: .becomes(.sealed)
     case .sealed: .stays
     case .suspended, .failed, .gone: .refused(.closed)
+    }
+  }
+
+  /// A suspended blob becomes open when the one that stands by first is given the right.
+  private static func standByOutcome(in state: BlobState) -> Outcome {
+    switch state {
+    case .open, .sealed: .stays
+    case .suspended: .becomes(.open)
+    case .failed: .refusedWithCause
+    case .gone: .refused(.closed)
     }
   }
 

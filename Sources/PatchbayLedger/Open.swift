@@ -21,7 +21,8 @@ extension Ledger {
     }
   }
 
-  private mutating func open(_ blob: Blob, for asker: ParkedOpen) throws(PatchbayError) {
+  /// Opens what is there.
+  mutating func open(_ blob: Blob, for asker: ParkedOpen) throws(PatchbayError) {
     let generation = blob.origin.generation
     switch LifeCycle.outcome(of: asker.observes ? .observe : .open, in: blob.state) {
     case .refusedWithCause: throw blob.failure
@@ -74,6 +75,7 @@ extension Ledger {
   mutating func refuseAskers(_ generation: Generation, _ error: PatchbayError) {
     for asker in takeAskers(generation) {
       sessions[asker.session]?.handleCount -= 1
+      dropCandidate(asker.session, opened: asker.number, generation)
       refuse(asker.session, asker.number, error)
     }
     settle(generation)
@@ -172,6 +174,7 @@ extension Ledger {
       return
     }
     cancelRoomWait(RequestID(session: session, number: request.request))
+    cancelProduction(RequestID(session: session, number: request.request))
     if let key = sessions[session]?.parked.removeValue(forKey: request.request) {
       let before = parkedOpens[key]?.count ?? 0
       parkedOpens[key]?.removeAll { $0.session == session && $0.number == request.request }

@@ -164,6 +164,9 @@ extension Ledger {
     blob.awaitedSubscribers = record.subscribers.compactMap { clients[$0] }
     if let sealer = blob.sealer { returning?.sealed[sealer, default: []].append(origin.generation) }
     if !blob.awaitedSubscribers.isEmpty { returning?.awaited.insert(origin.generation) }
+    // Whoever was fenced by the broker before, or lost, may have its rings mapped.
+    blob.production.isTainted = blob.isProduced && record.publishers.isEmpty
+    if blob.isProduced, blob.state == .suspended { blob.production.phase = .vacant }
     keep(blob)
     let generation = origin.generation
     if blob.isNamed {
@@ -334,7 +337,10 @@ extension Ledger {
   /// None of its publishers is known any more.
   private mutating func loseRecorded(_ blob: Blob) {
     let cause = "its publisher ended while there was no broker"
-    if blob.isJoinable {
+    if blob.isProduced {
+      blobs[blob.origin.generation]?.production.phase = .vacant
+      suspend(blob.origin.generation)
+    } else if blob.isJoinable {
       loseLast(blob, .ended, cause)
     } else {
       failBlob(blob.origin.generation, .abandoned, cause, raisesEpoch: true)

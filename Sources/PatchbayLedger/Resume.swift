@@ -14,9 +14,23 @@ extension Ledger {
   func source(_ old: Generation?, _ terms: CreateTerms) -> Blob? {
     guard terms.resumes, let old, let blob = blobs[old], blob.isBorn, blob.state == .failed,
       !blob.extents.isEmpty || !blob.spooled.isEmpty || !blob.patchwork.scratch.isEmpty,
-      blob.causeCode != .digestMismatch
+      blob.causeCode != .digestMismatch, blob.causeCode != .contentDiverged
     else { return nil }
     return blob
+  }
+
+  /// Whether bytes are taken over, or it is an error that they cannot be. A production begins afresh where
+  /// there is nothing that it could go on with.
+  func resumes(
+    _ source: Blob, _ session: SessionID, _ request: CreateRequest, _ terms: CreateTerms
+  ) -> Bool {
+    guard terms.ownership == .produced else { return true }
+    do throws(PatchbayError) {
+      try checkResumable(source, session, request, makePlan(request, budget(of: session)))
+      return true
+    } catch {
+      return false
+    }
   }
 
   mutating func resume(
@@ -108,9 +122,11 @@ extension Ledger {
   }
 
   mutating func copied(_ copy: CopyID, _ error: PatchbayError?) {
-    guard let generation = copies.removeValue(forKey: copy), let blob = blobs[generation],
-      blob.pendingCopy == copy
-    else { return }
+    guard let generation = copies.removeValue(forKey: copy), let blob = blobs[generation] else {
+      return
+    }
+    if blob.production.phase == .copying(copy) { return refitted(generation, error) }
+    guard blob.pendingCopy == copy else { return }
     guard error == nil else { return discardUnborn(generation, error) }
     blobs[generation]?.pendingCopy = nil
     if let source = blob.source {

@@ -129,7 +129,13 @@ extension Ledger {
 
   /// A publisher has no write in flight and will begin none.
   mutating func quiesced(_ session: SessionID, _ number: UInt64, _ reference: BlobReference) {
-    forgetWriter(session, reference.generation)
+    let generation = reference.generation
+    // A client that was fenced may have come back as the next publisher.
+    let isOutdated = blobs[generation].map { blob in
+      blob.isPublished(by: session) && blob.epoch != reference.epoch
+    }
+    if isOutdated != true { forgetWriter(session, generation) }
+    unfence(session, generation)
     reply(session, number, .done)
   }
 

@@ -182,6 +182,7 @@ extension Ledger {
     for waiter in orphans {
       refuse(waiter.session, waiter.number, .ended(blob, step: .grow, code: .closed))
     }
+    dismissCandidates(of: generation, nil)
     offerToSpill(generation)
     settle(generation)
   }

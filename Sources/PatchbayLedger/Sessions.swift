@@ -146,7 +146,10 @@ extension Ledger {
     if !isProcessGone { haunt(session, ended.writes.union(opened).sorted()) }
     for generation in opened { endHandles(session, generation, isProcessGone: isProcessGone) }
     // What it may still write it now haunts, or it is dead.
-    for generation in ended.writes.sorted() { forgetWriter(session, generation) }
+    for generation in ended.writes.sorted() {
+      forgetWriter(session, generation)
+      if isProcessGone { unfence(session, generation) }
+    }
     sessions[session]?.handles = [:]
     spilling.candidates[.client(session)] = nil
     spilling.line.forget(session)
@@ -206,6 +209,7 @@ extension Ledger {
     sessions[session]?.handles[generation]?.readers = []
     sessions[session]?.handles[generation]?.observers = []
     dropSubscriptions(of: generation, by: session)
+    dropCandidates(of: session, generation)
     if handle.publishes { losePublisher(session, generation, isProcessGone: isProcessGone) }
     settle(generation)
   }
@@ -216,6 +220,7 @@ extension Ledger {
       blobs[generation]?.ghostCount -= 1
       if isProcessGone {
         dropClaims(of: ghost, generation)
+        unfence(ghost, generation)
       } else {
         blobs[generation]?.isAbandoned = true
         // Also those whose extents have left memory, while somebody viewed them.

@@ -387,7 +387,7 @@ extension Blob {
   /// Whether nothing needs its extents in memory, those that are complete.
   var mayLeaveMemory: Bool {
     guard isBorn, isNamed, ghostCount == 0, !isAbandoned, !isUnspillable, !isSource, source == nil,
-      pendingSeal == nil, origin.window == nil
+      pendingSeal == nil, origin.window == nil, !production.isInTransit
     else { return false }
     switch state {
     case .sealed: return true

@@ -48,6 +48,10 @@ extension EventLoop {
       let inspection, let extents, let onDisk, let plan, let isWindow, let byteCount):
       inspect(inspection, extents, onDisk, plan, isWindow: isWindow, byteCount: byteCount)
     case .copy(let copy, let pairs): self.copy(copy, pairs)
+    case .survey(let generation, let extents, let plan, let byteCount):
+      survey(generation, extents, plan, byteCount: byteCount)
+    case .refit(let copy, let pairs): self.copy(copy, pairs, retracting: true)
+    case .measure(let report): measure(report)
     case .digest(let order): digest(order)
     case .dropDigest(let generation): digests[generation] = nil
     case .sample(let blobs): sample(blobs)
@@ -313,16 +317,43 @@ extension EventLoop {
     }
   }
 
-  private func copy(_ copy: CopyID, _ pairs: [ExtentCopy]) {
+  /// - Parameter retracting: no reader is to take anything from the sources any more.
+  private func copy(_ copy: CopyID, _ pairs: [ExtentCopy], retracting: Bool = false) {
     let placed = pairs.map {
       PlacedCopy(pair: $0, source: rings[$0.source.ring], target: rings[$0.target.ring])
     }
-    let work: @Sendable () -> WorkResult = { .copied(copy, RingLook.copy(placed)) }
+    let work: @Sendable () -> WorkResult = {
+      .copied(copy, RingLook.copy(placed, retracting: retracting))
+    }
     if pairs.reduce(0, { $0 + $1.source.dataByteCount }) <= Self.inlineRingByteCount {
       finish(work())
     } else if !maker.submit(work) {
       finish(.copied(copy, busy))
     }
+  }
+
+  /// Finds out which extents are covered throughout; here or elsewhere.
+  private func survey(
+    _ generation: Generation, _ extents: [ExtentRecord], _ plan: ExtentPlan, byteCount: Int?
+  ) {
+    let placed = place(extents)
+    let look: @Sendable () -> WorkResult = {
+      .surveyed(generation, RingLook.complete(placed, plan, byteCount: byteCount))
+    }
+    if extents.reduce(0, { $0 + $1.dataByteCount }) <= Self.inlineRingByteCount {
+      finish(look())
+    } else if !inspector.submit(look) {
+      finish(.surveyed(generation, .failure(busy)))
+    }
+  }
+
+  /// How much of a blob is covered, as its rings say.
+  private func measure(_ report: BlobReport) {
+    let extents = place(report.liveExtents)
+    let look: @Sendable () -> WorkResult = {
+      .measured(report.info.generation, RingLook.fill(report, extents).coveredByteCount)
+    }
+    if extents.count <= Self.inlineLookCount || !inspector.submit(look) { finish(look()) }
   }
 
   /// Takes what a worker, or the loop itself, has finished.
@@ -341,6 +372,9 @@ extension EventLoop {
     case .adopted(let copy, let result): submit(.adopted(copy, result))
     case .restored(let ring, let error): submit(.restored(ring, error))
     case .persisted(let generation, let result): submit(.persisted(generation, result))
+    case .surveyed(let generation, let complete): submit(.surveyed(generation, complete))
+    case .measured(let generation, let count):
+      submit(.measured(generation, coveredByteCount: count))
     case .samples(let samples): submit(.sampled(samples))
     case .containersRemoved: break
     case .digested(let generation, let state, let result): digested(generation, state, result)

@@ -25,6 +25,8 @@ enum WorkResult: Sendable {
   case coverage(InspectionID, Result<Coverage, PatchbayError>)
   case report(SessionID, number: UInt64, ReportKind, [BlobInfo])
   case unlinked(RingID)
+  case surveyed(Generation, Result<Set<Int>, PatchbayError>)
+  case measured(Generation, Int)
   case copied(CopyID, PatchbayError?)
   case samples([BlobSample])
   case situation(SessionID, number: UInt64, BlobSituation)

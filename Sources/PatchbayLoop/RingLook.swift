@@ -75,19 +75,44 @@ struct PlacedCopy: Sendable {
 
 enum RingLook {
   /// Fills fresh rings with what others have covered; nil when all is there.
-  static func copy(_ copies: [PlacedCopy]) -> PatchbayError? {
+  /// - Parameter retracting: takes the tag of each source away before: what is marked there afterwards is
+  ///   not copied, and no reader has seen it.
+  static func copy(_ copies: [PlacedCopy], retracting: Bool) -> PatchbayError? {
     do throws(PatchbayError) {
       for copy in copies {
         guard let source = copy.source, let target = copy.target else {
           throw PatchbayError(
             .inputOutput, "A ring of extent \(copy.pair.source.index) is gone.")
         }
+        if retracting { try RingUse.end(source.open(isWritable: true)) }
         try RingCopy.fill(
           target.open(isWritable: true), from: source.open(isWritable: false), source.geometry)
       }
       return nil
     } catch {
       return error
+    }
+  }
+
+  /// The indices of extents that are covered throughout.
+  static func complete(
+    _ extents: [PlacedExtent], _ plan: ExtentPlan, byteCount: Int?
+  ) -> Result<Set<Int>, PatchbayError> {
+    var complete: Set<Int> = []
+    do throws(PatchbayError) {
+      for placed in extents {
+        guard let place = placed.place else {
+          throw PatchbayError(.inputOutput, "The ring of extent \(placed.extent.index) is gone.")
+        }
+        let start = plan.range(of: placed.extent.index).lowerBound
+        let end = min(placed.extent.dataByteCount, (byteCount ?? .max) - start)
+        let found = try RingInspector.coverage(
+          place.open(isWritable: false), place.geometry, upTo: end, missingLimit: 1)
+        if found.coveredByteCount == end { complete.insert(placed.extent.index) }
+      }
+      return .success(complete)
+    } catch {
+      return .failure(error)
     }
   }
 

@@ -15,6 +15,11 @@ package struct Descriptor: ~Copyable, Sendable {
 
   /// A second descriptor of the same open object.
   package borrowing func duplicate() throws(PatchbayError) -> Descriptor {
+    try Self.duplicate(of: rawValue)
+  }
+
+  /// The same of one that the caller keeps open.
+  package static func duplicate(of rawValue: Int32) throws(PatchbayError) -> Descriptor {
     let copy = fcntl(rawValue, F_DUPFD_CLOEXEC, 0)
     guard copy >= 0 else { throw .system("Duplicating a descriptor", errno: errno) }
     return Descriptor(owning: copy)

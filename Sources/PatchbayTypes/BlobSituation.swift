@@ -32,6 +32,8 @@ package struct BlobSituation: Sendable, Hashable {
     case memory = 3
     /// That the broker has looked whether all is covered.
     case verification = 4
+    /// The right to go on producing the blob.
+    case production = 5
   }
 
   /// A request that the broker has not answered yet.

@@ -64,6 +64,19 @@ public enum Ownership: UInt8, Sendable, Hashable, CaseIterable {
   case joinable = 2
   /// As joinable, but its creator is no publisher of it: at first nobody writes.
   case ownerless = 3
+  /// One publisher at a time. When it dies, or covers nothing new for its tenure, whoever stands by
+  /// goes on in its place.
+  case produced = 4
+}
+
+/// What becomes of a production when the last reader of its blob leaves.
+public enum UnreadPolicy: UInt8, Sendable, Hashable, CaseIterable {
+  /// It goes on to its end.
+  case finish = 1
+  /// The blob fails.
+  case stop = 2
+  /// Its publisher waits until somebody reads again.
+  case pause = 3
 }
 
 /// Who may do what with a blob, as with a file.

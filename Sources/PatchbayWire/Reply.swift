@@ -117,6 +117,17 @@ package struct BlobGrant: Sendable, Hashable {
     self.isForeign = isForeign
     self.heldExtentLimit = heldExtentLimit
   }
+
+  /// The reference of a reader.
+  package var reader: BlobReference { BlobReference(generation: blob.generation, epoch: 0) }
+
+  /// What a reader of the same blob would have been granted; whoever created the blob may have both.
+  package var reading: BlobGrant {
+    var grant = self
+    grant.blob = reader
+    grant.heldExtentLimit = 0
+    return grant
+  }
 }
 
 /// One ring in its role as part of a blob. Its geometry follows from the data bytes and the order.

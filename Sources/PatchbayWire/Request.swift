@@ -17,8 +17,7 @@ package enum Request: Sendable, Hashable {
   case cancel(CancelRequest)
   case attachExtent(ExtentRequest)
   case attachBoard(BoardRequest)
-  /// Ends the reader that was opened last, or a publisher handle.
-  case close(BlobReference)
+  case close(CloseRequest)
   case info(InfoRequest)
   case list(ListRequest)
   case remove(RemoveRequest)
@@ -57,8 +56,10 @@ package enum Request: Sendable, Hashable {
   /// All handles have been taken up again, and all requests without an answer sent again: whatever else
   /// the broker before this one had granted to this client has ended.
   case reattached
-  /// Ends the observer that was opened last.
-  case closeObserver(BlobReference)
+  /// Opens the blob with a key, or creates it if there is none.
+  case openOrCreate(OpenOrCreateRequest)
+  /// Waits for the right to go on producing a blob, or for the blob's end.
+  case standBy(StandByRequest)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case hello = 1
@@ -69,7 +70,7 @@ package enum Request: Sendable, Hashable {
     case watch = 32
     case why, pin, `import`
     case giveBack = 36
-    case reattach, reattached, closeObserver
+    case reattach, reattached, openOrCreate, standBy
   }
 }
 
@@ -145,6 +146,8 @@ package struct CreateTerms: Sendable, Hashable {
   package var compression: SpoolCompression?
   /// The digest that is to be computed, and what it is to be.
   package var digest: DigestWish?
+  package var production = ProductionTerms()
+  package var lifetime = LifetimeTerms()
   /// What a plain `create` means.
   package static let plain = plain(digest: nil)
   package static func plain(digest: DigestWish?) -> CreateTerms {
@@ -159,6 +162,64 @@ package struct CreateTerms: Sendable, Hashable {
     self.idleLimit = idleLimit
     self.resumes = resumes
     self.compression = compression
+  }
+}
+
+/// What is settled of the production of a blob that others may take over.
+package struct ProductionTerms: Sendable, Hashable {
+  /// How long its publisher may cover nothing new before another one takes over; nil: as long as it
+  /// lives.
+  package var tenure: Duration?
+  package var whenUnread = UnreadPolicy.finish
+  /// How long a failure is told to whoever asks for the key, before it is produced again.
+  package var failureLifetime: Duration?
+  /// How often the key has to be asked for before the complete blob is kept.
+  package var leastUses: UInt32 = 0
+  package init() {}
+}
+
+/// How long a complete blob is kept, unless it is evicted before.
+package struct LifetimeTerms: Sendable, Hashable {
+  /// From its seal on.
+  package var timeToLive: Duration?
+  /// From the last time that somebody opened it.
+  package var idleExpiry: Duration?
+  /// How long it is served on, when its time is over, while it is produced again.
+  package var grace: Duration?
+  package init() {}
+}
+
+/// Ends a handle.
+package struct CloseRequest: Sendable, Hashable {
+  /// With epoch 0: of a reader or an observer.
+  package var blob: BlobReference
+  /// The request that opened it; of a publisher 0.
+  package var opened: UInt64
+  package init(blob: BlobReference, opened: UInt64 = 0) {
+    self.blob = blob
+    self.opened = opened
+  }
+}
+
+package struct OpenOrCreateRequest: Sendable, Hashable {
+  package var create: CreateRequest
+  package var terms: CreateTerms
+  /// Whether the asker would go on producing the blob when its publisher cannot.
+  package var standsBy: Bool
+  package init(create: CreateRequest, terms: CreateTerms, standsBy: Bool) {
+    self.create = create
+    self.terms = terms
+    self.standsBy = standsBy
+  }
+}
+
+package struct StandByRequest: Sendable, Hashable {
+  package var generation: Generation
+  /// The request that opened the reader for whose sake it is.
+  package var opened: UInt64
+  package init(generation: Generation, opened: UInt64) {
+    self.generation = generation
+    self.opened = opened
   }
 }
 
@@ -227,9 +288,14 @@ package struct SealRequest: Sendable, Hashable {
 
 package struct FailRequest: Sendable, Hashable {
   package var blob: BlobReference
+  /// `blobFailed` or `contentDiverged`.
+  package var code: PatchbayError.Code
   package var cause: String
-  package init(blob: BlobReference, cause: String) {
+  package init(
+    blob: BlobReference, code: PatchbayError.Code = .blobFailed, cause: String
+  ) {
     self.blob = blob
+    self.code = code
     self.cause = cause
   }
 }

@@ -40,7 +40,8 @@ extension Request {
     case .import: .import
     case .reattach: .reattach
     case .reattached: .reattached
-    case .closeObserver: .closeObserver
+    case .openOrCreate: .openOrCreate
+    case .standBy: .standBy
     }
   }
 
@@ -65,10 +66,20 @@ extension Request {
       writer.put(Int64(seal.byteCount))
     case .fail(let fail):
       writer.put(fail.blob)
+      writer.put(fail.code.rawValue)
       writer.put(fail.cause)
-    case .abandon(let blob), .close(let blob), .subscriptions(let blob), .leave(let blob),
-      .quiesced(let blob), .closeObserver(let blob):
+    case .abandon(let blob), .subscriptions(let blob), .leave(let blob), .quiesced(let blob):
       writer.put(blob)
+    case .close(let close):
+      writer.put(close.blob)
+      writer.put(close.opened)
+    case .openOrCreate(let request):
+      request.create.encode(&writer)
+      request.terms.encode(&writer)
+      writer.put(request.standsBy)
+    case .standBy(let request):
+      writer.put(request.generation.rawValue)
+      writer.put(request.opened)
     case .open(let open):
       writer.put(open.key)
       writer.put(open.waits)
@@ -142,7 +153,7 @@ extension Request {
     case .fail:
       self = .fail(
         FailRequest(
-          blob: try reader.takeReference(),
+          blob: try reader.takeReference(), code: try reader.takeFailure(),
           cause: try reader.takeText(atMost: WireLimit.cause, "a cause")))
     case .abandon: self = .abandon(try reader.takeReference())
     case .open:
@@ -155,7 +166,8 @@ extension Request {
         ExtentRequest(
           generation: Generation(rawValue: try reader.take()), index: try reader.takeIndex()))
     case .attachBoard: self = .attachBoard(BoardRequest(board: try reader.take()))
-    case .close: self = .close(try reader.takeReference())
+    case .close:
+      self = .close(CloseRequest(blob: try reader.takeReference(), opened: try reader.take()))
     case .info: self = .info(InfoRequest(key: try reader.takeKey()))
     case .list:
       self = .list(
@@ -197,7 +209,14 @@ extension Request {
     case .import: self = .import(try ImportRequest(from: &reader))
     case .reattach: self = .reattach(try ReattachRequest(from: &reader))
     case .reattached: self = .reattached
-    case .closeObserver: self = .closeObserver(try reader.takeReference())
+    case .openOrCreate:
+      self = .openOrCreate(
+        OpenOrCreateRequest(
+          create: try CreateRequest(from: &reader), terms: try CreateTerms(from: &reader),
+          standsBy: try reader.takeFlag()))
+    case .standBy:
+      self = .standBy(
+        StandByRequest(generation: Generation(rawValue: try reader.take()), opened: try reader.take()))
     }
   }
 }
@@ -205,23 +224,32 @@ extension Request {
 extension CreateTerms {
   package func encode(_ writer: inout WireWriter) {
     writer.put(ownership.rawValue)
-    writer.put(idleLimit?.wholeNanoseconds ?? 0)
+    writer.put(optional: idleLimit)
     writer.put(resumes)
     writer.put(compression?.rawValue ?? 0)
     writer.put(digest)
+    writer.put(optional: production.tenure)
+    writer.put(production.whenUnread.rawValue)
+    writer.put(optional: production.failureLifetime)
+    writer.put(production.leastUses)
+    writer.put(optional: lifetime.timeToLive)
+    writer.put(optional: lifetime.idleExpiry)
+    writer.put(optional: lifetime.grace)
   }
 
   package init(from reader: inout WireReader) throws(PatchbayError) {
-    let ownership: Ownership = try reader.takeCase("an ownership")
-    let nanoseconds = try reader.take(Int64.self)
-    guard nanoseconds >= 0 else {
-      throw PatchbayError(
-        .protocolViolation, "An idle limit is \(nanoseconds) nanoseconds; 0 stands for none.")
-    }
     self.init(
-      ownership: ownership, idleLimit: nanoseconds == 0 ? nil : .nanoseconds(nanoseconds),
+      ownership: try reader.takeCase("an ownership"),
+      idleLimit: try reader.takeOptionalDuration("an idle limit"),
       resumes: try reader.takeFlag(), compression: try reader.takeCompression(),
       digest: try reader.takeDigestWish())
+    production.tenure = try reader.takeOptionalDuration("a tenure")
+    production.whenUnread = try reader.takeCase("what to do when nobody reads")
+    production.failureLifetime = try reader.takeOptionalDuration("how long a failure is told")
+    production.leastUses = try reader.take()
+    lifetime.timeToLive = try reader.takeOptionalDuration("a time to live")
+    lifetime.idleExpiry = try reader.takeOptionalDuration("a time without readers")
+    lifetime.grace = try reader.takeOptionalDuration("a grace")
   }
 }
 
@@ -275,6 +303,9 @@ extension WireWriter {
     put(UInt32(clamping: subscription.entry))
   }
 
+  /// In nanoseconds; 0 stands for nil.
+  mutating func put(optional duration: Duration?) { put(duration?.wholeNanoseconds ?? 0) }
+
   /// What is no index becomes the one number that no reader takes for one.
   mutating func put(index: Int) { put(UInt32(clamping: index)) }
 
@@ -295,6 +326,26 @@ extension WireReader {
       throw PatchbayError(.protocolViolation, "No way of compressing has the number \(number).")
     }
     return compression
+  }
+
+  /// What a publisher may say that its blob failed with.
+  fileprivate mutating func takeFailure() throws(PatchbayError) -> PatchbayError.Code {
+    let code = PatchbayError.Code(rawValue: try take())
+    guard [.blobFailed, .contentDiverged].contains(code) else {
+      throw PatchbayError(.protocolViolation, "No publisher can fail its blob with \(code).")
+    }
+    return code
+  }
+
+  /// 0 stands for nil.
+  mutating func takeOptionalDuration(_ what: String) throws(PatchbayError) -> Duration? {
+    let nanoseconds = try take(Int64.self)
+    guard nanoseconds >= 0 else {
+      throw PatchbayError(
+        .protocolViolation,
+        "\(nanoseconds) nanoseconds were given as \(what); 0 stands for none.")
+    }
+    return nanoseconds == 0 ? nil : .nanoseconds(nanoseconds)
   }
 
   mutating func takeReference() throws(PatchbayError) -> BlobReference {

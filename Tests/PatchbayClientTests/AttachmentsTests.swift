@@ -117,15 +117,18 @@ private func reattach(
     mirror.answered(.subscribe(place), 4, by: .done)
     let (one, other) = (reattach(9, .reader, 1), reattach(9, .observer, 2))
     #expect(mirror.requests == [one, reattach(9, .reader, 3), other, .subscribe(place)])
-    mirror.asked(.close(grant.blob))
+    func close(_ opened: UInt64) -> Request {
+      .close(CloseRequest(blob: grant.blob, opened: opened))
+    }
+    mirror.asked(close(3))
     #expect(mirror.requests == [one, other, .subscribe(place)])
     mirror.asked(.unsubscribe(place))
     #expect(mirror.requests == [one, other])
     mirror.answered(.subscribe(place), 5, by: .done)
-    mirror.asked(.close(grant.blob))
-    mirror.asked(.close(grant.blob))
+    mirror.asked(close(1))
+    mirror.asked(close(1))
     #expect(mirror.requests == [other])
-    mirror.asked(.closeObserver(grant.blob))
+    mirror.asked(close(2))
     #expect(mirror.isEmpty)
   }
 
@@ -202,13 +205,17 @@ private func reattach(
     mutating func endPublisher(_ generation: Int) {
       grants.removeAll { $0.generation == generation && $0.isPublishers }
     }
-    mutating func closeObserver(_ generation: Int) {
-      let last = grants.lastIndex { if case .observer(generation, _) = $0 { true } else { false } }
-      if let last { grants.remove(at: last) }
+    /// Those that read or observe, by the requests that opened them.
+    func opened(_ generation: Int) -> [UInt64] {
+      grants.compactMap {
+        switch $0 {
+        case .reader(generation, let number), .observer(generation, let number): number
+        default: nil
+        }
+      }
     }
-    mutating func close(_ generation: Int) {
-      let last = grants.lastIndex { if case .reader(generation, _) = $0 { true } else { false } }
-      if let last { grants.remove(at: last) }
+    mutating func close(_ generation: Int, _ opened: UInt64) {
+      grants.removeAll { $0 == .reader(generation, opened) || $0 == .observer(generation, opened) }
       guard !reads(generation) else { return }
       grants.removeAll { if case .place(generation, _) = $0 { true } else { false } }
     }
@@ -248,7 +255,7 @@ private func reattach(
       let wire = Generation(rawValue: UInt64(generation))
       let place = SubscriptionRequest(generation: wire, entry: small)
       let publishes = model.publishes(generation)
-      switch Int.random(in: 0..<15, using: &random) {
+      switch Int.random(in: 0..<14, using: &random) {
       case 0, 1:
         mirror.answered(
           .join(JoinRequest(key: "k", generation: nil)), number,
@@ -287,11 +294,10 @@ private func reattach(
         model.grants.append(
           observes ? .observer(generation, number) : .reader(generation, number))
       case 11:
-        mirror.asked(.close(reference(generation, epoch: 0)))
-        model.close(generation)
-      case 14:
-        mirror.asked(.closeObserver(reference(generation, epoch: 0)))
-        model.closeObserver(generation)
+        let opened = model.opened(generation).randomElement(using: &random) ?? 0
+        mirror.asked(
+          .close(CloseRequest(blob: reference(generation, epoch: 0), opened: opened)))
+        model.close(generation, opened)
       case 12:
         guard model.reads(generation) else { continue }
         mirror.answered(.subscribe(place), number, by: .done)

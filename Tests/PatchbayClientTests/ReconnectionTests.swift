@@ -330,11 +330,12 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
     try second.greet(broker, isAwaited: true)
     let (number, told) = try second.next()
     #expect(told == handles[1])
-    connection.post(.close(reader.blob))
+    let end = Request.close(CloseRequest(blob: reader.blob, opened: reader.number))
+    connection.post(end)
     try second.say(.done, to: number)
     #expect(try second.answer(.done) == handles[2])
     #expect(try second.answer(.done) == handles[3])
-    #expect(try second.next(2) == [.reattached, .close(reader.blob)])
+    #expect(try second.next(2) == [.reattached, end])
   }
 
   @Test func `what the next broker refuses is not asked of the one after it`() throws {
@@ -458,8 +459,8 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
     #expect(try second.code == .timedOut)
     try peer.say(.opened(opened), to: late)
     try connection.checkAlive()
-    let end = observes ? Request.closeObserver(opened.blob) : .close(opened.blob)
-    #expect(try peer.next().request == end)
+    #expect(
+      try peer.next().request == .close(CloseRequest(blob: opened.blob, opened: late)))
 
     peer.vanish()
     let next = try broker.accept()

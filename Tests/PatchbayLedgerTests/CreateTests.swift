@@ -71,7 +71,7 @@ import Testing
     #expect(opened.board == 0 && opened.entry == 0)
     #expect(rig.info(writer, "k")?.subscriberCount == 0)
     #expect(rig.info(writer, "k")?.lastRead != nil)
-    #expect(rig.ask(writer, .close(opened.reader)) == .done)
+    #expect(rig.close(writer, opened.reader) == .done)
     #expect(rig.ledger.usedByteCount == 3)
     #expect(!rig.trace.contains { if case .createBoard = $0 { true } else { false } })
   }
@@ -130,7 +130,7 @@ import Testing
     let second = try need(rig.create(writer, "k") { $0.replaces = true })
     #expect(second.blob.generation > first.blob.generation)
     #expect(rig.freed.isEmpty)
-    #expect(rig.ask(reader, .close(opened.reader)) == .done)
+    #expect(rig.close(reader, opened.reader) == .done)
     #expect(rig.freed.map(\.rawValue) == [first.extent?.ringID])
   }
 

@@ -428,7 +428,7 @@ import Testing
     }
     #expect(grow(&rig, other, resumed, 2)?.extent?.index == 2)
     #expect(grow(&rig, other, resumed, 1)?.code == .rangeOverlap)
-    rig.ask(reader, .closeObserver(before.reader))
+    rig.closeObserver(reader, before.reader)
     #expect(rig.containers[old.blob.generation] == nil)
     #expect(rig.containers[resumed.blob.generation] != nil)
   }

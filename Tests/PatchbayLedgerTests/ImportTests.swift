@@ -143,7 +143,7 @@ import Testing
     let extent = ExtentRequest(generation: generation, index: 0)
     #expect(files.ask(watcher, .attachExtent(extent))?.code == .corrupt)
     #expect(files.rig.ledger.inconsistency == nil)
-    _ = files.ask(watcher, .close(reader.reader))
+    files.rig.close(watcher, reader.reader)
     // The key can be had again, as of any blob that has failed.
     _ = try need(files.offer(session, "f", .success(before))?.grant)
     #expect(files.open(session, "f")?.grant?.state == .sealed)
@@ -172,7 +172,7 @@ import Testing
     #expect(files.kept == [generation])
     let extent = ExtentRequest(generation: generation, index: 0)
     #expect(files.ask(reader, .attachExtent(extent)) == .imported(ImportGrant(stamp: before)))
-    _ = files.ask(reader, .close(opened.reader))
+    files.rig.close(reader, opened.reader)
     #expect(files.kept.isEmpty)
     #expect(files.rig.ledger.inconsistency == nil)
   }

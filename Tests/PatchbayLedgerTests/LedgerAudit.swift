@@ -155,7 +155,7 @@ extension Ledger {
       return "idle end"
     }
     if blob.state == .suspended, blob.isBorn, !blob.isAwaited || !blob.isNamed || blob.slot == nil {
-      return "suspended for ever"
+      return "suspended for ever \(blob.isAwaited) \(blob.isNamed) \(String(describing: blob.slot)) \(blob.key) \(blob.origin.terms)"
     }
     if blob.ghostCount != sessions.values.count(where: { $0.haunted.contains(generation) }) {
       return "ghosts"

@@ -38,8 +38,12 @@ import Testing
 
   @Test(arguments: LifeCycle.Step.allCases, LifeCycle.states)
   func `the ledger does what the table says`(step: LifeCycle.Step, state: BlobState) throws {
-    // Eviction, time and the loss of a publisher are no requests; other tests provoke them.
-    guard ![.memoryShort, .publisherLost, .lastLost, .idle, .fileChanged].contains(step) else {
+    // Eviction, time and the loss of a publisher are no requests, and who stands by is a reader of a
+    // blob of its own kind; other tests provoke them.
+    guard
+      ![.memoryShort, .publisherLost, .lastLost, .idle, .fileChanged, .producerLost, .standBy]
+        .contains(step)
+    else {
       return
     }
     var rig = Rig()
@@ -98,7 +102,7 @@ import Testing
     case .observe: .open(OpenRequest(key: "k", waits: false, observes: true))
     case .attachExtent:
       .attachExtent(ExtentRequest(generation: blob.blob.generation, index: 0))
-    case .close: .close(blob.reader)
+    case .close: .close(CloseRequest(blob: blob.reader, opened: 3))
     case .remove: .remove(RemoveRequest(key: "k", generation: nil))
     case .createSame: .createWith(same, Self.ownerless)
     case .join: .join(JoinRequest(key: "k", generation: nil))
@@ -106,7 +110,10 @@ import Testing
     case .release: .release(ReleaseRequest(blob: blob.blob, claim: 1))
     case .leave: .leave(blob.blob)
     case .pin: .pin(PinRequest(key: "k", isPinned: true))
-    case .publisherLost, .memoryShort, .lastLost, .idle, .fileChanged: .ping
+    case .publisherLost, .memoryShort, .lastLost, .idle, .fileChanged, .producerLost: .ping
+    case .openOrCreate:
+      .openOrCreate(OpenOrCreateRequest(create: create, terms: .plain, standsBy: false))
+    case .standBy: .standBy(StandByRequest(generation: blob.blob.generation, opened: 0))
     }
   }
 }

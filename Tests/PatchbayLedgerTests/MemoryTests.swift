@@ -38,7 +38,7 @@ import Testing
     var (rig, writer) = try warm(blobs: 3)
     for key in ["a", "b", "c"] as [BlobKey] { _ = rig.sealed(writer, key, byteCount: 10) }
     let read = try need(rig.open(writer, "a")?.grant)
-    rig.ask(writer, .close(read.reader))
+    rig.close(writer, read.reader)
     let before = rig.trace.count
     #expect(rig.sealed(writer, "d", byteCount: 10) != nil)
     #expect(rig.list(writer)?.keys == ["a", "c", "d"])

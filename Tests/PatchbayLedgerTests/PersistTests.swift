@@ -276,7 +276,7 @@ import Testing
     }
     // Read now, the older one is the newer one.
     let opened = try need(rig.open(writer, "old")?.grant)
-    rig.ask(writer, .close(BlobReference(generation: opened.blob.generation, epoch: 0)))
+    rig.close(writer, BlobReference(generation: opened.blob.generation, epoch: 0))
     let third = try rig.begin(writer, "third", .durable)
     _ = rig.grow(writer, third, 1)
     #expect(seal(&rig, writer, third, Rig.extent + 1) == .done)

@@ -116,7 +116,7 @@ import Testing
     #expect(rig.ledger.pool.count == 0)
     _ = try sealed(&rig, writer, "b")
     #expect(rig.trace.reused.isEmpty)
-    rig.ask(reader, .close(read.reader))
+    rig.close(reader, read.reader)
     #expect(rig.ledger.pool.count == 1)
   }
 

@@ -244,7 +244,7 @@ import Testing
     var rig = Rig()
     let writer = rig.connect()
     let blob = try need(rig.create(writer, "k"))
-    #expect(rig.ask(writer, .close(blob.blob)) == .done)
+    #expect(rig.ask(writer, .close(CloseRequest(blob: blob.blob))) == .done)
     #expect(rig.info(writer, "k")?.causeCode == .abandoned)
   }
 

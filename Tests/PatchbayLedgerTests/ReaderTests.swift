@@ -51,7 +51,7 @@ import Testing
     #expect(info.subscriberCount == 0 && info.lastRead == nil)
     rig.ask(writer, .remove(RemoveRequest(key: "k", generation: nil)))
     #expect(rig.freed.isEmpty)
-    rig.ask(writer, .closeObserver(grant.reader))
+    rig.closeObserver(writer, grant.reader)
     #expect(rig.freed.count == 1)
   }
 
@@ -113,7 +113,7 @@ import Testing
     #expect(rig.reply(reader, number)?.extent != nil)
     #expect(
       rig.descriptors(reader, number) == [.ring(RingID(rawValue: 2), isWritable: false)])
-    rig.ask(reader, .close(opened.reader))
+    rig.close(reader, opened.reader)
     #expect(rig.ask(reader, second)?.code == .closed)
     for index in [-1, Int.max] {
       let request = ExtentRequest(generation: generation, index: index)
@@ -129,11 +129,11 @@ import Testing
     _ = rig.open(writer, "k")
     #expect(rig.info(writer, "k")?.subscriberCount == 2)
     rig.ask(writer, .remove(RemoveRequest(key: "k", generation: blob.blob.generation)))
-    rig.ask(writer, .close(first.reader))
+    rig.close(writer, first.reader)
     #expect(rig.freed.isEmpty)
-    rig.ask(writer, .close(first.reader))
+    rig.close(writer, first.reader)
     #expect(rig.freed.count == 1)
-    #expect(rig.ask(writer, .close(first.reader)) == .done)
+    #expect(rig.close(writer, first.reader) == .done)
     #expect(rig.ledger.usedByteCount == rig.pooledByteCount)
   }
 
@@ -143,16 +143,16 @@ import Testing
     let blob = try need(rig.sealed(writer, "k", byteCount: 10))
     let opened = try need(rig.open(other, "k")?.grant)
     _ = rig.open(other, "k", observes: true)
-    rig.ask(other, .closeObserver(opened.reader))
-    #expect(rig.ask(other, .closeObserver(opened.reader)) == .done)
+    rig.closeObserver(other, opened.reader)
+    #expect(rig.closeObserver(other, opened.reader) == .done)
     #expect(rig.info(writer, "k")?.subscriberCount == 1)
     _ = rig.open(other, "k", observes: true)
-    rig.ask(other, .close(opened.reader))
-    #expect(rig.ask(other, .close(opened.reader)) == .done)
+    rig.close(other, opened.reader)
+    #expect(rig.close(other, opened.reader) == .done)
     #expect(rig.info(writer, "k")?.subscriberCount == 0)
     rig.ask(writer, .remove(RemoveRequest(key: "k", generation: blob.blob.generation)))
     #expect(rig.freed.isEmpty, "it is observed")
-    rig.ask(other, .closeObserver(opened.reader))
+    rig.closeObserver(other, opened.reader)
     #expect(rig.freed.count == 1)
   }
 
@@ -187,7 +187,7 @@ import Testing
     #expect(last.info.generation == old.blob.generation && last.info.state == .sealed)
     #expect(rig.records(from: records).allSatisfy { !$0.isNamed })
     #expect(!rig.trace.contains(.eraseBlob(old.blob.generation)))
-    rig.ask(reader, .close(opened.reader))
+    rig.close(reader, opened.reader)
     #expect(rig.trace.contains(.eraseBlob(old.blob.generation)))
     #expect(rig.freed.map(\.rawValue) == [old.extent?.ringID])
   }

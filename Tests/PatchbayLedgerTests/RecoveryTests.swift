@@ -234,7 +234,7 @@ import Testing
       next.ask(back, .attachExtent(ExtentRequest(generation: grant.blob.generation, index: 0)))?
         .extent != nil)
     #expect(next.sealed(other, "k", byteCount: 10) != nil, "the key is free")
-    next.ask(back, .close(BlobReference(generation: grant.blob.generation, epoch: 0)))
+    next.close(back, BlobReference(generation: grant.blob.generation, epoch: 0))
     #expect(next.trace.contains(.eraseBlob(grant.blob.generation)))
     consistent(next)
   }
@@ -363,7 +363,7 @@ import Testing
     #expect(next.ask(again, ReattachRequest.reader(grant, opened)) == .done)
     #expect(next.ask(again, .reattached) == .done)
     #expect(next.reply(back, number)?.code == .noSpaceMemory, "it is being read")
-    next.ask(again, .close(BlobReference(generation: grant.blob.generation, epoch: 0)))
+    next.close(again, BlobReference(generation: grant.blob.generation, epoch: 0))
     #expect(next.ask(back, .create(request))?.grant != nil)
     consistent(next)
   }

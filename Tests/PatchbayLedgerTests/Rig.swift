@@ -49,6 +49,9 @@ struct Rig {
   var holdsCopies = false
   var holdsSpills = false
   var holdsRestores = false
+  var holdsMeasures = false
+  /// What is found covered of a blob that is being produced.
+  var coveredByteCount = 0
   /// Why a scratch file cannot be read back.
   var restoreError: PatchbayError?
   /// Extents that are covered partly, and not at all.
@@ -164,7 +167,12 @@ struct Rig {
       .inspected(
         inspection,
         .success(coverage ?? Coverage(coveredByteCount: byteCount, missing: [])))
-    case .copy(let copy, _) where !holdsCopies: .copied(copy, nil)
+    case .copy(let copy, _) where !holdsCopies, .refit(let copy, _) where !holdsCopies:
+      .copied(copy, nil)
+    case .survey(let generation, let extents, _, _):
+      .surveyed(generation, .success(Set(extents.map(\.index)).subtracting(partial)))
+    case .measure(let report) where !holdsMeasures:
+      .measured(report.info.generation, coveredByteCount: coveredByteCount)
     case .spill(let order) where !holdsSpills:
       .spilled(order.generation, spill(order))
     case .persist(let order) where !holdsPersists:
@@ -303,6 +311,19 @@ struct Rig {
     ask(session, .open(OpenRequest(key: key, waits: waits, observes: observes)))
   }
 
+  /// Closes the reader that was opened last.
+  @discardableResult
+  mutating func close(_ session: SessionID, _ blob: BlobReference) -> Reply? {
+    let opened = ledger.sessions[session]?.handles[blob.generation]?.readers.last
+    return ask(session, .close(CloseRequest(blob: blob, opened: opened ?? 0)))
+  }
+
+  @discardableResult
+  mutating func closeObserver(_ session: SessionID, _ blob: BlobReference) -> Reply? {
+    let opened = ledger.sessions[session]?.handles[blob.generation]?.observers.last
+    return ask(session, .close(CloseRequest(blob: blob, opened: opened ?? 0)))
+  }
+
   mutating func info(_ session: SessionID, _ key: BlobKey) -> BlobInfo? {
     let before = trace.count
     post(session, .info(InfoRequest(key: key)))
@@ -357,11 +378,6 @@ extension Reply {
   var claim: ClaimGrant? {
     if case .claimed(let claim) = self { claim } else { nil }
   }
-}
-
-extension BlobGrant {
-  /// The reference under which a reader closes it.
-  var reader: BlobReference { BlobReference(generation: blob.generation, epoch: 0) }
 }
 
 extension [LedgerAction] {

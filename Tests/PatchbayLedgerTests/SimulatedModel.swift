@@ -89,9 +89,9 @@ struct SimulatedModel {
           known: known(to: session))
       }
       switch request {
-      case .close(let blob) where blob.epoch == 0: close(session, blob.generation, observer: false)
-      case .close(let blob): writing.departed(session, blob)
-      case .closeObserver(let blob): close(session, blob.generation, observer: true)
+      case .close(let end) where end.blob.epoch == 0:
+        close(session, end.blob.generation, opened: end.opened)
+      case .close(let end): writing.departed(session, end.blob)
       case .release(let claim): writing.released(session, claim)
       case .leave(let blob), .quiesced(let blob): quiesced(session, blob.generation)
       case .giveBack(let request): gaveBack(session, request)
@@ -128,7 +128,7 @@ struct SimulatedModel {
         rings[ring]?.holders[session] = nil
       }
     case .ringRefused, .ringCreated, .inspected, .sampled, .journalFull, .tick, .drainBegan,
-      .retracted, .fileLooked, .found, .recovered:
+      .retracted, .fileLooked, .found, .recovered, .surveyed, .measured:
       break
     }
   }
@@ -158,12 +158,9 @@ struct SimulatedModel {
   }
 
   private mutating func close(
-    _ session: SessionID, _ generation: Generation, observer isObserver: Bool
+    _ session: SessionID, _ generation: Generation, opened: UInt64
   ) {
-    let opened = readers[generation]?[session] ?? []
-    if let last = opened.lastIndex(where: { $0.observes == isObserver }) {
-      readers[generation]?[session]?.remove(at: last)
-    }
+    readers[generation]?[session]?.removeAll { $0.number == opened }
     forgetSubscriptions(session, generation)
   }
 
@@ -361,7 +358,13 @@ struct SimulatedModel {
       demand(
         owed[RequestID(session: session, number: number)] != nil,
         "looks at a file for nobody")
-    case .recordClient, .eraseClient, .recordBlob, .eraseBlob: break
+    case .recordClient, .eraseClient, .recordBlob, .eraseBlob, .measure: break
+    case .survey(_, let extents, _, _):
+      demand(extents.allSatisfy { rings[$0.ring]?.isUnlinked == false }, "surveys a gone ring")
+    case .refit(_, let pairs):
+      demand(
+        pairs.allSatisfy { rings[$0.source.ring]?.isUnlinked == false },
+        "copies from a gone ring")
     }
   }
 

@@ -14,7 +14,7 @@ struct SimulatedWorld {
     var hasGreeted = false
     var isProcessGone = false
     var published: [BlobReference] = []
-    var opened: [Generation] = []
+    var opened: [(generation: Generation, number: UInt64)] = []
     var numbers: [UInt64] = []
   }
 
@@ -175,9 +175,9 @@ struct SimulatedWorld {
       case .reply(let session, _, .created(let grant), _),
         .reply(let session, _, .joined(let grant), _):
         if let place = place(of: session) { clients[place].published.append(grant.blob) }
-      case .reply(let session, _, .opened(let grant), _):
+      case .reply(let session, let number, .opened(let grant), _):
         if let place = place(of: session) {
-          clients[place].opened.append(grant.blob.generation)
+          clients[place].opened.append((grant.blob.generation, number))
         }
       case .reply(let session, _, .welcome, _):
         if let place = place(of: session) { clients[place].hasGreeted = true }
@@ -392,7 +392,14 @@ struct SimulatedWorld {
 
   private mutating func randomOpened(_ client: Int) -> Generation {
     let own = clients[client].opened.suffix(6).randomElement(using: &generator)
-    return chance(9, in: 10) ? own ?? randomGeneration() : randomGeneration()
+    return chance(9, in: 10) ? own?.generation ?? randomGeneration() : randomGeneration()
+  }
+
+  /// Of a reader or an observer that there may be.
+  private mutating func randomEnd(_ client: Int) -> CloseRequest {
+    let own = clients[client].opened.suffix(6).randomElement(using: &generator)
+    let blob = BlobReference(generation: own?.generation ?? randomGeneration(), epoch: 0)
+    return CloseRequest(blob: blob, opened: own?.number ?? 1)
   }
 
   private mutating func randomLength() -> Int {
@@ -432,10 +439,9 @@ struct SimulatedWorld {
     case 66..<70:
       .attachExtent(ExtentRequest(generation: randomOpened(client), index: smallIndex()))
     case 70..<71: .attachBoard(BoardRequest(board: UInt32.random(in: 0..<6, using: &generator)))
-    case 71..<73: .closeObserver(BlobReference(generation: randomOpened(client), epoch: 0))
-    case 73..<81: .close(BlobReference(generation: randomOpened(client), epoch: 0))
+    case 71..<81: .close(randomEnd(client))
     case 81..<85: .quiesced(randomReference(client))
-    case 85..<86: .close(randomReference(client))
+    case 85..<86: .close(CloseRequest(blob: randomReference(client)))
     case 86..<87: .info(InfoRequest(key: randomKey()))
     case 87..<88: .why(WhyRequest(key: randomKey()))
     case 88..<90: .list(ListRequest(prefix: [], after: [], limit: smallIndex()))

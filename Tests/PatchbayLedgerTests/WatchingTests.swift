@@ -88,7 +88,7 @@ extension Rig {
     let client = rig.connect()
     let watch = rig.watch(client)
     _ = rig.sealed(client, "a", byteCount: 200_000)
-    rig.post(client, .close(BlobReference(generation: Generation(rawValue: 1), epoch: 0)))
+    rig.close(client, BlobReference(generation: Generation(rawValue: 1), epoch: 0))
     _ = rig.sealed(client, "b", byteCount: 200_000)
     _ = rig.create(client, "b") { $0.replaces = true }
     let told = rig.told(client, watch)

@@ -93,7 +93,7 @@ import Testing
       let list = try need(rig.ask(writer, .subscriptions(blob.blob))?.list)
       #expect(list.subscriptions.count == 1)
       switch way {
-      case 0: rig.ask(reader, .close(grant.reader))
+      case 0: rig.close(reader, grant.reader)
       case 1: rig.send(.hungUp(reader))
       default:
         let detach = DetachRequest(blob: blob.blob, subscription: list.subscriptions[0])

@@ -91,7 +91,7 @@ private final class Opened {
       try client.call(.remove(RemoveRequest(key: "f", generation: nil))).reply == .done)
     #expect(Listing.descriptorCount(of: path) == 2)
     #expect(
-      try client.call(.close(BlobReference(generation: grant.blob.generation, epoch: 0))).reply
+      try client.call(.close(CloseRequest(blob: grant.reader))).reply
         == .done)
     #expect(eventually { Listing.descriptorCount(of: path) == 1 })
     #expect(Listing.exists(path))

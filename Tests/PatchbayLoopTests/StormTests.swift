@@ -61,7 +61,7 @@ import Testing
       case 9:
         .attachExtent(ExtentRequest(generation: blob().generation, index: pick([0, 1, 1 << 30])))
       case 10: .attachBoard(BoardRequest(board: pick([0, 1, 2, .max])))
-      case 11: .close(blob())
+      case 11: .close(CloseRequest(blob: blob(), opened: UInt64(pick([0, 1, 5, 50]))))
       case 12: .info(InfoRequest(key: try key()))
       case 13: .list(ListRequest(prefix: [], after: [], limit: pick([0, 1, 512, 1 << 31])))
       case 14:
@@ -70,7 +70,7 @@ import Testing
             blob: blob(), role: pick(ReattachRequest.Role.allCases),
             number: UInt64(pick([0, 1, 5, 50]))))
       case 15: .reattached
-      case 16: .closeObserver(blob())
+      case 16: .standBy(StandByRequest(generation: blob().generation, opened: 1))
       default: .remove(RemoveRequest(key: try key(), generation: pick([nil, blob().generation])))
       }
     }

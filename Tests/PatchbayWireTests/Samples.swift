@@ -33,6 +33,31 @@ private let reference = BlobReference(
   generation: Generation(rawValue: 0x0102_0304_0506_0708), epoch: 0x0a0b0c)
 private let readers = BlobReference(generation: Generation(rawValue: 7), epoch: 0)
 private let key: BlobKey = "demo/a"
+private let producedTerms: CreateTerms = {
+  var terms = CreateTerms(ownership: .produced, idleLimit: nil, resumes: true)
+  terms.production.tenure = .seconds(30)
+  terms.production.whenUnread = .pause
+  terms.production.failureLifetime = .seconds(5)
+  terms.production.leastUses = 2
+  terms.lifetime.timeToLive = .seconds(3600)
+  terms.lifetime.idleExpiry = .seconds(60)
+  terms.lifetime.grace = .seconds(10)
+  return terms
+}()
+private func longestTerms(_ digest: ContentDigest) -> CreateTerms {
+  let longest = Duration.nanoseconds(Int64.max)
+  var terms = CreateTerms(
+    ownership: .ownerless, idleLimit: longest, resumes: true, compression: .lz4,
+    digest: DigestWish(expecting: digest))
+  terms.production.tenure = longest
+  terms.production.whenUnread = .pause
+  terms.production.failureLifetime = longest
+  terms.production.leastUses = .max
+  terms.lifetime.timeToLive = longest
+  terms.lifetime.idleExpiry = longest
+  terms.lifetime.grace = longest
+  return terms
+}
 
 /// What the golden bytes were made of.
 enum Golden {
@@ -61,7 +86,7 @@ enum Golden {
       "attachExtent", 11,
       .attachExtent(ExtentRequest(generation: reference.generation, index: 2))),
     Sample("attachBoard", 12, .attachBoard(BoardRequest(board: 5))),
-    Sample("close", 13, .close(readers)),
+    Sample("close", 13, .close(CloseRequest(blob: readers, opened: 12))),
     Sample("info", 14, .info(InfoRequest(key: key))),
     Sample(
       "list", 15,
@@ -117,7 +142,11 @@ enum Golden {
     Sample("reattach", 38, .reattach(reattach(.reader))),
     Sample("reattach, every field", 39, .reattach(fullReattach)),
     Sample("reattached", 40, .reattached),
-    Sample("closeObserver", 41, .closeObserver(readers)),
+    Sample(
+      "openOrCreate", 41,
+      .openOrCreate(
+        OpenOrCreateRequest(create: CreateRequest(key: key), terms: producedTerms, standsBy: true))),
+    Sample("standBy", 42, .standBy(StandByRequest(generation: reference.generation, opened: 41))),
   ]
 
   private static func reattach(_ role: ReattachRequest.Role) -> ReattachRequest {
@@ -402,7 +431,7 @@ enum Extreme {
       "attachExtent", .max,
       .attachExtent(ExtentRequest(generation: highest.generation, index: lastIndex))),
     Sample("attachBoard", .max, .attachBoard(BoardRequest(board: .max))),
-    Sample("close", .max, .close(highest)),
+    Sample("close", .max, .close(CloseRequest(blob: highest, opened: .max))),
     Sample("info", .max, .info(InfoRequest(key: longKey))),
     Sample(
       "list", .max,
@@ -424,10 +453,7 @@ enum Extreme {
     Sample(
       "createWith", .max,
       .createWith(
-        create,
-        CreateTerms(
-          ownership: .ownerless, idleLimit: .nanoseconds(Int64.max), resumes: true,
-          compression: .lz4, digest: DigestWish(expecting: digest)))),
+        create, longestTerms(digest))),
     Sample("join", .max, .join(JoinRequest(key: longKey, generation: highest.generation))),
     Sample("claim", .max, .claim(ClaimRequest(blob: highest, range: top..<top))),
     Sample("release", .max, .release(ReleaseRequest(blob: highest, claim: .max))),
@@ -447,7 +473,12 @@ enum Extreme {
     Sample("import", .max, .import(longImport)),
     Sample("reattach", .max, .reattach(longReattach)),
     Sample("reattached", .max, .reattached),
-    Sample("closeObserver", .max, .closeObserver(highest)),
+    Sample(
+      "openOrCreate", .max,
+      .openOrCreate(
+        OpenOrCreateRequest(create: create, terms: longestTerms(digest), standsBy: true))),
+    Sample(
+      "standBy", .max, .standBy(StandByRequest(generation: highest.generation, opened: .max))),
   ]
 
   private static var longReattach: ReattachRequest {

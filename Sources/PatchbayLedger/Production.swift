@@ -1,0 +1,409 @@
+// Producing a blob once. Of all that ask for a missing key one creates it; the others read the same
+// generation while it is written. Who would produce it stands by: when the publisher dies, gives the
+// production up, or covers nothing new for its tenure, the one that came first goes on, under the next
+// epoch, and readers notice nothing but the pause. Where nobody stands by the blob has failed, as an
+// exclusive one has.
+//
+// A publisher that was fenced may still write into the rings that it has mapped. What is not complete in
+// them is copied into fresh ones before the next publisher gets them (HandOver), unless its process has
+// exited, or said that it will write no more.
+
+import PatchbayTypes
+import PatchbayWire
+
+/// What is known of a production while its blob is being written.
+struct Production: Sendable {
+  /// How far a hand-over is.
+  enum Phase: Sendable, Hashable {
+    /// Somebody publishes the blob.
+    case steady
+    /// Nobody does.
+    case vacant
+    /// It is being found out which extents are complete.
+    case surveying
+    /// Fresh rings are being made for those that are not.
+    case refitting
+    /// What they cover is being copied.
+    case copying(CopyID)
+  }
+
+  /// A reader whose process would go on.
+  struct Candidate: Sendable, Hashable {
+    let session: SessionID
+    /// The request that opened it.
+    let opened: UInt64
+    /// The request that waits for the right; nil until it comes.
+    var request: UInt64?
+  }
+
+  var phase = Phase.steady
+  /// In the order of coming.
+  var candidates: [Candidate] = []
+  /// Sessions that published it before, and may still write into its rings.
+  var fenced: Set<SessionID> = []
+  /// Whether there may be others of which nobody knows: they were a broker's before this one.
+  var isTainted = false
+  /// Until when the end of a process is waited for that has hung up.
+  var exitDeadline: Int64?
+  /// Rings that take the place of incomplete ones.
+  var fresh: [ExtentRecord] = []
+  /// How much was covered when that was last seen to grow, and when.
+  var progress: (covered: Int, since: Int64)?
+  var isBeingMeasured = false
+  /// When it is next looked at.
+  var nextMoment: Int64?
+
+  var mustRefit: Bool { isTainted || !fenced.isEmpty }
+  /// Whether the right is on its way to somebody else.
+  var isInTransit: Bool { phase != .steady }
+  /// Whether its rings are being changed.
+  var isUnderWay: Bool { isInTransit && phase != .vacant }
+  var firstAsker: Candidate? { candidates.first { $0.request != nil } }
+
+  /// A process that has hung up is gone in a moment, as a rule, and nothing has to be copied.
+  static let exitPatience = Duration.milliseconds(100)
+  /// How long a vacant production waits for somebody to ask for it.
+  static let candidatePatience = Duration.seconds(10)
+  static let candidateLimit = 4096
+  static let shortestLook = Duration.milliseconds(5)
+}
+
+/// When a production is to be looked at.
+struct ProductionMoment: Sendable, Hashable, Comparable {
+  let moment: Int64
+  let generation: Generation
+  static func < (left: Self, right: Self) -> Bool {
+    (left.moment, left.generation) < (right.moment, right.generation)
+  }
+}
+
+extension Blob {
+  var isProduced: Bool { origin.terms.ownership == .produced }
+}
+
+extension Ledger {
+  // MARK: Opening or creating
+
+  mutating func openOrCreate(
+    _ session: SessionID, _ number: UInt64, _ request: OpenOrCreateRequest
+  ) throws(PatchbayError) {
+    guard !isDraining else { throw .draining }
+    let key = request.create.key
+    let asker = RequestID(session: session, number: number)
+    if let own = ownCreation(owners[key], session, number) {
+      confirm(session, own.origin.generation)
+      return answerCreation(of: own, asker)
+    }
+    guard request.create.inlineBytes == nil, !request.create.replaces,
+      request.terms.ownership != .ownerless
+    else { throw .badTerms(key, "whoever opens or creates a blob writes it, and replaces none") }
+    if let unborn = unborn(key, readableBy: session) {
+      return try awaitBirth(of: unborn, asker, request)
+    }
+    if let blob = visible(key, to: session), try opens(blob, asker, request) { return }
+    try create(session, number, request.create, request.terms)
+  }
+
+  private func unborn(_ key: BlobKey, readableBy session: SessionID) -> Blob? {
+    guard let generation = owners[key], let blob = blobs[generation], !blob.isBorn,
+      mayRead(session, blob.origin.access)
+    else { return nil }
+    return blob
+  }
+
+  /// Asked again when the blob is there, or has come to nothing.
+  private mutating func awaitBirth(
+    of blob: Blob, _ asker: RequestID, _ request: OpenOrCreateRequest
+  ) throws(PatchbayError) {
+    guard blob.birthAskers.count < Production.candidateLimit else {
+      throw .tooManyWaiters(blob, limit: Production.candidateLimit)
+    }
+    blobs[blob.origin.generation]?.birthAskers.append((asker, request))
+  }
+
+  /// To be called when a blob that others have waited for is born or discarded.
+  mutating func serveBirthAskers(_ askers: [(asker: RequestID, request: OpenOrCreateRequest)]) {
+    for (asker, request) in askers where sessions[asker.session]?.phase == .talking {
+      answer(asker.session, asker.number, .openOrCreate(request))
+    }
+  }
+
+  /// Opens what the key has; false when that is nothing to read, and the key can be taken.
+  private mutating func opens(
+    _ blob: Blob, _ asker: RequestID, _ request: OpenOrCreateRequest
+  ) throws(PatchbayError) -> Bool {
+    switch LifeCycle.outcome(of: .openOrCreate, in: blob.state) {
+    case .begins, .refused, .refusedWithCause: return false
+    case .stays, .becomes: break
+    }
+    guard !looksAtFile(of: blob, asker.session, asker.number, .openOrCreate(request)) else {
+      return true
+    }
+    if request.standsBy, blob.isProduced, blob.state.isLive {
+      try addCandidate(asker, request: nil, blob)
+    }
+    do throws(PatchbayError) {
+      try open(
+        blob, for: ParkedOpen(session: asker.session, number: asker.number, observes: false))
+    } catch {
+      dropCandidate(asker.session, opened: asker.number, blob.origin.generation)
+      throw error
+    }
+    return true
+  }
+
+  // MARK: Standing by
+
+  mutating func standBy(
+    _ session: SessionID, _ number: UInt64, _ request: StandByRequest
+  ) throws(PatchbayError) {
+    let generation = request.generation
+    guard let handle = sessions[session]?.handles[generation],
+      handle.readers.contains(request.opened), let blob = blobs[generation], blob.isBorn
+    else { throw .notOpen(generation) }
+    switch LifeCycle.outcome(of: .standBy, in: blob.state) {
+    case .refusedWithCause: throw blob.failure
+    case .refused(let code): throw .ended(blob, step: .standBy, code: code)
+    case .stays, .becomes, .begins: break
+    }
+    guard blob.state.isLive else { return reply(session, number, .done) }
+    guard blob.isProduced else { throw .notProduced(blob) }
+    if blob.publishers.contains(BlobPublisher(session: session, number: number)) {
+      // Asked again by who did not get the answer.
+      confirm(session, generation)
+      return grantJoin(session, number, generation)
+    }
+    let place = blob.production.candidates.firstIndex {
+      $0.session == session && $0.opened == request.opened
+    }
+    if let place {
+      if let before = blob.production.candidates[place].request { reply(session, before, .done) }
+      blobs[generation]?.production.candidates[place].request = number
+    } else {
+      try addCandidate(
+        RequestID(session: session, number: request.opened), request: number, blob)
+    }
+    handOn(generation)
+    watchProgress(of: generation)
+  }
+
+  private mutating func addCandidate(
+    _ reader: RequestID, request: UInt64?, _ blob: Blob
+  ) throws(PatchbayError) {
+    guard blob.production.candidates.count < Production.candidateLimit else {
+      throw .tooManyWaiters(blob, limit: Production.candidateLimit)
+    }
+    blobs[blob.origin.generation]?.production.candidates.append(
+      Production.Candidate(session: reader.session, opened: reader.number, request: request))
+  }
+
+  /// A reader has ended, and with it what it stood by for.
+  mutating func dropCandidate(
+    _ session: SessionID, opened: UInt64, _ generation: Generation
+  ) {
+    dropCandidates(of: generation) { $0.session == session && $0.opened == opened }
+  }
+
+  mutating func dropCandidates(of session: SessionID, _ generation: Generation) {
+    dropCandidates(of: generation) { $0.session == session }
+  }
+
+  private mutating func dropCandidates(
+    of generation: Generation, where isGoing: (Production.Candidate) -> Bool
+  ) {
+    guard let candidates = blobs[generation]?.production.candidates,
+      candidates.contains(where: isGoing)
+    else { return }
+    blobs[generation]?.production.candidates.removeAll(where: isGoing)
+    for candidate in candidates where isGoing(candidate) {
+      if let number = candidate.request { reply(candidate.session, number, .done) }
+    }
+    giveUpIfDeserted(generation)
+  }
+
+  /// Nobody is left that would go on with a vacant production.
+  private mutating func giveUpIfDeserted(_ generation: Generation) {
+    guard let blob = blobs[generation], blob.isProduced, blob.state == .suspended,
+      blob.production.candidates.isEmpty, !blob.isReturning
+    else { return }
+    failBlob(
+      generation, .abandoned, "its publisher was lost, and nobody was left to go on with it",
+      raisesEpoch: true)
+  }
+
+  /// Nobody waits any more for the answer to a `standBy`, or to an `openOrCreate`.
+  mutating func cancelProduction(_ asker: RequestID) {
+    guard let subject = unanswered[asker.session]?[asker.number]?.subject else { return }
+    switch subject {
+    case .blob(let generation):
+      dropCandidates(of: generation) {
+        $0.session == asker.session && $0.request == asker.number
+      }
+    case .key(let key):
+      guard let generation = owners[key],
+        blobs[generation]?.birthAskers.contains(where: { $0.asker == asker }) == true
+      else { return }
+      blobs[generation]?.birthAskers.removeAll { $0.asker == asker }
+      refuse(asker.session, asker.number, .waitCancelled(key))
+    }
+  }
+
+  /// The blob has ended: who stands by is told.
+  mutating func dismissCandidates(of generation: Generation, _ error: PatchbayError?) {
+    let candidates = blobs[generation]?.production.candidates ?? []
+    blobs[generation]?.production.candidates = []
+    for candidate in candidates {
+      guard let number = candidate.request else { continue }
+      reply(candidate.session, number, error.map { .failure($0) } ?? .done)
+    }
+  }
+
+  // MARK: Losing the publisher
+
+  /// The publisher of a produced blob is one no more.
+  /// - Parameter mayWrite: it may still write into the rings that it has mapped.
+  mutating func loseProducer(
+    _ session: SessionID, _ before: Blob, cause: String, mayWrite: Bool, waitsForExit: Bool
+  ) {
+    let generation = before.origin.generation
+    guard !before.production.candidates.isEmpty || before.isReturning else {
+      return failBlob(generation, .abandoned, cause, raisesEpoch: true)
+    }
+    let waiting = forgetWaiters(of: session, generation)
+    endPublisher(session, generation)
+    beginVacancy(of: generation, epoch: before.nextEpoch)
+    if mayWrite {
+      blobs[generation]?.production.fenced.insert(session)
+      if waitsForExit {
+        blobs[generation]?.production.exitDeadline = now.monotonicNanoseconds.addingClamped(
+          Production.exitPatience.wholeNanoseconds)
+      }
+    }
+    for number in waiting { refuse(session, number, .departed(before)) }
+    handOn(generation)
+    settle(generation)
+  }
+
+  private mutating func beginVacancy(of generation: Generation, epoch: UInt32) {
+    blobs[generation]?.epoch = epoch
+    blobs[generation]?.production.phase = .vacant
+    blobs[generation]?.production.progress = nil
+    suspend(generation)
+  }
+
+  /// A process that was fenced can write no more, or will not.
+  mutating func unfence(_ session: SessionID, _ generation: Generation) {
+    guard blobs[generation]?.production.fenced.remove(session) != nil else { return }
+    handOn(generation)
+  }
+
+  // MARK: Handing on
+
+  /// Gives a vacant production to whoever asked for it first, once nobody else can write.
+  mutating func handOn(_ generation: Generation) {
+    guard let blob = blobs[generation], blob.state == .suspended,
+      blob.production.phase == .vacant, blob.production.firstAsker != nil
+    else { return }
+    guard blob.production.mustRefit else { return grantProduction(generation) }
+    if let deadline = blob.production.exitDeadline, deadline > now.monotonicNanoseconds {
+      return attend(generation, at: deadline)
+    }
+    beginRefit(of: generation)
+  }
+
+  private mutating func grantProduction(_ generation: Generation) {
+    while let candidate = blobs[generation]?.production.firstAsker, let number = candidate.request {
+      blobs[generation]?.production.candidates.removeAll { $0 == candidate }
+      do throws(PatchbayError) {
+        try checkHandles(candidate.session)
+      } catch {
+        refuse(candidate.session, number, error)
+        continue
+      }
+      return grantProduction(generation, RequestID(session: candidate.session, number: number))
+    }
+    giveUpIfDeserted(generation)
+  }
+
+  private mutating func grantProduction(_ generation: Generation, _ asker: RequestID) {
+    blobs[generation]?.production.phase = .steady
+    blobs[generation]?.production.exitDeadline = nil
+    changePublishers(of: generation) {
+      $0.append(BlobPublisher(session: asker.session, number: asker.number))
+    }
+    sessions[asker.session]?.handles[generation, default: Handle()].publishes = true
+    sessions[asker.session]?.handleCount += 1
+    reopen(generation)
+    updateIdle(generation)
+    grantJoin(asker.session, asker.number, generation)
+    watchProgress(of: generation)
+  }
+
+  // MARK: Tenure
+
+  /// Looks at a production again at a moment.
+  mutating func attend(_ generation: Generation, at moment: Int64) {
+    if let next = blobs[generation]?.production.nextMoment, next <= moment { return }
+    blobs[generation]?.production.nextMoment = moment
+    productionMoments.push(ProductionMoment(moment: moment, generation: generation))
+  }
+
+  mutating func attendProductions() {
+    while let first = productionMoments.first, first.moment <= now.monotonicNanoseconds {
+      _ = productionMoments.pop()
+      guard blobs[first.generation]?.production.nextMoment == first.moment else { continue }
+      blobs[first.generation]?.production.nextMoment = nil
+      handOn(first.generation)
+      watchProgress(of: first.generation)
+    }
+  }
+
+  /// While somebody stands by it is seen to that the publisher covers something within its tenure.
+  mutating func watchProgress(of generation: Generation) {
+    guard let blob = blobs[generation], blob.state == .open, blob.isBorn,
+      blob.origin.terms.production.tenure != nil, blob.production.firstAsker != nil,
+      !blob.production.isBeingMeasured, blob.production.nextMoment == nil
+    else { return }
+    blobs[generation]?.production.isBeingMeasured = true
+    actions.append(.measure(blob.report))
+  }
+
+  /// Answer to `measure`.
+  mutating func measured(_ generation: Generation, coveredByteCount: Int) {
+    guard let blob = blobs[generation], blob.production.isBeingMeasured else { return }
+    blobs[generation]?.production.isBeingMeasured = false
+    guard blob.state == .open, let tenure = blob.origin.terms.production.tenure else { return }
+    let now = now.monotonicNanoseconds
+    let before = blob.production.progress
+    if before == nil || coveredByteCount > before?.covered ?? 0 || waitsForBroker(blob) {
+      blobs[generation]?.production.progress = (coveredByteCount, now)
+    } else if let before, now - before.since >= tenure.wholeNanoseconds {
+      return fence(blob, tenure)
+    }
+    let look = max(tenure / 4, Production.shortestLook)
+    attend(generation, at: now.addingClamped(look.wholeNanoseconds))
+  }
+
+  /// Whether it is the broker that its publisher waits for.
+  private func waitsForBroker(_ blob: Blob) -> Bool {
+    guard let publisher = blob.publishers.first else { return true }
+    return unanswered[publisher.session]?.values.contains {
+      $0.subject == .blob(blob.origin.generation) && $0.kind != .standBy
+    } ?? false
+  }
+
+  private mutating func fence(_ blob: Blob, _ tenure: Duration) {
+    guard let publisher = blob.publishers.first else { return }
+    loseProducer(
+      publisher.session, blob, cause: "its publisher covered nothing new for \(tenure)",
+      mayWrite: true, waitsForExit: false)
+  }
+}
+
+extension PatchbayError {
+  static func notProduced(_ blob: Blob) -> PatchbayError {
+    PatchbayError(
+      .notPermitted,
+      "The blob \(blob.key) was not created for others to go on with it: nobody can stand by.")
+  }
+}
