@@ -177,6 +177,12 @@ extension Publisher {
     return status.epoch != handle.grant.blob.epoch && (state == .open || state == .suspended)
   }
 
+  /// Whether the blob is open, and this publisher's.
+  var isCurrent: Bool {
+    guard let status = handle.entry?.status else { return false }
+    return status.state(of: generation) == .open && status.epoch == handle.grant.blob.epoch
+  }
+
   /// Waits until nothing that this publisher writes can be seen any more, because the blob has ended
   /// otherwise than by its doing, or was taken over.
   /// - Throws: what became of the blob; `cancelled`.

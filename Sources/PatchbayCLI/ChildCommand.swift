@@ -19,23 +19,36 @@ final class ChildCommand {
   /// How long a command may take to end by itself after it was asked to.
   private static let patience = Duration.seconds(5)
 
+  /// What a command reads.
+  enum Input {
+    /// The standard input of this process.
+    case ours
+    /// Nothing: it finds the end at once.
+    case none
+  }
+
   /// Starts a command.
   /// - Parameters:
   ///   - words: its name, looked for as a shell does, and its arguments; not empty.
+  ///   - input: what the command gets as its standard input.
   ///   - output: what the command gets as its standard output.
   /// - Throws: `inputOutput`, `notPermitted` when it cannot be started, `limitReached`.
-  convenience init(_ words: [String], output: borrowing Descriptor) throws(PatchbayError) {
-    try self.init(words, standardOutput: output.rawValue)
+  convenience init(
+    _ words: [String], input: Input = .ours, output: borrowing Descriptor
+  ) throws(PatchbayError) {
+    try self.init(words, input, standardOutput: output.rawValue)
   }
 
   /// Starts a command with all streams as this process has them.
   /// - Throws: as the other `init`.
   convenience init(_ words: [String]) throws(PatchbayError) {
-    try self.init(words, standardOutput: STDOUT_FILENO)
+    try self.init(words, .ours, standardOutput: STDOUT_FILENO)
   }
 
-  private init(_ words: [String], standardOutput: Int32) throws(PatchbayError) {
-    let process = try Self.spawn(words, standardOutput)
+  private init(
+    _ words: [String], _ input: Input, standardOutput: Int32
+  ) throws(PatchbayError) {
+    let process = try Self.spawn(words, input, standardOutput)
     let pidfd = pb_pidfd(process)
     guard pidfd >= 0 else {
       _ = kill(process, SIGKILL)
@@ -51,11 +64,14 @@ final class ChildCommand {
   deinit { stop() }
 
   private static func spawn(
-    _ words: [String], _ output: Int32
+    _ words: [String], _ input: Input, _ output: Int32
   ) throws(PatchbayError) -> Int32 {
     var actions = unsafe posix_spawn_file_actions_t()
     unsafe posix_spawn_file_actions_init(&actions)
     defer { unsafe posix_spawn_file_actions_destroy(&actions) }
+    if input == .none {
+      unsafe posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0)
+    }
     unsafe posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO)
     var attributes = posix_spawnattr_t()
     unsafe posix_spawnattr_init(&attributes)

@@ -26,7 +26,8 @@ import Patchbay
     version: Version.patchbay,
     subcommands: [
       ServeVerb.self, PutVerb.self, CreateVerb.self, WriteVerb.self, SealVerb.self, FailVerb.self,
-      CatVerb.self, GetVerb.self, WaitVerb.self, WatchVerb.self, InfoVerb.self, WhyVerb.self,
+      CatVerb.self, GetVerb.self, ProduceVerb.self, WaitVerb.self, WatchVerb.self, InfoVerb.self,
+      WhyVerb.self,
       TopVerb.self,
       ListVerb.self, RemoveVerb.self, ImportVerb.self, WithVerb.self, PinVerb.self, UnpinVerb.self,
       VerifyVerb.self, PingVerb.self, StatsVerb.self,

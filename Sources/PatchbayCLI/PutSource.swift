@@ -42,12 +42,14 @@ struct PutSource: ~Copyable {
 
   /// Starts a command and takes its output.
   /// - Throws: as `ChildCommand` does.
-  init(outputOf words: [String], length: Int?) throws(PatchbayError) {
+  init(
+    outputOf words: [String], input: ChildCommand.Input = .ours, length: Int?
+  ) throws(PatchbayError) {
     var ends: [Int32] = [-1, -1]
     _ = try checked(unsafe pb_pipe(&ends), "Making a pipe")
     let reading = Descriptor(owning: ends[0])
     let writing = Descriptor(owning: ends[1])
-    command = try ChildCommand(words, output: writing)
+    command = try ChildCommand(words, input: input, output: writing)
     name = "the output of \(words[0])"
     isRegular = false
     hasOwnLength = false

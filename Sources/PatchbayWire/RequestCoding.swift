@@ -216,7 +216,8 @@ extension Request {
           standsBy: try reader.takeFlag()))
     case .standBy:
       self = .standBy(
-        StandByRequest(generation: Generation(rawValue: try reader.take()), opened: try reader.take()))
+        StandByRequest(
+          generation: Generation(rawValue: try reader.take()), opened: try reader.take()))
     }
   }
 }

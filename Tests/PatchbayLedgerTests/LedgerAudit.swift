@@ -154,8 +154,10 @@ extension Ledger {
     if (blob.suspensionEnd != nil) != (blob.state == .suspended && blob.isBorn) {
       return "idle end"
     }
-    if blob.state == .suspended, blob.isBorn, !blob.isAwaited || !blob.isNamed || blob.slot == nil {
-      return "suspended for ever \(blob.isAwaited) \(blob.isNamed) \(String(describing: blob.slot)) \(blob.key) \(blob.origin.terms)"
+    if blob.state == .suspended, blob.isBorn,
+      !blob.isAwaited || !blob.isNamed && !blob.isProduced || blob.slot == nil
+    {
+      return "suspended for ever"
     }
     if blob.ghostCount != sessions.values.count(where: { $0.haunted.contains(generation) }) {
       return "ghosts"

@@ -104,9 +104,11 @@ import Testing
     let first = rig.reply(session, number)
     let before = rig.trace.count
     rig.send(.request(session, number: number, Self.request()))
-    guard case .reply(session, number, let second, _) = rig.trace[before...].last(where: {
-      if case .reply = $0 { true } else { false }
-    }) else {
+    guard
+      case .reply(session, number, let second, _) = rig.trace[before...].last(where: {
+        if case .reply = $0 { true } else { false }
+      })
+    else {
       Issue.record("no reply")
       return
     }
@@ -172,7 +174,8 @@ import Testing
     #expect(scene.reply(1) == .done)
   }
 
-  @Test func `after a hang-up the end of the process is waited for, and nothing is copied`() throws {
+  @Test func `after a hang-up the end of the process is waited for, and nothing is copied`() throws
+  {
     var scene = try Scene()
     scene.rig.partial = [0]
     scene.rig.send(.hungUp(scene.producer))
@@ -182,7 +185,9 @@ import Testing
     #expect(scene.reply(0)?.grant?.extent?.ringID == scene.blob.extent?.ringID)
   }
 
-  @Test func `a process that hung up and lives is fenced: its incomplete rings are replaced`() throws {
+  @Test func `a process that hung up and lives is fenced: its incomplete rings are replaced`()
+    throws
+  {
     var scene = try Scene()
     scene.rig.partial = [0]
     scene.rig.send(.hungUp(scene.producer))
@@ -206,7 +211,8 @@ import Testing
     #expect(scene.reply(0)?.grant?.extent?.ringID == scene.blob.extent?.ringID)
   }
 
-  @Test func `readers find nothing in an extent while it is copied, and then the new ring`() throws {
+  @Test func `readers find nothing in an extent while it is copied, and then the new ring`() throws
+  {
     var scene = try Scene()
     scene.rig.partial = [0]
     scene.rig.holdsCopies = true
@@ -260,7 +266,9 @@ import Testing
     #expect(grant?.state == .open)
   }
 
-  @Test func `when the last that would go on closes, or takes too long, the blob has failed`() throws {
+  @Test func `when the last that would go on closes, or takes too long, the blob has failed`()
+    throws
+  {
     for isClosing in [true, false] {
       var scene = try Scene(others: 0)
       let (other, reader) = (scene.rig.connect(process: 2), scene.rig.connect(process: 3))
@@ -343,7 +351,9 @@ import Testing
     #expect(scene.seal(scene.others[0].session, grant.blob) == .done)
   }
 
-  @Test func `whoever covers something keeps its tenure, and so does who waits for the broker`() throws {
+  @Test func `whoever covers something keeps its tenure, and so does who waits for the broker`()
+    throws
+  {
     var scene = try Scene(tenure: Self.tenure) { $0.byteCount = nil }
     for step in 1...12 {
       scene.rig.coveredByteCount = step

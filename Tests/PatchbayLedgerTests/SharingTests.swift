@@ -76,7 +76,8 @@ import Testing
 
   @Test func `who leaves or abandons gives its claims back though it is still connected`() throws {
     for request in [Request.leave, Request.abandon, { .close(CloseRequest(blob: $0)) }]
-      as [(BlobReference) -> Request] {
+      as [(BlobReference) -> Request]
+    {
       var rig = Rig()
       let (first, second, blob) = try shared(&rig)
       _ = rig.claim(first, blob, 0..<10)

@@ -127,6 +127,7 @@ private struct TableWalker {
         ["state", shown(BlobState.self)], ["order", shown(WriteOrder.self)],
         ["policy", shown(FlowPolicy.self)], ["acknowledgement", shown(Acknowledgement.self)],
         ["ownership", shown(Ownership.self)],
+        ["whenUnread", shown(UnreadPolicy.self)],
         ["algorithm", shown(ContentDigest.Algorithm.self)],
         ["change", shown(BlobChange.Kind.self)], ["want", shown(BlobSituation.Want.self)],
       ])
