@@ -21,6 +21,8 @@ struct AppendState {
   var batchStart: Int?
   /// Where the covered bytes end that are being appended again, to be compared.
   var repeatedEnd: Int?
+  /// When the broker is next told that this goes on.
+  var nextRenewal = MonotonicTime(nanoseconds: 0)
   var isLent = false
   /// A long append copies its bytes; whoever comes meanwhile stands in line.
   var isTaken = false

@@ -3,6 +3,7 @@
 // difference fails the blob, since what they have read would be the beginning of something else.
 
 import PatchbayRing
+import PatchbaySystem
 import PatchbayTypes
 import PatchbayWire
 import Synchronization
@@ -61,11 +62,19 @@ extension Publisher {
     noteRepeated(range)
   }
 
+  /// A tenure is longer, or nobody could keep it.
+  private static let renewalInterval = Duration.milliseconds(5)
+
   private func noteRepeated(_ range: Range<Int>) {
-    appending.withLock { state in
+    let now = MonotonicTime.now
+    let isDue = appending.withLock { state in
       state.end = range.upperBound
       if state.end == state.repeatedEnd { state.repeatedEnd = nil }
+      guard state.nextRenewal <= now else { return false }
+      state.nextRenewal = now.advanced(by: Self.renewalInterval)
+      return true
     }
+    if isDue { handle.session.connection.post(.renew(handle.grant.blob)) }
   }
 
   private static func firstDifference(

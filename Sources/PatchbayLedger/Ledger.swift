@@ -272,6 +272,7 @@ package struct Ledger: Sendable {
     case .reattach(let request): try reattach(session, number, request)
     case .reattached: reattached(session, number)
     case .openOrCreate(let request): try openOrCreate(session, number, request)
+    case .renew(let blob): try renew(session, number, blob)
     case .standBy(let request): try standBy(session, number, request)
     }
   }

@@ -384,6 +384,15 @@ extension Ledger {
     attend(generation, at: now.addingClamped(look.wholeNanoseconds))
   }
 
+  /// A publisher has repeated what is covered, on its way to where there is something to cover.
+  mutating func renew(
+    _ session: SessionID, _ number: UInt64, _ reference: BlobReference
+  ) throws(PatchbayError) {
+    _ = try published(reference, by: session, for: .grow)
+    blobs[reference.generation]?.production.progress?.since = now.monotonicNanoseconds
+    reply(session, number, .done)
+  }
+
   /// Whether it is the broker that its publisher waits for.
   private func waitsForBroker(_ blob: Blob) -> Bool {
     guard let publisher = blob.publishers.first else { return true }

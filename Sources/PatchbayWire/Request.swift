@@ -60,6 +60,8 @@ package enum Request: Sendable, Hashable {
   case openOrCreate(OpenOrCreateRequest)
   /// Waits for the right to go on producing a blob, or for the blob's end.
   case standBy(StandByRequest)
+  /// A publisher that began again from 0 has repeated covered bytes: it does not stand still.
+  case renew(BlobReference)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case hello = 1
@@ -70,7 +72,7 @@ package enum Request: Sendable, Hashable {
     case watch = 32
     case why, pin, `import`
     case giveBack = 36
-    case reattach, reattached, openOrCreate, standBy
+    case reattach, reattached, openOrCreate, standBy, renew
   }
 }
 

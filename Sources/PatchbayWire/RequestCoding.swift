@@ -42,6 +42,7 @@ extension Request {
     case .reattached: .reattached
     case .openOrCreate: .openOrCreate
     case .standBy: .standBy
+    case .renew: .renew
     }
   }
 
@@ -68,7 +69,8 @@ extension Request {
       writer.put(fail.blob)
       writer.put(fail.code.rawValue)
       writer.put(fail.cause)
-    case .abandon(let blob), .subscriptions(let blob), .leave(let blob), .quiesced(let blob):
+    case .abandon(let blob), .subscriptions(let blob), .leave(let blob), .quiesced(let blob),
+      .renew(let blob):
       writer.put(blob)
     case .close(let close):
       writer.put(close.blob)
@@ -214,6 +216,7 @@ extension Request {
         OpenOrCreateRequest(
           create: try CreateRequest(from: &reader), terms: try CreateTerms(from: &reader),
           standsBy: try reader.takeFlag()))
+    case .renew: self = .renew(try reader.takeReference())
     case .standBy:
       self = .standBy(
         StandByRequest(

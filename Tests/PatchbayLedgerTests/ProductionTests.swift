@@ -371,6 +371,22 @@ import Testing
     #expect(scene.rig.reply(scene.producer, grow) == nil && scene.reply(0) == nil)
   }
 
+  @Test func `whoever repeats covered bytes keeps its tenure`() throws {
+    var scene = try Scene(tenure: Self.tenure)
+    for _ in 0..<12 {
+      scene.rig.pass(Self.tenure / 4)
+      #expect(scene.rig.ask(scene.producer, .renew(scene.blob.blob)) == .done)
+      scene.rig.send(.tick)
+    }
+    #expect(scene.reply(0) == nil)
+    for _ in 0..<5 {
+      scene.rig.pass(Self.tenure / 4)
+      scene.rig.send(.tick)
+    }
+    #expect(scene.reply(0)?.grant != nil)
+    #expect(scene.rig.ask(scene.producer, .renew(scene.blob.blob))?.code == .fenced)
+  }
+
   @Test func `while nobody stands by nobody is measured`() throws {
     var scene = try Scene(others: 0, tenure: Self.tenure)
     for _ in 0..<12 {

@@ -8,6 +8,7 @@ do {
   switch arguments.first {
   case "ring": try writeRaggedNeighbours(arguments)
   case "life": try Life(arguments).run()
+  case "produce": try Producer(arguments).run()
   case let role? where Crowd.roles.contains(role): try Crowd(arguments).run(role)
   default: Conversation().run()
   }

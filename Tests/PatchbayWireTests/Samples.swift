@@ -146,6 +146,7 @@ enum Golden {
       "openOrCreate", 41,
       .openOrCreate(
         OpenOrCreateRequest(create: CreateRequest(key: key), terms: producedTerms, standsBy: true))),
+    Sample("renew", 43, .renew(reference)),
     Sample("standBy", 42, .standBy(StandByRequest(generation: reference.generation, opened: 41))),
   ]
 
@@ -477,6 +478,7 @@ enum Extreme {
       "openOrCreate", .max,
       .openOrCreate(
         OpenOrCreateRequest(create: create, terms: longestTerms(digest), standsBy: true))),
+    Sample("renew", .max, .renew(highest)),
     Sample(
       "standBy", .max, .standBy(StandByRequest(generation: highest.generation, opened: .max))),
   ]
