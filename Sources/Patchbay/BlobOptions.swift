@@ -1,6 +1,7 @@
 // What a publisher may say about a blob when it creates it.
 
 import PatchbayTypes
+import PatchbayWire
 
 /// How a blob is created. Everything has a default; a plain `BlobOptions()` is a private blob of
 /// unknown length, written in any order.
@@ -61,6 +62,9 @@ public struct BlobOptions: Sendable, Hashable {
   public var isCache = false
   /// How its bytes are kept on disk; nil: as the broker was told.
   public var compression: SpoolCompression?
+
+  /// How it is fetched, if readers say what they want of it.
+  var demand: DemandTerms?
 
   /// Options with what matters most; the rest are properties.
   public init(

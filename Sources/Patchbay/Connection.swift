@@ -462,7 +462,7 @@ extension Request {
   var mayWaitLong: Bool {
     switch self {
     case .open(let open): open.waits
-    case .create, .createWith, .openOrCreate, .standBy, .grow: true
+    case .create, .createWith, .openOrCreate, .standBy, .demand, .nextDemand, .grow: true
     default: false
     }
   }

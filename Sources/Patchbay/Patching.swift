@@ -68,9 +68,11 @@ extension PatchbayClient {
   }
 
   func terms(of options: BlobOptions) -> CreateTerms {
-    CreateTerms(
+    var terms = CreateTerms(
       ownership: options.isJoinable ? .joinable : .exclusive, idleLimit: options.idleLimit,
       resumes: options.resumes, compression: options.compression,
       digest: options.digestWish)
+    terms.demand = options.demand
+    return terms
   }
 }

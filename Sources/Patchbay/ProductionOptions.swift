@@ -70,6 +70,7 @@ extension ProductionOptions {
       ownership: .produced, idleLimit: nil, resumes: start == .anywhere,
       compression: blob.compression, digest: blob.digestWish)
     terms.production.tenure = stallTimeout
+    terms.demand = blob.demand
     return terms
   }
 }

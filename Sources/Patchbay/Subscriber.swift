@@ -300,7 +300,19 @@ public final class Subscriber: Sendable {
       try self.look(at: position, count: count, deadline: deadline)
     }
     if let found = try look() { return found }
-    return try wait(at: position, deadline: deadline, look)
+    guard let want = want(at: position, count: count) else {
+      return try wait(at: position, deadline: deadline, look)
+    }
+    do throws(PatchbayError) {
+      return try wait(at: position, deadline: deadline) { () throws(PatchbayError) in
+        if let found = try look() { return found }
+        try want.check()
+        return nil
+      }
+    } catch {
+      want.cancel()
+      throw error
+    }
   }
 
   func checkPosition(_ position: Int) throws(PatchbayError) {

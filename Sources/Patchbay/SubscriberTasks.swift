@@ -64,10 +64,17 @@ extension Subscriber {
   ) async throws(PatchbayError) -> Look {
     let look = try look(at: position, count: count)
     guard case .nothingYet = look else { return look }
-    return try await wait(at: position, deadline: deadline) { [self] () throws(PatchbayError) in
-      let look = try self.look(at: position, count: count)
-      if case .nothingYet = look { return nil }
-      return look
+    let want = want(at: position, count: count)
+    do throws(PatchbayError) {
+      return try await wait(at: position, deadline: deadline) { [self] () throws(PatchbayError) in
+        let look = try self.look(at: position, count: count)
+        guard case .nothingYet = look else { return look }
+        try want?.check()
+        return nil
+      }
+    } catch {
+      want?.cancel()
+      throw error
     }
   }
 

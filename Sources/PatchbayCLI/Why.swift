@@ -143,6 +143,8 @@ struct WhyLook {
     case .board: "its place on the board"
     case .memory: "memory"
     case .verification: "its seal to be verified"
+    case .fetch: "bytes to be fetched"
+    case .demand: "somebody to want bytes that it can fetch"
     case .production: "to go on with it if its publisher cannot"
     }
   }

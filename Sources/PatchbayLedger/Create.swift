@@ -76,6 +76,7 @@ extension Ledger {
         request.key,
         "a window has one publisher, and nothing of it is kept to be taken over or verified")
     }
+    try checkDemand(request, terms)
     let isShared = terms.ownership == .joinable || terms.ownership == .ownerless
     guard isShared || terms.idleLimit == nil else {
       throw .badTerms(
@@ -436,7 +437,8 @@ extension Blob {
       wakeClasses: origin.wakeClasses, board: slot?.board ?? 0, entry: slot?.entry ?? 0,
       inlineBytes: epoch == 0 ? inlineBytes : nil,
       extentEnd: extentEnd,
-      extent: extent, heldExtentLimit: epoch == 0 ? 0 : origin.heldExtentLimit)
+      extent: extent, heldExtentLimit: epoch == 0 ? 0 : origin.heldExtentLimit,
+      demandPiece: demandPiece)
   }
 }
 

@@ -39,6 +39,7 @@ extension Ledger {
     sessions[session]?.handleCount -= 1
     if sessions[session]?.handles[generation]?.readers.isEmpty == true {
       dropSubscriptions(of: generation, by: session)
+      dropDemands(of: session, generation)
     }
     if sessions[session]?.handles[generation]?.isEmpty == true {
       sessions[session]?.handles[generation] = nil

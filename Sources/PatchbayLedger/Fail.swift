@@ -81,6 +81,7 @@ extension Ledger {
       refuse(waiter.session, waiter.number, blob.failure)
     }
     dismissCandidates(of: generation, blob.failure)
+    dismissDemands(of: generation, blob.failure)
     settle(generation)
   }
 
@@ -96,6 +97,7 @@ extension Ledger {
   /// Takes a publisher's handle away from its session and from the blob.
   mutating func endPublisher(_ session: SessionID, _ generation: Generation) {
     changePublishers(of: generation) { $0.removeAll { $0.session == session } }
+    withdrawDemands(of: session, generation)
     sessions[session]?.handles[generation]?.publishes = false
     sessions[session]?.handleCount -= 1
     if sessions[session]?.handles[generation]?.isEmpty == true {

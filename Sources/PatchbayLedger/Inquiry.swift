@@ -24,6 +24,8 @@ extension Request {
     case .open(let open): .key(open.key)
     case .openOrCreate(let request): .key(request.create.key)
     case .standBy(let request): .blob(request.generation)
+    case .demand(let request): .blob(request.generation)
+    case .nextDemand(let request): .blob(request.blob.generation)
     case .grow(let grow): .blob(grow.blob.generation)
     case .seal(let seal): .blob(seal.blob.generation)
     default: nil
@@ -122,6 +124,8 @@ extension Ledger {
     switch kind {
     case .open, .openOrCreate: isThere ? .board : .key
     case .standBy: .production
+    case .demand: .fetch
+    case .nextDemand: .demand
     case .seal: .verification
     default: .memory
     }

@@ -63,6 +63,9 @@ package struct Ledger: Sendable {
   var quietEnd: Int64?
   var suspensions = Heap<Suspension>()
   var productionMoments = Heap<ProductionMoment>()
+  /// Blobs with publishers that have nothing to fetch, and how many fetches are under way in all.
+  var demandSources: Set<Generation> = []
+  var transferCount = 0
 
   var rings: [RingID: Ring] = [:]
   var spilling = Spilling()
@@ -273,6 +276,8 @@ package struct Ledger: Sendable {
     case .reattached: reattached(session, number)
     case .openOrCreate(let request): try openOrCreate(session, number, request)
     case .renew(let blob): try renew(session, number, blob)
+    case .demand(let request): try demand(session, number, request)
+    case .nextDemand(let request): try nextDemand(session, number, request)
     case .standBy(let request): try standBy(session, number, request)
     }
   }

@@ -117,6 +117,8 @@ struct Blob: Sendable {
   var birthAskers: [(asker: RequestID, request: OpenOrCreateRequest)] = []
   /// Who goes on when its publisher cannot; says nothing of a blob that is not produced.
   var production = Production()
+  /// What its readers wait for; says nothing of a blob that nobody fetches on demand.
+  var demands = Demands()
   /// The failed blob whose bytes it takes over, until it has.
   var source: Generation?
   var pendingCopy: CopyID?

@@ -102,6 +102,8 @@ package struct LedgerLimits: Hashable, Sendable {
   /// Jobs on large rings that may wait for a thread of the loop.
   package var jobCount = 1024
   package var watchesPerSession = 16
+  /// Fetches on demand that may be under way at once, of all blobs.
+  package var transferLimit = Int.max
   /// Blobs that are gone and of which watchers can still be told.
   package var removalCount = 4096
   package var handshake: Duration = .seconds(5)

@@ -236,6 +236,7 @@ extension Ledger {
     guard let subject = unanswered[asker.session]?[asker.number]?.subject else { return }
     switch subject {
     case .blob(let generation):
+      cancelDemand(asker, generation)
       dropCandidates(of: generation) {
         $0.session == asker.session && $0.request == asker.number
       }
@@ -396,8 +397,9 @@ extension Ledger {
   /// Whether it is the broker that its publisher waits for.
   private func waitsForBroker(_ blob: Blob) -> Bool {
     guard let publisher = blob.publishers.first else { return true }
+    guard !blob.isUndemanded else { return true }
     return unanswered[publisher.session]?.values.contains {
-      $0.subject == .blob(blob.origin.generation) && $0.kind != .standBy
+      $0.subject == .blob(blob.origin.generation) && [.grow, .seal].contains($0.kind)
     } ?? false
   }
 

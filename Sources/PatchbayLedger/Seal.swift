@@ -183,6 +183,7 @@ extension Ledger {
       refuse(waiter.session, waiter.number, .ended(blob, step: .grow, code: .closed))
     }
     dismissCandidates(of: generation, nil)
+    dismissDemands(of: generation, nil)
     offerToSpill(generation)
     settle(generation)
   }

@@ -210,6 +210,7 @@ extension Ledger {
     sessions[session]?.handles[generation]?.observers = []
     dropSubscriptions(of: generation, by: session)
     dropCandidates(of: session, generation)
+    dropDemands(of: session, generation)
     if handle.publishes { losePublisher(session, generation, isProcessGone: isProcessGone) }
     settle(generation)
   }

@@ -34,6 +34,10 @@ package struct BlobSituation: Sendable, Hashable {
     case verification = 4
     /// The right to go on producing the blob.
     case production = 5
+    /// That its source fetches bytes.
+    case fetch = 6
+    /// That somebody wants bytes that it could fetch.
+    case demand = 7
   }
 
   /// A request that the broker has not answered yet.

@@ -35,6 +35,8 @@ package enum Reply: Sendable, Hashable {
   case scratch(ScratchGrant)
   /// One descriptor: the file that was imported, for reading only.
   case imported(ImportGrant)
+  /// What a publisher is to fetch: a piece of its blob.
+  case demanded(Range<Int>)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case failure = 256
@@ -44,6 +46,7 @@ package enum Reply: Sendable, Hashable {
     case events = 288
     case why, spooled, imported
     case scratch = 296
+    case demanded = 298
   }
 }
 
@@ -93,14 +96,17 @@ package struct BlobGrant: Sendable, Hashable {
   package var isForeign: Bool
   /// The most extents that a publisher may have for writing at once; 0: any number, and in `opened`.
   package var heldExtentLimit: Int
+  /// Bytes of a piece that is fetched on demand; nil: none is.
+  package var demandPiece: Int?
 
   package init(
     blob: BlobReference, state: BlobState, byteCount: Int?, order: WriteOrder,
     policy: FlowPolicy = .keep, plan: ExtentPlan, segment: Int = 0, wakeClasses: WakeClasses,
     board: UInt32, entry: UInt32, inlineBytes: [UInt8]? = nil,
     extentEnd: Int = 0, extent: ExtentGrant? = nil, isForeign: Bool = false,
-    heldExtentLimit: Int = 0
+    heldExtentLimit: Int = 0, demandPiece: Int? = nil
   ) {
+    self.demandPiece = demandPiece
     self.blob = blob
     self.state = state
     self.byteCount = byteCount

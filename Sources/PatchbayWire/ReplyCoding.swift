@@ -25,6 +25,7 @@ extension Reply {
     case .spooled: .spooled
     case .scratch: .scratch
     case .imported: .imported
+    case .demanded: .demanded
     }
   }
 
@@ -55,6 +56,7 @@ extension Reply {
     case .statistics(let statistics): writer.put(statistics)
     case .events(let page): page.encode(&writer)
     case .why(let situation): situation.encode(&writer)
+    case .demanded(let range): writer.put(range)
     case .spooled(let grant):
       writer.put(index: grant.index)
       writer.put(Int64(grant.segmentByteCount))
@@ -122,6 +124,7 @@ extension Reply {
           index: try reader.takeIndex(), writer: Generation(rawValue: try reader.take()),
           dataByteCount: try reader.takePosition("an extent's size")))
     case .imported: self = .imported(try ImportGrant(from: &reader))
+    case .demanded: self = .demanded(try reader.takeRange("a demand"))
     }
   }
 }
@@ -156,6 +159,7 @@ extension WireWriter {
     if let extent = grant.extent { put(extent) }
     put(grant.isForeign)
     put(UInt32(clamping: grant.heldExtentLimit))
+    put(Int64(grant.demandPiece ?? 0))
   }
 
   mutating func put(_ extent: ExtentGrant) {
@@ -253,7 +257,14 @@ extension WireReader {
       inlineBytes: try takeFlag()
         ? takeBlock(atMost: Frame.inlineByteLimit, "an inline blob") : nil,
       extentEnd: try takeIndex(), extent: try takeFlag() ? takeExtent() : nil,
-      isForeign: try takeFlag(), heldExtentLimit: Int(try take(UInt32.self)))
+      isForeign: try takeFlag(), heldExtentLimit: Int(try take(UInt32.self)),
+      demandPiece: try takeDemandPiece())
+  }
+
+  /// 0 stands for nil.
+  private mutating func takeDemandPiece() throws(PatchbayError) -> Int? {
+    let byteCount = try takePosition("a piece's size")
+    return byteCount == 0 ? nil : byteCount
   }
 
   mutating func takeExtent() throws(PatchbayError) -> ExtentGrant {

@@ -62,6 +62,10 @@ package enum Request: Sendable, Hashable {
   case standBy(StandByRequest)
   /// A publisher that began again from 0 has repeated covered bytes: it does not stand still.
   case renew(BlobReference)
+  /// A reader waits for bytes of a blob that is fetched on demand.
+  case demand(DemandRequest)
+  /// A publisher has fetched something, or nothing yet, and waits for something to fetch.
+  case nextDemand(NextDemandRequest)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case hello = 1
@@ -72,7 +76,7 @@ package enum Request: Sendable, Hashable {
     case watch = 32
     case why, pin, `import`
     case giveBack = 36
-    case reattach, reattached, openOrCreate, standBy, renew
+    case reattach, reattached, openOrCreate, standBy, renew, demand, nextDemand
   }
 }
 
@@ -150,6 +154,8 @@ package struct CreateTerms: Sendable, Hashable {
   package var digest: DigestWish?
   package var production = ProductionTerms()
   package var lifetime = LifetimeTerms()
+  /// Nil: nobody fetches it on demand.
+  package var demand: DemandTerms?
   /// What a plain `create` means.
   package static let plain = plain(digest: nil)
   package static func plain(digest: DigestWish?) -> CreateTerms {
@@ -189,6 +195,44 @@ package struct LifetimeTerms: Sendable, Hashable {
   /// How long it is served on, when its time is over, while it is produced again.
   package var grace: Duration?
   package init() {}
+}
+
+/// How a blob is fetched of which readers say what they want.
+package struct DemandTerms: Sendable, Hashable {
+  /// Bytes that are fetched together, from a multiple of them on.
+  package var pieceByteCount: Int
+  /// Bytes behind those that are wanted, where somebody reads on.
+  package var readAhead: Int
+  /// Whether what nobody wants is fetched, too, when there is nothing else to do.
+  package var fills: Bool
+  package static let pieceRange = 4096...(1 << 30)
+  package init(pieceByteCount: Int, readAhead: Int, fills: Bool) {
+    self.pieceByteCount = pieceByteCount
+    self.readAhead = readAhead
+    self.fills = fills
+  }
+}
+
+package struct DemandRequest: Sendable, Hashable {
+  package var generation: Generation
+  package var range: Range<Int>
+  package init(generation: Generation, range: Range<Int>) {
+    self.generation = generation
+    self.range = range
+  }
+}
+
+package struct NextDemandRequest: Sendable, Hashable {
+  package var blob: BlobReference
+  /// What was demanded of it before, and is over.
+  package var fetched: Range<Int>?
+  /// Why that could not be fetched; nil: all of it is covered.
+  package var failure: String?
+  package init(blob: BlobReference, fetched: Range<Int>? = nil, failure: String? = nil) {
+    self.blob = blob
+    self.fetched = fetched
+    self.failure = failure
+  }
 }
 
 /// Ends a handle.

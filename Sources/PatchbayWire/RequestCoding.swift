@@ -43,6 +43,8 @@ extension Request {
     case .openOrCreate: .openOrCreate
     case .standBy: .standBy
     case .renew: .renew
+    case .demand: .demand
+    case .nextDemand: .nextDemand
     }
   }
 
@@ -82,6 +84,15 @@ extension Request {
     case .standBy(let request):
       writer.put(request.generation.rawValue)
       writer.put(request.opened)
+    case .demand(let request):
+      writer.put(request.generation.rawValue)
+      writer.put(request.range)
+    case .nextDemand(let request):
+      writer.put(request.blob)
+      writer.put(request.fetched != nil)
+      if let fetched = request.fetched { writer.put(fetched) }
+      writer.put(request.failure != nil)
+      if let failure = request.failure { writer.put(failure) }
     case .open(let open):
       writer.put(open.key)
       writer.put(open.waits)
@@ -217,6 +228,18 @@ extension Request {
           create: try CreateRequest(from: &reader), terms: try CreateTerms(from: &reader),
           standsBy: try reader.takeFlag()))
     case .renew: self = .renew(try reader.takeReference())
+    case .demand:
+      self = .demand(
+        DemandRequest(
+          generation: Generation(rawValue: try reader.take()),
+          range: try reader.takeRange("a demand")))
+    case .nextDemand:
+      self = .nextDemand(
+        NextDemandRequest(
+          blob: try reader.takeReference(),
+          fetched: try reader.takeFlag() ? reader.takeRange("what was fetched") : nil,
+          failure: try reader.takeFlag()
+            ? reader.takeText(atMost: WireLimit.cause, "a cause") : nil))
     case .standBy:
       self = .standBy(
         StandByRequest(
@@ -239,6 +262,9 @@ extension CreateTerms {
     writer.put(optional: lifetime.timeToLive)
     writer.put(optional: lifetime.idleExpiry)
     writer.put(optional: lifetime.grace)
+    writer.put(Int64(demand?.pieceByteCount ?? 0))
+    writer.put(Int64(demand?.readAhead ?? 0))
+    writer.put(demand?.fills ?? false)
   }
 
   package init(from reader: inout WireReader) throws(PatchbayError) {
@@ -254,6 +280,17 @@ extension CreateTerms {
     lifetime.timeToLive = try reader.takeOptionalDuration("a time to live")
     lifetime.idleExpiry = try reader.takeOptionalDuration("a time without readers")
     lifetime.grace = try reader.takeOptionalDuration("a grace")
+    let terms = DemandTerms(
+      pieceByteCount: try reader.takePosition("a piece's size"),
+      readAhead: try reader.takePosition("a number of bytes"), fills: try reader.takeFlag())
+    guard terms.pieceByteCount == 0 else {
+      demand = terms
+      return
+    }
+    guard terms.readAhead == 0, !terms.fills else {
+      throw PatchbayError(
+        .protocolViolation, "A blob without pieces has no more to be said of them.")
+    }
   }
 }
 

@@ -510,7 +510,8 @@ private let shared = CreateTerms(ownership: .joinable, idleLimit: nil, resumes: 
       connection.state.withLock { $0.session = nil }
       if isTold { try peer.say(.failure(PatchbayError(.noBroker, "It was nice.")), to: 0) }
       peer.vanish()
-      #expect(code { try connection.checkAlive() } == .noBroker)
+      // The courier may be reading at this moment.
+      try eventually("it has ended") { code { try connection.checkAlive() } == .noBroker }
       #expect(connection.wentSilently == !isTold)
       try connection.keep(for: client.session)
       #expect(code { try connection.checkNotFailed() } == (isTold ? .noBroker : nil))

@@ -42,6 +42,7 @@ private let producedTerms: CreateTerms = {
   terms.lifetime.timeToLive = .seconds(3600)
   terms.lifetime.idleExpiry = .seconds(60)
   terms.lifetime.grace = .seconds(10)
+  terms.demand = DemandTerms(pieceByteCount: 65536, readAhead: 131072, fills: true)
   return terms
 }()
 private func longestTerms(_ digest: ContentDigest) -> CreateTerms {
@@ -56,6 +57,8 @@ private func longestTerms(_ digest: ContentDigest) -> CreateTerms {
   terms.lifetime.timeToLive = longest
   terms.lifetime.idleExpiry = longest
   terms.lifetime.grace = longest
+  terms.demand = DemandTerms(
+    pieceByteCount: ExtentPlan.positionLimit, readAhead: ExtentPlan.positionLimit, fills: true)
   return terms
 }
 
@@ -147,6 +150,14 @@ enum Golden {
       .openOrCreate(
         OpenOrCreateRequest(create: CreateRequest(key: key), terms: producedTerms, standsBy: true))),
     Sample("renew", 43, .renew(reference)),
+    Sample(
+      "demand", 44,
+      .demand(DemandRequest(generation: reference.generation, range: 4096..<1_000_000))),
+    Sample("nextDemand", 45, .nextDemand(NextDemandRequest(blob: reference))),
+    Sample(
+      "nextDemand, failed", 46,
+      .nextDemand(
+        NextDemandRequest(blob: reference, fetched: 65536..<131_072, failure: "no route"))),
     Sample("standBy", 42, .standBy(StandByRequest(generation: reference.generation, opened: 41))),
   ]
 
@@ -216,6 +227,7 @@ enum Golden {
         ScratchGrant(
           index: 5, writer: Generation(rawValue: 6), dataByteCount: 2 * 1024 * 1024))),
     Sample("imported", 38, .imported(ImportGrant(stamp: stamp))),
+    Sample("demanded", 47, .demanded(65536..<131_072)),
   ]
 
   private static var situation: BlobSituation {
@@ -325,7 +337,7 @@ enum Golden {
     BlobGrant(
       blob: reference, state: .open, byteCount: 1_000_000, order: .any,
       plan: plan(65536, 1 << 26), wakeClasses: shift(12), board: 5, entry: 17, extentEnd: 3,
-      heldExtentLimit: 3)
+      heldExtentLimit: 3, demandPiece: 65536)
   }
 
   private static var openedGrant: BlobGrant {
@@ -480,6 +492,15 @@ enum Extreme {
         OpenOrCreateRequest(create: create, terms: longestTerms(digest), standsBy: true))),
     Sample("renew", .max, .renew(highest)),
     Sample(
+      "demand", .max,
+      .demand(DemandRequest(generation: highest.generation, range: top..<top))),
+    Sample(
+      "nextDemand", .max,
+      .nextDemand(
+        NextDemandRequest(
+          blob: highest, fetched: top..<top,
+          failure: String(repeating: "x", count: WireLimit.cause)))),
+    Sample(
       "standBy", .max, .standBy(StandByRequest(generation: highest.generation, opened: .max))),
   ]
 
@@ -566,6 +587,7 @@ enum Extreme {
       "scratch", .max,
       .scratch(
         ScratchGrant(index: lastIndex, writer: highest.generation, dataByteCount: top))),
+    Sample("demanded", .max, .demanded(0..<ExtentPlan.positionLimit)),
     Sample(
       "imported", .max,
       .imported(
@@ -619,7 +641,8 @@ enum Extreme {
       plan: Golden.plan(page, top), segment: top, wakeClasses: Golden.shift(30), board: .max,
       entry: .max,
       inlineBytes: [UInt8](repeating: 0xee, count: Frame.inlineByteLimit), extentEnd: lastIndex,
-      extent: extent, isForeign: true, heldExtentLimit: Int(UInt32.max))
+      extent: extent, isForeign: true, heldExtentLimit: Int(UInt32.max),
+      demandPiece: ExtentPlan.positionLimit)
   }
 
   private static var extent: ExtentGrant {

@@ -1,0 +1,260 @@
+// Fetching on demand: what is handed out, in which order, to whom the outcome is told, and what becomes of
+// it when a source or a reader goes.
+
+import PatchbayTypes
+import PatchbayWire
+import Testing
+
+@testable import PatchbayLedger
+
+@Suite struct DemandTests {
+  private static let piece = 4096
+
+  /// A blob of ten pieces, the last one short, with its source.
+  private struct Scene {
+    var rig: Rig
+    let source: SessionID
+    let blob: BlobGrant
+    let reader: SessionID
+
+    init(
+      readAhead: Int = 0, fills: Bool = false, ownership: Ownership = .exclusive,
+      adjust: (inout LedgerLimits) -> Void = { _ in }
+    ) throws {
+      rig = Rig(adjust: adjust)
+      source = rig.connect(process: 1)
+      reader = rig.connect(process: 2)
+      var create = CreateRequest(key: "k")
+      create.byteCount = 9 * piece + 100
+      var terms = CreateTerms(ownership: ownership, idleLimit: nil, resumes: false)
+      terms.demand = DemandTerms(pieceByteCount: piece, readAhead: readAhead, fills: fills)
+      let reply = rig.ask(source, .createWith(create, terms))
+      guard let grant = reply?.grant else { throw Missing() }
+      blob = grant
+      _ = rig.open(reader, "k")
+    }
+    struct Missing: Error {}
+
+    mutating func want(_ range: Range<Int>, by session: SessionID? = nil) -> UInt64 {
+      rig.post(
+        session ?? reader,
+        .demand(DemandRequest(generation: blob.blob.generation, range: range)))
+    }
+
+    mutating func next(_ fetched: Range<Int>? = nil, failure: String? = nil) -> UInt64 {
+      rig.post(
+        source,
+        .nextDemand(NextDemandRequest(blob: blob.blob, fetched: fetched, failure: failure)))
+    }
+
+    func handedOut(_ number: UInt64) -> Range<Int>? {
+      if case .demanded(let range) = rig.reply(source, number) { range } else { nil }
+    }
+  }
+
+  private func piece(_ index: Int) -> Range<Int> {
+    index * Self.piece..<min((index + 1) * Self.piece, 9 * Self.piece + 100)
+  }
+
+  @Test func `a source waits until something is wanted, and is given whole pieces`() throws {
+    var scene = try Scene()
+    #expect(scene.blob.demandPiece == Self.piece)
+    let idle = scene.next()
+    #expect(scene.rig.reply(scene.source, idle) == nil)
+    let wanted = scene.want(5000..<5001)
+    #expect(scene.handedOut(idle) == piece(1))
+    #expect(scene.rig.reply(scene.reader, wanted) == nil)
+    let last = scene.next(piece(1))
+    #expect(scene.rig.reply(scene.reader, wanted) == .done)
+    _ = scene.want(9 * Self.piece + 99..<9 * Self.piece + 100)
+    #expect(scene.handedOut(last) == piece(9), "the last one is short")
+  }
+
+  @Test func `a piece that many want is handed out once, and all are told`() throws {
+    var scene = try Scene()
+    let others = (0..<5).map { scene.rig.connect(process: 10 + $0) }
+    for other in others { _ = scene.rig.open(other, "k") }
+    let first = scene.next()
+    let second = scene.next()
+    let numbers = others.map { scene.want(100..<200, by: $0) }
+    #expect(scene.handedOut(first) == piece(0) && scene.rig.reply(scene.source, second) == nil)
+    _ = scene.next(piece(0))
+    for (other, number) in zip(others, numbers) { #expect(scene.rig.reply(other, number) == .done) }
+    // It is there from now on.
+    let late = scene.want(0..<1)
+    #expect(scene.rig.reply(scene.reader, late) == .done)
+    #expect(scene.rig.reply(scene.source, second) == nil)
+  }
+
+  @Test func `what a reader waits for comes before what it will, and that before the rest`() throws
+  {
+    var scene = try Scene(readAhead: 2 * Self.piece, fills: true)
+    let first = scene.next()
+    #expect(scene.handedOut(first) == piece(0), "there was nothing else to do")
+    _ = scene.want(0..<1)
+    _ = scene.want(7 * Self.piece..<7 * Self.piece + 1)
+    var order: [Range<Int>?] = []
+    var fetched = piece(0)
+    for _ in 0..<9 {
+      let number = scene.next(fetched)
+      order.append(scene.handedOut(number))
+      fetched = scene.handedOut(number) ?? fetched
+    }
+    #expect(order == [7, 1, 2, 3, 4, 5, 6, 8, 9].map(piece))
+    let over = scene.next(fetched)
+    #expect(scene.rig.reply(scene.source, over) == .done, "all is there")
+  }
+
+  @Test func `only who reads on is read ahead for`() throws {
+    var scene = try Scene(readAhead: Self.piece)
+    let slots = (0..<4).map { _ in scene.next() }
+    _ = scene.want(5 * Self.piece..<5 * Self.piece + 1)
+    #expect(slots.compactMap { scene.handedOut($0) } == [piece(5)])
+    _ = scene.want(6 * Self.piece..<6 * Self.piece + 1)
+    #expect(slots.compactMap { scene.handedOut($0) } == [piece(5), piece(6), piece(7)])
+  }
+
+  @Test func `a range of several pieces wants all, and its answer is about the first`() throws {
+    var scene = try Scene()
+    let slots = (0..<3).map { _ in scene.next() }
+    let wanted = scene.want(4000..<3 * Self.piece)
+    #expect(slots.map { scene.handedOut($0) } == [0, 1, 2].map(piece))
+    _ = scene.next(piece(1), failure: "no route")
+    #expect(scene.rig.reply(scene.reader, wanted) == nil)
+    _ = scene.next(piece(0))
+    #expect(scene.rig.reply(scene.reader, wanted) == .done)
+  }
+
+  @Test func `a fetch that fails is told to those that wait for it, and tried again when wanted`()
+    throws
+  {
+    var scene = try Scene()
+    let other = scene.rig.connect(process: 9)
+    _ = scene.rig.open(other, "k")
+    let slots = [scene.next(), scene.next()]
+    let failing = scene.want(0..<1)
+    let fine = scene.want(Self.piece..<Self.piece + 1, by: other)
+    let next = scene.next(piece(0), failure: "no route")
+    let error = try need(scene.rig.reply(scene.reader, failing)?.error)
+    #expect(error.code == .inputOutput && error.cause == "no route")
+    #expect(scene.rig.reply(other, fine) == nil)
+    #expect(slots.compactMap { scene.handedOut($0) }.count == 2)
+    let again = scene.want(0..<1)
+    #expect(scene.handedOut(next) == piece(0))
+    _ = scene.next(piece(0))
+    #expect(scene.rig.reply(scene.reader, again) == .done)
+  }
+
+  @Test func `what nobody waits for any more is not fetched`() throws {
+    var scene = try Scene()
+    let first = scene.want(0..<1)
+    let second = scene.want(Self.piece..<Self.piece + 1)
+    scene.rig.ask(scene.reader, .cancel(CancelRequest(request: first)))
+    #expect(scene.rig.reply(scene.reader, first) == .done)
+    let next = scene.next()
+    #expect(scene.handedOut(next) == piece(1))
+    #expect(scene.rig.reply(scene.reader, second) == nil)
+    let idle = scene.next()
+    scene.rig.send(.hungUp(scene.reader))
+    #expect(scene.rig.reply(scene.source, idle) == nil)
+  }
+
+  @Test func `what a lost source had begun is handed out to the next`() throws {
+    var scene = try Scene(ownership: .produced)
+    let opened = scene.rig.post(
+      scene.reader, .open(OpenRequest(key: "k", waits: false, observes: false)))
+    let waiting = scene.rig.post(
+      scene.reader,
+      .standBy(StandByRequest(generation: scene.blob.blob.generation, opened: opened)))
+    let wanted = scene.want(0..<1)
+    let begun = scene.next()
+    #expect(scene.handedOut(begun) == piece(0))
+    scene.rig.send(.exited(scene.source))
+    let grant = try need(scene.rig.reply(scene.reader, waiting)?.grant)
+    let next = scene.rig.ask(
+      scene.reader, .nextDemand(NextDemandRequest(blob: grant.blob)))
+    #expect(next == .demanded(piece(0)))
+    scene.rig.ask(
+      scene.reader, .nextDemand(NextDemandRequest(blob: grant.blob, fetched: piece(0))))
+    #expect(scene.rig.reply(scene.reader, wanted) == .done)
+    #expect(scene.rig.ledger.transferCount == 0)
+  }
+
+  @Test func `no more are under way than may be, of all blobs`() throws {
+    var scene = try Scene { $0.transferLimit = 2 }
+    let slots = (0..<3).map { _ in scene.next() }
+    _ = scene.want(0..<5 * Self.piece)
+    #expect(slots.compactMap { scene.handedOut($0) }.count == 2)
+    _ = scene.next(piece(0), failure: "x")
+    #expect(slots.compactMap { scene.handedOut($0) }.count == 3)
+    scene.rig.ask(scene.source, .fail(FailRequest(blob: scene.blob.blob, cause: "enough")))
+    #expect(scene.rig.ledger.transferCount == 0)
+  }
+
+  @Test func `when the blob ends everybody is told`() throws {
+    for isSealed in [true, false] {
+      var scene = try Scene()
+      let wanted = scene.want(0..<1)
+      let first = scene.next()
+      let idle = scene.next()
+      #expect(scene.handedOut(first) != nil)
+      if isSealed {
+        scene.rig.ask(
+          scene.source, .seal(SealRequest(blob: scene.blob.blob, byteCount: 9 * Self.piece + 100)))
+      } else {
+        scene.rig.ask(scene.source, .fail(FailRequest(blob: scene.blob.blob, cause: "no")))
+      }
+      #expect((scene.rig.reply(scene.reader, wanted) == .done) == isSealed)
+      #expect(scene.rig.reply(scene.source, idle) != nil)
+    }
+  }
+
+  @Test func `a source that nobody asks for anything keeps its tenure`() throws {
+    var rig = Rig()
+    let (source, other) = (rig.connect(process: 1), rig.connect(process: 2))
+    var create = CreateRequest(key: "k")
+    create.byteCount = 3 * Self.piece
+    var terms = CreateTerms(ownership: .produced, idleLimit: nil, resumes: false)
+    terms.production.tenure = .seconds(4)
+    terms.demand = DemandTerms(pieceByteCount: Self.piece, readAhead: 0, fills: false)
+    let request = OpenOrCreateRequest(create: create, terms: terms, standsBy: true)
+    let blob = try need(rig.ask(source, .openOrCreate(request))?.grant)
+    let opened = rig.post(other, .openOrCreate(request))
+    let waiting = rig.post(
+      other, .standBy(StandByRequest(generation: blob.blob.generation, opened: opened)))
+    rig.ask(source, .nextDemand(NextDemandRequest(blob: blob.blob)))
+    func wait(_ rig: inout Rig) {
+      for _ in 0..<8 {
+        rig.pass(.seconds(1))
+        rig.send(.tick)
+      }
+    }
+    wait(&rig)
+    #expect(rig.reply(other, waiting) == nil)
+    rig.post(other, .demand(DemandRequest(generation: blob.blob.generation, range: 0..<1)))
+    wait(&rig)
+    #expect(rig.reply(other, waiting)?.grant != nil, "somebody waits, and nothing comes")
+  }
+
+  @Test func `terms of impossible pieces are refused, and demands of other blobs`() throws {
+    var rig = Rig()
+    let session = rig.connect()
+    for piece in [1, 4095, 1 << 31] {
+      var create = CreateRequest(key: "k")
+      create.byteCount = 10
+      var terms = CreateTerms.plain
+      terms.demand = DemandTerms(pieceByteCount: piece, readAhead: 0, fills: false)
+      #expect(rig.ask(session, .createWith(create, terms))?.code == .protocolViolation)
+    }
+    var terms = CreateTerms.plain
+    terms.demand = DemandTerms(pieceByteCount: 4096, readAhead: 0, fills: false)
+    #expect(
+      rig.ask(session, .createWith(CreateRequest(key: "k"), terms))?.code == .protocolViolation)
+    let plain = try need(rig.create(session, "plain") { $0.byteCount = 10 })
+    _ = rig.open(session, "plain")
+    let demand = DemandRequest(generation: plain.blob.generation, range: 0..<1)
+    #expect(rig.ask(session, .demand(demand))?.code == .notPermitted)
+    #expect(
+      rig.ask(session, .nextDemand(NextDemandRequest(blob: plain.blob)))?.code == .notPermitted)
+  }
+}

@@ -1,0 +1,137 @@
+// A blob in one process's hands, read by others wherever they like: only what they read is fetched, each
+// piece once.
+
+import Glibc
+import Patchbay
+import PatchbayTestSupport
+import Synchronization
+import Testing
+
+@Suite(.serialized) struct OnDemandTests {
+  private static let piece = 64 << 10
+
+  /// A source that writes the oracle, counts what it was asked for, and fails where it is told to.
+  private final class Origin: Sendable {
+    private let fetched = Mutex<[Range<Int>]>([])
+    let broken: Range<Int>
+
+    init(broken: Range<Int> = 0..<0) { self.broken = broken }
+
+    var ranges: [Range<Int>] { fetched.withLock { $0 }.sorted { $0.lowerBound < $1.lowerBound } }
+
+    var source: RangeSource {
+      var source = RangeSource { [self] range, publisher in
+        fetched.withLock { $0.append(range) }
+        guard !range.overlaps(broken) else { throw Unreachable() }
+        let bytes = oracleBytes(publisher.generation.rawValue, range)
+        try await publisher.write(bytes, at: range.lowerBound)
+      }
+      source.pieceByteCount = OnDemandTests.piece
+      return source
+    }
+
+    struct Unreachable: Error, CustomStringConvertible {
+      var description: String { "the origin cannot be reached" }
+    }
+  }
+
+  private func options(_ byteCount: Int) -> BlobOptions {
+    var options = BlobOptions(byteCount: byteCount)
+    options.firstExtentByteCount = 1 << 20
+    options.extentByteLimit = 1 << 20
+    return options
+  }
+
+  @Test func `eight processes that read at random have only that fetched, each piece once`()
+    async throws
+  {
+    let seed = announcedSeed("read on demand")
+    var random = SeededRandom(seed: seed)
+    let broker = try BrokerProcess(memory: "2GiB")
+    let client = try await PatchbayClient(socketPath: broker.socket)
+    let origin = Origin()
+    let publisher = try await client.publisher("k", options(1 << 30), fetching: origin.source)
+    let serving = Task { try await publisher.serve(origin.source) }
+    var wanted: Set<Int> = []
+    let peers = try (0..<8).map { _ in try broker.peer() }
+    for peer in peers { try peer.ask("open k") }
+    for _ in 0..<(isFullTier ? 200 : 20) {
+      for peer in peers {
+        let start = Int.random(in: 0..<(1 << 30) - 200_000, using: &random) / 8 * 8
+        let end = start + Int.random(in: 1...200_000, using: &random)
+        try peer.tell("full k \(start) \(end)")
+        wanted.formUnion(start / Self.piece...(end - 1) / Self.piece)
+      }
+      for peer in peers { _ = try peer.answer() }
+    }
+    let asked = origin.ranges
+    #expect(Set(asked.map { $0.lowerBound / Self.piece }) == wanted, "PATCHBAY_SEED=\(seed)")
+    #expect(asked.count == wanted.count, "each once")
+    serving.cancel()
+    _ = await serving.result
+    publisher.close()
+    try broker.stop()
+  }
+
+  @Test func `whoever reads on is read ahead for, and no further`() async throws {
+    let broker = try BrokerProcess()
+    let client = try await PatchbayClient(socketPath: broker.socket)
+    let origin = Origin()
+    var source = origin.source
+    source.readAheadByteCount = 2 * Self.piece
+    source.fetchesAtOnce = 1
+    let publisher = try await client.publisher("k", options(16 << 20), fetching: source)
+    let serving = Task { [source] in try await publisher.serve(source) }
+    let peer = try broker.peer()
+    try peer.ask("open k")
+    try peer.ask("full k 0 1")
+    try await eventually("two pieces are read ahead") { origin.ranges.count == 3 }
+    try peer.ask("full k 1000000 1000001")
+    try await eventually("one piece is fetched") { origin.ranges.count == 4 }
+    #expect(origin.ranges.map { $0.lowerBound / Self.piece } == [0, 1, 2, 15])
+    serving.cancel()
+    _ = await serving.result
+    publisher.close()
+    try broker.stop()
+  }
+
+  @Test func `a piece that cannot be fetched fails its readers, and nobody else`() async throws {
+    let broker = try BrokerProcess()
+    let client = try await PatchbayClient(socketPath: broker.socket)
+    let origin = Origin(broken: 300_000..<300_001)
+    let publisher = try await client.publisher("k", options(1 << 20), fetching: origin.source)
+    let serving = Task { try await publisher.serve(origin.source) }
+    let (unlucky, other) = (try broker.peer(), try broker.peer())
+    for peer in [unlucky, other] { try peer.ask("open k") }
+    try other.tell("full k 500000 700000")
+    let error = try unlucky.askForError("full k 300000 300010")
+    #expect(error.code == "inputOutput" && error.cause.contains("cannot be reached"))
+    #expect(try other.answer() == "200000")
+    #expect(try unlucky.ask("full k 0 1000") == "1000", "it reads on elsewhere")
+    let tries = origin.ranges.count { $0.contains(300_000) }
+    #expect(tries == 2, "bounded")
+    serving.cancel()
+    _ = await serving.result
+    publisher.close()
+    try broker.stop()
+  }
+
+  @Test func `what fills by itself becomes complete, and a cursor reads it to its end`()
+    async throws
+  {
+    let broker = try BrokerProcess()
+    let client = try await PatchbayClient(socketPath: broker.socket)
+    let origin = Origin()
+    var source = origin.source
+    source.fillsInBackground = true
+    let blob = try await client.get(
+      "k", ProductionOptions(options(3_000_000)), orFetch: source)
+    let peer = try broker.peer()
+    try peer.ask("open k")
+    #expect(try peer.ask("stream k 0") == "3000000")
+    #expect(blob.state == .sealed)
+    #expect(origin.ranges.count == 3_000_000 / Self.piece + 1)
+    blob.close()
+    try broker.stop()
+  }
+}
