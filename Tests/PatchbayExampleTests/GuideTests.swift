@@ -310,4 +310,42 @@ private final class Screen {
       #expect(try await client.info("layer").digest == .sha256(hex))
     }
   }
+
+  // MARK: Producing
+
+  @Test func `a picture that is made once`() async throws {
+    try await withBroker { broker in
+      let client = try await broker.makeClient()
+      let size = 10_000
+      @Sendable func render(_ range: Range<Int>) async throws -> [UInt8] { oracleBytes(1, range) }
+
+      let thumb = try await client.get("thumb/9", ProductionOptions(BlobOptions(byteCount: size))) {
+        job in
+        for range in job.missing {
+          try await job.publisher.write(try await render(range), at: range.lowerBound)
+        }
+      }
+      let first = try await thumb.readFully(0..<4096)
+      #expect(first == oracleBytes(1, 0..<4096))
+      #expect(try await thumb.waitUntilSealed() == size)
+    }
+  }
+
+  @Test func `a layer that is fetched where it is read`() async throws {
+    try await withBroker { broker in
+      let client = try await broker.makeClient()
+      let size = 10 << 20
+      @Sendable func download(_ range: Range<Int>) async throws -> [UInt8] { oracleBytes(1, range) }
+
+      let layer = try await client.get(
+        "layer", ProductionOptions(BlobOptions(byteCount: size)),
+        orFetch: RangeSource { range, publisher in
+          try await publisher.write(try await download(range), at: range.lowerBound)
+        })
+      let middle = try await layer.readFully(size / 2..<size / 2 + 4096)
+      #expect(middle == oracleBytes(1, size / 2..<size / 2 + 4096))
+      let info = try await client.info("layer")
+      #expect(info.coveredByteCount == 1 << 20 && info.state == .open)
+    }
+  }
 }

@@ -73,6 +73,23 @@ private struct Transcript {
     #expect(try broker.waitForExit() == 0)
   }
 
+  @Test func `a production in three terminals, of which one runs the command`() throws {
+    let broker = try BrokerProcess()
+    let blocks = try Transcript.all(in: "Producing")
+    let steps = try blocks.map { try #require($0.steps.first) }
+    try #require(steps.count == 3)
+    let first = try start(steps[0].command, broker.socket)
+    #expect(try first.line() == "started")
+    #expect(try first.line() == "line 1")
+    let others = try steps[1...].map { try start($0.command, broker.socket) }
+    let lines = "started\nline 1\n" + String(decoding: try first.rest(), as: UTF8.self)
+    #expect(lines == steps[0].output)
+    for (other, step) in zip(others, steps[1...]) {
+      #expect(String(decoding: try other.rest(), as: UTF8.self) == step.output)
+    }
+    try broker.stop()
+  }
+
   @Test func `an expected digest from a shell`() throws {
     let broker = try BrokerProcess()
     let blocks = try Transcript.all(in: "Verification")
