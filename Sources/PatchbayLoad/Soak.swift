@@ -62,6 +62,9 @@ extension SoakDirector {
       ("killed", .count(counts.killed)), ("stopped", .count(counts.stopped)),
       ("drained", .count(counts.drained)), ("handed over", .count(counts.handedOver)),
     ])
+    report.add(
+      [("brokers' own figures", .text(""))]
+        + SoakBrokers.figureNames.map { ($0, .count(brokers.figure($0))) })
     let promises = crew.promises
     report.add([
       ("promises", .text("")), ("made", .count(promises.madeCount)),

@@ -16,6 +16,10 @@ final class SoakBrokers {
     var handedOver = 0
   }
 
+  /// What brokers count, and an onlooker tells now and then.
+  static let figureNames = ["spills", "restores", "evictions", "reuses", "rescues"]
+  private var figures: [String: Fields] = [:]
+
   let directory: String
   private(set) var child: ChildProcess?
   var counts = Counts()
@@ -24,9 +28,9 @@ final class SoakBrokers {
   /// Whether the present one was told to end.
   private(set) var isEnding = false
 
-  private static let memoryByteCount = 32 << 20
-  private static let spoolByteCount = 96 << 20
-  private static let clientByteCount = 12 << 20
+  private static let memoryByteCount = 24 << 20
+  private static let spoolByteCount = 24 << 20
+  private static let clientByteCount = 8 << 20
   /// How long open blobs may take when it is told to end.
   private static let drainLimit = Duration.seconds(1)
 
@@ -51,6 +55,14 @@ final class SoakBrokers {
       throw LoadError("The broker, process \(child?.process ?? 0), said: \(line)")
     }
     isReady = true
+  }
+
+  /// Figures as one of them had them at some moment.
+  func note(_ fields: Fields) { figures[fields["broker"] ?? ""] = fields }
+
+  /// The sum of a figure over all brokers, as far as it was seen.
+  func figure(_ name: String) -> Int {
+    figures.values.reduce(0) { $0 + ($1[name].flatMap { Int($0) } ?? 0) }
   }
 
   func kill() {

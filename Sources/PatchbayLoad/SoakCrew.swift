@@ -261,6 +261,7 @@ final class SoakCrew {
     case "lost":
       let generation = UInt64(try fields.int("generation"))
       missed.append((member.name, try fields.text("key"), generation, line.text))
+    case "figures": brokers.note(fields)
     case "excuse": try take(line, excusing: member)
     case "ended":
       member.hasSaidEnd = true

@@ -38,7 +38,8 @@ enum SoakKind: String, CaseIterable {
     switch self {
     case .stream: 1...1_500_000
     case .window: 500_000...3_000_000
-    case .patch, .shared: 100_000...900_000
+    case .patch: 100_000...4_000_000
+    case .shared: 100_000...900_000
     case .small: 1...60_000
     case .cache: 1...2_000_000
     case .kept: 1...1_200_000

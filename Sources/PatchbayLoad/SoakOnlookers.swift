@@ -99,9 +99,22 @@ struct SoakOnlooker: SoakWork {
     case 0: try list()
     case 1: try ask(try desk.anyKey())
     case 2: try observe(try desk.anyKey())
-    default: _ = try desk.attempt(.look, "the figures") { try desk.client.statistics() }
+    default: try tellFigures()
     }
     desk.breathe(milliseconds: 20)
+  }
+
+  private func tellFigures() throws {
+    let process = desk.client.brokerProcess
+    let figures = try desk.attempt(.look, "the figures") { try desk.client.statistics() }
+    guard let figures, process == desk.client.brokerProcess else { return }
+    desk.voice.say(
+      "figures",
+      [
+        "broker": String(process), "spills": String(figures.spillCount),
+        "restores": String(figures.restoreCount), "evictions": String(figures.evictionCount),
+        "reuses": String(figures.reuseCount), "rescues": String(figures.rescuedWaitCount),
+      ])
   }
 
   private func list() throws {

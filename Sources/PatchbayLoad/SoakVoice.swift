@@ -7,6 +7,7 @@
 //   removing key=K                         ... that may be
 //   kept key=K generation=N                a promised blob was read and is right
 //   lost key=K generation=N : why          it is not there
+//   figures broker=PROCESS spills=N ...    what a broker counts
 //   excuse code=NAME since=NANOSECONDS : what was met
 //   violation : what
 //   ended descriptors=N threads=N ...
