@@ -65,7 +65,11 @@ final class SoakDirector {
     after = try settled(since: before)
     let grown = after.grown(since: before)
     guard grown.isEmpty else {
-      throw crew.failure("broker", "something has grown: \(grown.joined(separator: "; "))")
+      let names = Household.names(in: "\(brokers.directory)/spool").sorted()
+      throw crew.failure(
+        "broker",
+        "something has grown: \(grown.joined(separator: "; ")). In the spool: "
+          + names.joined(separator: ", "))
     }
   }
 
