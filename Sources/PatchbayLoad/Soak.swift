@@ -5,6 +5,7 @@
 import ArgumentParser
 import Glibc
 import Patchbay
+import PatchbayText
 
 struct Soak: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -15,7 +16,7 @@ struct Soak: ParsableCommand {
       place, or stopped for a while; the broker is killed, twice in a row, stopped, drained, or hands \
       over, and the next one takes its place. What every reader gets must be the right byte, or an \
       error that can be. What was promised to outlive the broker must be there after each death. Who \
-      comes no further for a minute, or ends otherwise than by the soak's hand, has failed it.
+      comes no further for --patience, or ends otherwise than by the soak's hand, has failed it.
 
       In the end all go, all blobs are removed, and what the broker has then, in memory, on disk, in \
       descriptors and threads, is compared with what it had in the beginning. Exits with 0 only if \
@@ -28,6 +29,9 @@ struct Soak: ParsableCommand {
 
   @Option(help: "What content and faults derive from (default: a random number, which is printed).")
   var seed: UInt32 = .random(in: 1...UInt32.max)
+
+  @Option(help: "How long a worker may come no further, and the last memory take to come back.")
+  var patience = TimeSpan(duration: .seconds(60))
 
   @Flag(help: "Readers check every byte; a soak always does.")
   var verify = false
@@ -43,7 +47,8 @@ struct Soak: ParsableCommand {
 
   func run() throws {
     var report = Report(seed: seed, asJSON: json)
-    let director = try SoakDirector(seed: seed, seconds: seconds)
+    let director = try SoakDirector(
+      seed: seed, seconds: seconds, patience: patience.duration)
     let outcome = Result { try director.run() }
     if isatty(2) == 1 { print("\r", terminator: "") }
     director.tell(&report)

@@ -81,10 +81,11 @@ final class SoakCrew {
   private var brokerStoppedUntil: MonotonicTime?
 
   /// How long a worker may come no further.
-  static let patience = Duration.seconds(60)
+  private let patience: Duration
 
-  init(seed: UInt32, _ brokers: SoakBrokers) {
+  init(seed: UInt32, patience: Duration, _ brokers: SoakBrokers) {
     self.seed = seed
+    self.patience = patience
     self.brokers = brokers
     random = SplitMix(state: UInt64(seed) &+ 2)
   }
@@ -302,9 +303,9 @@ final class SoakCrew {
     if let until = brokerStoppedUntil, until <= now { goOnBroker() }
     guard brokerStoppedUntil == nil else { return }
     for member in members where member.stoppedUntil == nil {
-      guard now > member.progressedAt.advanced(by: Self.patience) else { continue }
+      guard now > member.progressedAt.advanced(by: patience) else { continue }
       throw failure(
-        member.name, "has come no further for \(Self.patience); it was about to: \(member.doing)")
+        member.name, "has come no further for \(patience); it was about to: \(member.doing)")
     }
   }
 

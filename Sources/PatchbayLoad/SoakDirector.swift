@@ -21,13 +21,14 @@ final class SoakDirector {
 
   private static let warmUp = Duration.seconds(2)
   /// As long as processes, and what they hold, may take to go.
-  private static let patience = Duration.seconds(60)
+  private let patience: Duration
 
-  init(seed: UInt32, seconds: Int) throws {
+  init(seed: UInt32, seconds: Int, patience: Duration) throws {
     self.seed = seed
     self.seconds = seconds
+    self.patience = patience
     brokers = SoakBrokers(in: try Household.shared.makeDirectory())
-    crew = SoakCrew(seed: seed, brokers)
+    crew = SoakCrew(seed: seed, patience: patience, brokers)
     deck = SoakDeck(seed: seed)
   }
 
@@ -75,7 +76,7 @@ final class SoakDirector {
 
   /// Waits until something holds, and takes in what workers say meanwhile.
   private func wait(for what: String, _ condition: () throws -> Bool) throws {
-    let until = MonotonicTime.now.advanced(by: Self.patience)
+    let until = MonotonicTime.now.advanced(by: patience)
     while try !condition() {
       guard MonotonicTime.now < until else {
         throw crew.failure("director", "it never came true that \(what)")
@@ -213,7 +214,7 @@ final class SoakDirector {
       }
       if !page.hasMore { break }
     }
-    let until = MonotonicTime.now.advanced(by: Self.patience)
+    let until = MonotonicTime.now.advanced(by: patience)
     while true {
       let now = try SoakFigures(client, in: brokers.directory)
       let isOver = MonotonicTime.now > until
