@@ -79,11 +79,13 @@ extension SoakDirector {
     for (refusal, count) in crew.tally.refusals.sorted(by: { $0.key < $1.key }) {
       report.add([("refused", .text(refusal)), ("times", .count(count))])
     }
-    for (before, after) in zip(before.all, after.all) {
-      report.add([
-        ("baseline", .text(before.name)), ("before", .count(before.value)),
-        ("after", .count(after.value)),
-      ])
+    for (place, first) in before.all.enumerated() {
+      let later = [("between", between), ("after", after)].compactMap { name, figures in
+        figures.all.isEmpty ? nil : (name, ReportValue.count(figures.all[place].value))
+      }
+      report.add(
+        [("baseline", .text(first.name)), ("before", .count(first.value))]
+          + later.map { (name: $0.0, value: $0.1) })
     }
   }
 
@@ -98,7 +100,7 @@ extension SoakDirector {
       ("descriptors", .count(record.growth["descriptors"] ?? 0)),
       ("threads", .count(record.growth["threads"] ?? 0)),
       ("mappings", .count(record.growth["mappings"] ?? 0)),
-      ("KiB resident", .count((record.growth["resident"] ?? 0) >> 10)),
+      ("KiB private", .count((record.growth["private"] ?? 0) >> 10)),
     ]
   }
 }

@@ -266,9 +266,10 @@ final class SoakCrew {
     case "excuse": try take(line, excusing: member)
     case "ended":
       member.hasSaidEnd = true
-      for name in ["descriptors", "threads", "mappings", "resident"] {
-        let growth = max(try fields.int(name), records[member.role]?.growth[name] ?? 0)
-        records[member.role]?.growth[name] = growth
+      let growth = try SoakGrowth(fields)
+      records[member.role]?.growth.merge(growth.values, uniquingKeysWith: max)
+      if !growth.excess.isEmpty {
+        throw failure(member.name, "has in the end \(growth.excess.joined(separator: ", "))")
       }
     default: throw failure(member.name, line.text.isEmpty ? said : line.text)
     }

@@ -1,5 +1,5 @@
-// What the director of a soak does to the others: cards in a random order, each role at least once as
-// often as the deck is played.
+// What the director of a soak does to the others: cards in a random order, each of them once as often as
+// the deck is played.
 
 /// Something that is done to a process.
 enum SoakFault: Equatable, CustomStringConvertible {
@@ -28,22 +28,40 @@ enum SoakFault: Equatable, CustomStringConvertible {
 }
 
 struct SoakDeck {
-  private static let all: [SoakFault] =
-    SoakRole.allCases.flatMap { [SoakFault.kill($0), .stop($0)] } + [
-      .killBroker, .killBroker, .killBroker, .killBroker, .killBrokerAndHeir, .stopBroker,
-      .stopBroker, .drainBroker, .handOverBroker,
-    ]
-  static let count = all.count
-
+  private let all: [SoakFault]
   private var random: SplitMix
   private var cards: [SoakFault] = []
   /// How often it was played to the end.
   private(set) var playedCount = 0
 
-  init(seed: UInt32) { random = SplitMix(state: UInt64(seed) &+ 1) }
+  private init(_ seed: UInt32, _ all: (inout SplitMix) -> [SoakFault]) {
+    random = SplitMix(state: UInt64(seed) &+ 1)
+    self.all = all(&random)
+  }
+
+  /// Everything that can be done.
+  static func complete(seed: UInt32) -> SoakDeck {
+    SoakDeck(seed) { _ in
+      SoakRole.allCases.flatMap { [.kill($0), .stop($0)] } + [
+        .killBroker, .killBroker, .killBroker, .killBroker, .killBrokerAndHeir, .stopBroker,
+        .stopBroker, .drainBroker, .handOverBroker,
+      ]
+    }
+  }
+
+  /// What lets the broker live, and the workers of half of the roles: whoever lives long enough shows
+  /// what grows.
+  static func gentle(seed: UInt32) -> SoakDeck {
+    SoakDeck(seed) { random in
+      let mortal = SoakRole.allCases.shuffled(using: &random).prefix(SoakRole.allCases.count / 2)
+      return SoakRole.allCases.map { .stop($0) } + mortal.map { .kill($0) } + [.stopBroker]
+    }
+  }
+
+  var count: Int { all.count }
 
   mutating func draw() -> SoakFault {
-    if cards.isEmpty { cards = Self.all.shuffled(using: &random) }
+    if cards.isEmpty { cards = all.shuffled(using: &random) }
     let card = cards.removeLast()
     if cards.isEmpty { playedCount += 1 }
     return card

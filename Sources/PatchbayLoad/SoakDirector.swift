@@ -1,6 +1,7 @@
-// The course of a soak. A fresh broker and its workers are looked at when they have worked for a moment and
-// gone again; then they work while everything is killed and stopped; then all go, what was promised must be
-// there, also for another broker, and what is left is compared with what there was in the beginning.
+// The course of a soak, in three parts: workers on a fresh broker for a moment; then while all are stopped
+// now and then and some of them killed, but not the broker; then while everything is done to everybody. After
+// each part all workers go, what was promised must be there, and what is left is compared with what there was
+// after the first; in the end another broker that takes the last one's place must say the same.
 
 import Glibc
 import Patchbay
@@ -13,8 +14,10 @@ final class SoakDirector {
   let crew: SoakCrew
   private var deck: SoakDeck
   private var faults: [String] = []
+  private var nextShow = MonotonicTime.now
   private let began = MonotonicTime.now
   private(set) var before = SoakFigures([])
+  private(set) var between = SoakFigures([])
   private(set) var after = SoakFigures([])
   /// Promised blobs that were read at the end, for each broker that was asked.
   private(set) var checkedCount = 0
@@ -29,15 +32,20 @@ final class SoakDirector {
     self.patience = patience
     brokers = SoakBrokers(in: try Household.shared.makeDirectory())
     crew = SoakCrew(seed: seed, patience: patience, brokers)
-    deck = SoakDeck(seed: seed)
+    deck = .gentle(seed: seed)
   }
 
   func run() throws {
     do {
       try startBroker()
       try warmUp()
-      try disturb()
-      try check()
+      try disturb(seconds: (seconds + 3) / 4, untilPlayed: false)
+      between = try compared()
+      deck = .complete(seed: seed)
+      try disturb(seconds: seconds * 3 / 4, untilPlayed: true)
+      try check(crew.promises.all)
+      try replaceBroker()
+      after = try compared()
       try endBroker("drain")
       try lookForRemains()
     } catch let error as LoadError {
@@ -57,14 +65,11 @@ final class SoakDirector {
     before = try settled(since: nil)
   }
 
-  private func check() throws {
-    try dismissAll()
-    // What the broker has that was there last, and then another one.
+  /// What was promised is there, and what is left when that has gone, too.
+  private func compared() throws -> SoakFigures {
     try check(crew.promises.all)
-    try replaceBroker()
-    try check(crew.promises.all)
-    after = try settled(since: before)
-    let grown = after.grown(since: before)
+    let now = try settled(since: before)
+    let grown = now.grown(since: before)
     guard grown.isEmpty else {
       let names = Household.names(in: "\(brokers.directory)/spool").sorted()
       throw crew.failure(
@@ -72,6 +77,7 @@ final class SoakDirector {
         "something has grown: \(grown.joined(separator: "; ")). In the spool: "
           + names.joined(separator: ", "))
     }
+    return now
   }
 
   /// Waits until something holds, and takes in what workers say meanwhile.
@@ -96,11 +102,12 @@ final class SoakDirector {
 
   // MARK: Disturbing
 
-  private func disturb() throws {
+  /// - Parameter untilPlayed: goes on in any case until all has been done once.
+  private func disturb(seconds: Int, untilPlayed: Bool) throws {
     try crew.startAll()
     let end = MonotonicTime.now.advanced(by: .seconds(seconds))
-    let pause = min(700, max(20, seconds * 1000 / (SoakDeck.count * 5 / 2)))
-    while MonotonicTime.now < end || deck.playedCount == 0 {
+    let pause = min(700, max(20, seconds * 1000 / (deck.count * 5 / 2)))
+    while MonotonicTime.now < end || untilPlayed && deck.playedCount == 0 {
       let next = MonotonicTime.now.advanced(by: .milliseconds(deck.draw(in: 0...2 * pause)))
       while MonotonicTime.now < next {
         try crew.listen(milliseconds: 20)
@@ -109,6 +116,7 @@ final class SoakDirector {
       crew.orderAudit()
       try perform(deck.draw())
     }
+    try dismissAll()
   }
 
   private func perform(_ fault: SoakFault) throws {
@@ -176,14 +184,17 @@ final class SoakDirector {
     try wait(for: "the broker ends") { self.brokers.child == nil }
   }
 
+  /// On a terminal in place, each second; elsewhere a line now and then.
   private func showProgress(until end: MonotonicTime) {
-    guard isatty(2) == 1 else { return }
+    let isTerminal = isatty(2) == 1
+    guard MonotonicTime.now >= nextShow else { return }
+    nextShow = .now.advanced(by: isTerminal ? .seconds(1) : .seconds(600))
     let left = max(0, (end.nanoseconds - MonotonicTime.now.nanoseconds) / 1_000_000_000)
     let tally = crew.tally
     let text =
-      "\r\(left) s left, \(tally.blobs) blobs, \(tally.bytes >> 20) MiB checked, "
-      + "\(crew.killCount) workers and \(brokers.counts.killed) brokers killed   "
-    let bytes = Array(text.utf8)
+      "\(left) s left, \(tally.blobs) blobs, \(tally.bytes >> 20) MiB checked, "
+      + "\(crew.killCount) workers and \(brokers.counts.killed) brokers killed"
+    let bytes = Array((isTerminal ? "\r\(text)   " : "\(text)\n").utf8)
     _ = unsafe write(2, bytes, bytes.count)
   }
 

@@ -9,16 +9,17 @@ struct ProcessFigures {
   let descriptorCount: Int
   let threadCount: Int
   let mappingCount: Int
-  let residentByteCount: Int
+  /// Memory that no other process has mapped, and no file.
+  let privateByteCount: Int
 
   init(_ process: pid_t) {
     let place = "/proc/\(process)"
     descriptorCount = Household.names(in: "\(place)/fd").count
     threadCount = Household.names(in: "\(place)/task").count
     mappingCount = Self.text("\(place)/maps").count { $0 == "\n" }
-    let resident = Self.text("\(place)/status").split(separator: "\n")
-      .first { $0.hasPrefix("VmRSS:") }?.split(separator: " ").dropFirst().first
-    residentByteCount = (resident.flatMap { Int($0) } ?? 0) << 10
+    let line = Self.text("\(place)/status").split(separator: "\n")
+      .first { $0.hasPrefix("RssAnon:") }?.split(separator: " ").dropFirst().first
+    privateByteCount = (line.flatMap { Int($0) } ?? 0) << 10
   }
 
   private static func text(_ path: String) -> String {
@@ -66,8 +67,11 @@ struct SoakFigures {
       Figure(name: "names in the directory", value: Household.names(in: directory).count),
       Figure(name: "descriptors of the broker", value: process.descriptorCount),
       Figure(name: "threads of the broker", value: process.threadCount),
-      Figure(name: "mappings of the broker", value: process.mappingCount),
-      Figure(name: "resident bytes of the broker", value: process.residentByteCount),
+      Figure(name: "mappings of the broker", value: process.mappingCount, allowance: 32),
+      // What an allocator keeps of its highest mark.
+      Figure(
+        name: "private bytes of the broker", value: process.privateByteCount,
+        allowance: 32 << 20),
     ]
   }
 
@@ -84,18 +88,40 @@ struct SoakFigures {
   }
 }
 
-/// What a worker has when it has just connected, and what it may have in the end.
-struct OwnFigures {
-  private let before = ProcessFigures(getpid())
+/// What a worker has more of in the end than when it had just connected.
+struct SoakGrowth {
+  /// Each with what is no leak: a client keeps 64 mappings of rings warm, and threads for files and for
+  /// tasks, each a descriptor or two.
+  static let allowances = [
+    "descriptors": 12, "threads": 16, "mappings": 160, "private": 32 << 20,
+  ]
+  private static let names = allowances.keys.sorted()
 
-  /// What it says in the end.
-  func said() -> Fields {
-    let now = ProcessFigures(getpid())
-    return [
-      "descriptors": String(now.descriptorCount - before.descriptorCount),
-      "threads": String(now.threadCount - before.threadCount),
-      "mappings": String(now.mappingCount - before.mappingCount),
-      "resident": String(now.residentByteCount - before.residentByteCount),
+  private(set) var values: [String: Int]
+
+  init(since before: ProcessFigures, now: ProcessFigures) {
+    values = [
+      "descriptors": now.descriptorCount - before.descriptorCount,
+      "threads": now.threadCount - before.threadCount,
+      "mappings": now.mappingCount - before.mappingCount,
+      "private": now.privateByteCount - before.privateByteCount,
     ]
+  }
+
+  /// As a worker said it.
+  init(_ fields: Fields) throws(LoadError) {
+    values = [:]
+    for name in Self.names { values[name] = try fields.int(name) }
+  }
+
+  var fields: Fields { Fields(words: values.map { "\($0.key)=\($0.value)" }) }
+
+  /// What is more than may be, in words.
+  var excess: [String] {
+    Self.names.compactMap { name in
+      guard let value = values[name], let allowance = Self.allowances[name], value > allowance
+      else { return nil }
+      return "\(value) more \(name) than in the beginning"
+    }
   }
 }

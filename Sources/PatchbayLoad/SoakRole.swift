@@ -59,7 +59,7 @@ enum SoakRole: String, CaseIterable {
   }
 
   private func work(at desk: SoakDesk) throws {
-    let before = OwnFigures()
+    let before = ProcessFigures(getpid())
     desk.voice.say("ready")
     while !desk.isOver {
       do {
@@ -70,6 +70,6 @@ enum SoakRole: String, CaseIterable {
       }
     }
     desk.voice.beat()
-    desk.voice.say("ended", before.said())
+    desk.voice.say("ended", SoakGrowth(since: before, now: ProcessFigures(getpid())).fields)
   }
 }

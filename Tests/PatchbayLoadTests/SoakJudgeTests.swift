@@ -202,6 +202,18 @@ import Testing
     #expect(grown(2, 16) == ["bytes: 10 before, 16 after"])
   }
 
+  @Test func `what a worker has kept beyond what it may is named`() throws {
+    func growth(_ descriptors: Int, _ threads: Int) throws -> SoakGrowth {
+      try SoakGrowth([
+        "descriptors": "\(descriptors)", "threads": "\(threads)", "mappings": "0", "private": "0",
+      ])
+    }
+    #expect(try growth(12, -1).excess == [])
+    #expect(try growth(13, 0).excess == ["13 more descriptors than in the beginning"])
+    #expect(try growth(13, 17).excess.count == 2)
+    #expect(try SoakGrowth(growth(3, 4).fields).values == growth(3, 4).values)
+  }
+
   @Test func `a line of a worker is taken apart`() {
     let line = SoakLine("lost key=soak/kept/1 generation=4 : it : went")
     #expect(line.word == "lost" && line.text == "it : went")
@@ -211,8 +223,8 @@ import Testing
 
   @Test func `each round of faults hits every role, the broker in every way, in the seed's order`()
   {
-    var deck = SoakDeck(seed: 3)
-    let round = (0..<SoakDeck.count).map { _ in deck.draw() }
+    var deck = SoakDeck.complete(seed: 3)
+    let round = (0..<deck.count).map { _ in deck.draw() }
     for role in SoakRole.allCases {
       #expect(round.contains(.kill(role)) && round.contains(.stop(role)), "\(role)")
     }
@@ -222,10 +234,20 @@ import Testing
       #expect(round.contains(fault))
     }
     #expect(deck.playedCount == 1)
-    var same = SoakDeck(seed: 3)
-    var other = SoakDeck(seed: 4)
-    #expect(round == (0..<SoakDeck.count).map { _ in same.draw() })
-    #expect(round != (0..<SoakDeck.count).map { _ in other.draw() })
+    var same = SoakDeck.complete(seed: 3)
+    var other = SoakDeck.complete(seed: 4)
+    #expect(round == (0..<same.count).map { _ in same.draw() })
+    #expect(round != (0..<other.count).map { _ in other.draw() })
+  }
+
+  @Test func `a gentle round stops everybody, and lets the broker and half of the roles live`() {
+    var deck = SoakDeck.gentle(seed: 3)
+    let round = (0..<deck.count).map { _ in deck.draw() }
+    let killed = SoakRole.allCases.filter { round.contains(.kill($0)) }
+    #expect(SoakRole.allCases.allSatisfy { round.contains(.stop($0)) })
+    #expect(killed.count == SoakRole.allCases.count / 2)
+    #expect(deck.count == SoakRole.allCases.count + killed.count + 1)
+    #expect(round.contains(.stopBroker))
   }
 
   @Test func `a watcher knows what can become of a key next`() throws {
