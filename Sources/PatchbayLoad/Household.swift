@@ -116,20 +116,22 @@ final class Household: Sendable {
   }
 
   private static func removeSharedMemory(ofBrokerIn directory: String) {
-    for name in sharedMemory(ofBrokerIn: directory) { _ = unsafe unlink("/dev/shm/\(name)") }
+    guard let prefix = objectPrefix(ofBrokerIn: directory) else { return }
+    for name in names(in: "/dev/shm") where name.hasPrefix(prefix) {
+      _ = unsafe unlink("/dev/shm/\(name)")
+    }
   }
 
-  /// The names of what a broker has in shared memory. One that was killed and had no heir has left its
-  /// number in its lock file; one that ended in order has not.
-  static func sharedMemory(ofBrokerIn directory: String) -> [String] {
+  /// What the names of a broker's shared memory begin with. One that was killed and had no heir has left
+  /// its number in its lock file; one that ended in order has not.
+  static func objectPrefix(ofBrokerIn directory: String) -> String? {
     let path = BrokerProcess.socketPath(in: directory) + ".lock"
     let file = unsafe open(path, O_RDONLY | O_CLOEXEC)
-    guard file >= 0 else { return [] }
+    guard file >= 0 else { return nil }
     defer { _ = Glibc.close(file) }
     var digits = [UInt8](repeating: 0, count: 16)
-    guard unsafe read(file, &digits, digits.count) == digits.count else { return [] }
-    let prefix = "patchbay-\(String(decoding: digits, as: UTF8.self))-"
-    return names(in: "/dev/shm").filter { $0.hasPrefix(prefix) }
+    guard unsafe read(file, &digits, digits.count) == digits.count else { return nil }
+    return "patchbay-\(String(decoding: digits, as: UTF8.self))-"
   }
 
   static func remove(_ directory: String) {

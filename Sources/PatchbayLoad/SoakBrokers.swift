@@ -23,6 +23,8 @@ final class SoakBrokers {
   let directory: String
   private(set) var child: ChildProcess?
   var counts = Counts()
+  /// What the names of their shared memory begin with.
+  private var objectPrefixes: Set<String> = []
   /// Whether the present one has said so.
   private(set) var isReady = false
   /// Whether the present one was told to end.
@@ -55,6 +57,14 @@ final class SoakBrokers {
       throw LoadError("The broker, process \(child?.process ?? 0), said: \(line)")
     }
     isReady = true
+    objectPrefixes.formUnion(Household.objectPrefix(ofBrokerIn: directory).map { [$0] } ?? [])
+  }
+
+  /// Shared memory of any of them that is there.
+  var objects: [String] {
+    Household.names(in: "/dev/shm").filter { name in
+      objectPrefixes.contains { name.hasPrefix($0) }
+    }
   }
 
   /// Figures as one of them had them at some moment.

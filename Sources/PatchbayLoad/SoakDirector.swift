@@ -227,7 +227,7 @@ final class SoakDirector {
     }
     let until = MonotonicTime.now.advanced(by: patience)
     while true {
-      let now = try SoakFigures(client, in: brokers.directory)
+      let now = try SoakFigures(client, brokers)
       let isOver = MonotonicTime.now > until
       if now.isEmpty || isOver, before.map({ now.grown(since: $0).isEmpty }) ?? true || isOver {
         return now
@@ -241,7 +241,7 @@ final class SoakDirector {
     let directory = brokers.directory
     var left = Household.names(in: "\(directory)/spool").filter { $0 != "broker.lock" }
     left += Household.names(in: directory).filter { !["spool", "control.sock.lock"].contains($0) }
-    left += Household.sharedMemory(ofBrokerIn: directory)
+    left += brokers.objects
     guard left.isEmpty else {
       throw crew.failure("broker", "has left behind: \(left.joined(separator: ", "))")
     }

@@ -50,7 +50,8 @@ struct SoakFigures {
   init(_ all: [Figure]) { self.all = all }
 
   /// Of a broker that has no client but the one that asks.
-  init(_ client: PatchbayClient, in directory: String) throws(PatchbayError) {
+  init(_ client: PatchbayClient, _ brokers: SoakBrokers) throws(PatchbayError) {
+    let directory = brokers.directory
     let figures = try client.statistics()
     let process = ProcessFigures(client.brokerProcess)
     all = [
@@ -60,9 +61,7 @@ struct SoakFigures {
       Figure(name: "memory bytes", value: Int(figures.memoryByteCount)),
       Figure(name: "pool bytes", value: Int(figures.poolByteCount)),
       Figure(name: "spool bytes", value: Int(figures.spoolByteCount)),
-      Figure(
-        name: "objects in /dev/shm",
-        value: Household.sharedMemory(ofBrokerIn: directory).count),
+      Figure(name: "objects in /dev/shm", value: brokers.objects.count),
       Figure(name: "names in the spool", value: Household.names(in: "\(directory)/spool").count),
       Figure(name: "names in the directory", value: Household.names(in: directory).count),
       Figure(name: "descriptors of the broker", value: process.descriptorCount),

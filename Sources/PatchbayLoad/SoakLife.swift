@@ -22,11 +22,13 @@ enum SoakKind: String, CaseIterable {
   case cache
   /// Promised to outlive the broker.
   case kept
+  /// Appended to by tasks.
+  case task
 
   var slotCount: Int {
     switch self {
     case .stream, .patch: 6
-    case .window, .shared: 4
+    case .window, .shared, .task: 4
     case .small: 40
     case .cache: 60
     case .kept: 8
@@ -42,7 +44,7 @@ enum SoakKind: String, CaseIterable {
     case .shared: 100_000...900_000
     case .small: 1...60_000
     case .cache: 1...2_000_000
-    case .kept: 1...1_200_000
+    case .kept, .task: 1...1_200_000
     }
   }
 
