@@ -31,8 +31,10 @@ extension Ledger {
     throw noRoom(byteCount, for: what)
   }
 
-  /// Empties the pool and evicts until this much fits.
+  /// Empties the pool and evicts until this much fits. What needs nothing fits also when more than all
+  /// is used: the broker's own tables and journal grow without asking.
   mutating func makeRoom(_ byteCount: Int, for what: String) throws(PatchbayError) {
+    guard byteCount > 0 else { return }
     try checkRoom(byteCount, for: what, evicting: true)
     while usedByteCount + byteCount > limits.memoryByteCount {
       guard discardOldest() || evictOne() else { throw noRoom(byteCount, for: what) }

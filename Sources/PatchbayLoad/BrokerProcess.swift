@@ -50,7 +50,7 @@ enum BrokerProcess {
     Household.remove(directory)
   }
 
-  private static func quiet(_ label: String) -> any LogHandler {
+  static func quiet(_ label: String) -> any LogHandler {
     var handler = StreamLogHandler.standardError(label: label)
     handler.logLevel = .error
     return handler

@@ -88,20 +88,48 @@ final class ChildProcess {
 
   private func readLine() -> String? {
     while true {
-      if let end = unread.firstIndex(of: UInt8(ascii: "\n")) {
-        defer { unread.removeSubrange(...end) }
-        return String(decoding: unread[..<end], as: UTF8.self)
-      }
-      var piece = [UInt8](repeating: 0, count: 4096)
-      let got = unsafe Glibc.read(output, &piece, piece.count)
-      if got < 0 && errno == EINTR { continue }
-      guard got > 0 else { return nil }
-      unread += piece[..<got]
+      if let line = takeUnread() { return line }
+      guard readOn() else { return nil }
     }
   }
 
-  /// Waits until the child has ended.
-  func wait() { _ = waitpid(process, nil, 0) }
+  private func takeUnread() -> String? {
+    guard let end = unread.firstIndex(of: UInt8(ascii: "\n")) else { return nil }
+    defer { unread.removeSubrange(...end) }
+    return String(decoding: unread[..<end], as: UTF8.self)
+  }
+
+  /// Blocks while the child says nothing; false at the end of its output.
+  private func readOn() -> Bool {
+    var piece = [UInt8](repeating: 0, count: 4096)
+    while true {
+      let got = unsafe Glibc.read(output, &piece, piece.count)
+      if got < 0 && errno == EINTR { continue }
+      guard got > 0 else { return false }
+      unread += piece[..<got]
+      return true
+    }
+  }
+
+  /// What to look at for whether it has said something.
+  var listening: pollfd { pollfd(fd: output, events: Int16(POLLIN), revents: 0) }
+
+  /// The whole lines among what the child has said; nil once its output has ended. Blocks while it
+  /// says nothing.
+  func takeLines() -> [String]? {
+    guard readOn() else { return nil }
+    var lines: [String] = []
+    while let line = takeUnread() { lines.append(line) }
+    return lines
+  }
+
+  /// Waits until the child has ended; how, as the system tells it.
+  @discardableResult
+  func wait() -> Int32 {
+    var status: Int32 = 0
+    while unsafe waitpid(process, &status, 0) < 0, errno == EINTR {}
+    return status
+  }
 }
 
 extension ChildProcess {

@@ -60,6 +60,14 @@ final class Household: Sendable {
     }
   }
 
+  /// The broker has ended by itself, and its end was taken.
+  func forgetBroker() {
+    state.withLock { state in
+      if let broker = state.broker { _ = Glibc.close(broker.input) }
+      state.broker = nil
+    }
+  }
+
   /// Adds what is made under the lock: an interrupt finds all of it, or it is not made.
   private func add<Added>(
     _ make: (inout State) throws(LoadError) -> Added
@@ -98,6 +106,8 @@ final class Household: Sendable {
     }
     if let broker = all.broker {
       _ = Glibc.close(broker.input)
+      // One that is stopped would not see it.
+      _ = Glibc.kill(broker.process, SIGCONT)
       _ = waitpid(broker.process, nil, 0)
     }
     guard let directory = all.directory else { return }
@@ -105,19 +115,23 @@ final class Household: Sendable {
     Self.remove(directory)
   }
 
-  /// A broker that was killed and had no heir has left its number in its lock file; one that ended
-  /// in order has not.
   private static func removeSharedMemory(ofBrokerIn directory: String) {
-    let path = BrokerProcess.socketPath(in: directory) + ".lock"
-    let file = unsafe open(path, O_RDONLY | O_CLOEXEC)
-    guard file >= 0 else { return }
-    defer { _ = Glibc.close(file) }
-    var digits = [UInt8](repeating: 0, count: 16)
-    guard unsafe read(file, &digits, digits.count) == digits.count else { return }
-    let prefix = "patchbay-\(String(decoding: digits, as: UTF8.self))-"
+    guard let prefix = objectPrefix(ofBrokerIn: directory) else { return }
     for name in names(in: "/dev/shm") where name.hasPrefix(prefix) {
       _ = unsafe unlink("/dev/shm/\(name)")
     }
+  }
+
+  /// What the names of a broker's shared memory begin with. One that was killed and had no heir has left
+  /// its number in its lock file; one that ended in order has not.
+  static func objectPrefix(ofBrokerIn directory: String) -> String? {
+    let path = BrokerProcess.socketPath(in: directory) + ".lock"
+    let file = unsafe open(path, O_RDONLY | O_CLOEXEC)
+    guard file >= 0 else { return nil }
+    defer { _ = Glibc.close(file) }
+    var digits = [UInt8](repeating: 0, count: 16)
+    guard unsafe read(file, &digits, digits.count) == digits.count else { return nil }
+    return "patchbay-\(String(decoding: digits, as: UTF8.self))-"
   }
 
   static func remove(_ directory: String) {
@@ -128,7 +142,7 @@ final class Household: Sendable {
     _ = unsafe rmdir(directory)
   }
 
-  private static func names(in directory: String) -> [String] {
+  static func names(in directory: String) -> [String] {
     guard let listing = unsafe opendir(directory) else { return [] }
     defer { _ = unsafe closedir(listing) }
     var names: [String] = []

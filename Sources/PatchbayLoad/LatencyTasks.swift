@@ -60,7 +60,7 @@ enum LatencyTasks {
   }
 
   /// Runs a task to its end on behalf of a thread that is none.
-  private static func awaited<Value: Sendable>(
+  static func awaited<Value: Sendable>(
     _ body: @escaping @Sendable () async throws -> Value
   ) throws -> Value {
     let outcome = Outcome<Value>()
@@ -80,6 +80,8 @@ enum LatencyTasks {
       precondition(unsafe pipe(&ends) == 0, "the worker has no descriptors left")
       (ended, ending) = (ends[0], ends[1])
     }
+
+    deinit { _ = close(ended) }
 
     func set(_ result: Result<Value, any Error>) {
       value.withLock { $0 = result }

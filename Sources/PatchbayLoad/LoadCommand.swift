@@ -19,7 +19,7 @@ struct LoadCommand: ParsableCommand {
       """,
     subcommands: [
       Throughput.self, Latency.self, Churn.self, Control.self, Spill.self, Start.self, Outage.self,
-      Worker.self,
+      Soak.self, Worker.self,
     ])
 
   static func main() {

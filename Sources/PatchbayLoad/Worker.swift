@@ -25,7 +25,7 @@ struct Worker: ParsableCommand {
 
   private static func perform(_ order: Fields) throws {
     let role = try order.text("role")
-    if role != "broker" { _ = pf_die_with_parent() }
+    if !["broker", "soak-broker"].contains(role) { _ = pf_die_with_parent() }
     switch role {
     case "broker": try BrokerProcess.serve(order)
     case "publisher": try ThroughputWorker.publish(order)
@@ -53,6 +53,8 @@ struct Worker: ParsableCommand {
     case "outage-publisher": try OutageWorker.publish(order)
     case "outage-live": try OutageWorker.readLive(order)
     case "outage-resident": try OutageWorker.readResident(order)
+    case "soak": try SoakRole.work(order)
+    case "soak-broker": try SoakBrokers.serve(order)
     case "control": try ControlWorker.run(order)
     default: throw LoadError("There is no worker role \(role).")
     }

@@ -168,10 +168,10 @@ struct PriorBroker {
     }
     let inMemory = Set(record.extents.map(\.index))
     if record.spooled.joined().allSatisfy(inMemory.contains) {
-      // Without its container it loses nothing.
+      // Without its container it loses nothing; its scratch files are to go when it does.
       found.record.spooled = []
       found.record.isPersisted = false
-      found.record.hasContainer = false
+      found.record.hasContainer = !record.scratch.isEmpty
     }
     do throws(PatchbayError) {
       if !found.record.spooled.isEmpty {

@@ -188,7 +188,7 @@ enum RingLook {
   }
 
   /// A blob's description with the figures that only its rings know; zeros where they cannot be
-  /// had.
+  /// had, because a ring has left the blob since this was asked for.
   static func fill(_ report: BlobReport, _ extents: [PlacedExtent]) -> BlobInfo {
     var info = report.info
     guard !extents.isEmpty || !report.spooled.isEmpty || !report.scratch.isEmpty else {
@@ -200,9 +200,15 @@ enum RingLook {
     let blob = PlacedBlob(
       plan: report.plan, extents: extents, spooled: report.spooled,
       scratch: PlacedScratch(records: report.scratch))
-    for (index, place) in blob.inOrder {
+    let inOrder = blob.inOrder
+    for (index, place) in inOrder {
       let range = report.plan.range(of: index)
-      guard let hints = hints(place, range.count, isWindow: report.isWindow) else { continue }
+      // What is appended to leaves a ring only when it has filled that.
+      let whole = info.order == .appendOnly && index != inOrder.last?.index ? range.count : nil
+      guard
+        let hints = hints(place, range.count, isWindow: report.isWindow)
+          ?? whole.map({ ($0, $0) })
+      else { continue }
       info.coveredByteCount += hints.coveredByteCount
       guard index == nextIndex else { continue }
       info.frontier = range.lowerBound + hints.frontier
@@ -232,7 +238,8 @@ enum RingLook {
       return nil
     }
     let limit = isWindow ? ExtentPlan.positionLimit : place.geometry.dataByteCount
-    return try? RingInspector.hints(descriptor, limit: limit)
+    let use = RingUse(number: placed.extent.useNumber, index: placed.extent.index)
+    return (try? RingInspector.hints(descriptor, limit: limit, of: use)) ?? nil
   }
 }
 

@@ -15,11 +15,23 @@ package enum RingInspector {
   ) throws(PatchbayError) -> (frontier: Int, coveredByteCount: Int) {
     var header = [UInt8](repeating: 0, count: Int(PB_RING_COVERED_BYTES_AT) + 8)
     try SharedObject.read(descriptor, at: 0, into: &header)
-    func number(_ at: Int) -> Int {
-      let word = header[at..<at + 8].reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
-      return Int(min(word, UInt64(limit)))
-    }
+    func number(_ at: Int) -> Int { Int(min(word(header[at..<at + 8]), UInt64(limit))) }
     return (number(Int(PB_RING_FRONTIER_AT)), number(Int(PB_RING_COVERED_BYTES_AT)))
+  }
+
+  /// The same of one use of the ring; nil when that has ended, and what was read may be another's.
+  package static func hints(
+    _ descriptor: borrowing Descriptor, limit: Int, of use: RingUse
+  ) throws(PatchbayError) -> (frontier: Int, coveredByteCount: Int)? {
+    let hints = try hints(descriptor, limit: limit)
+    // Behind them: whoever ends a use takes its tag away before anything else changes.
+    var tag = [UInt8](repeating: 0, count: 8)
+    try SharedObject.read(descriptor, at: Int(PB_RING_TAG_AT), into: &tag)
+    return word(tag[...]) == use.tag ? hints : nil
+  }
+
+  private static func word(_ bytes: ArraySlice<UInt8>) -> UInt64 {
+    bytes.reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
   }
 
   /// How many of the first `byteCount` bytes are covered, and the first uncovered ranges, as

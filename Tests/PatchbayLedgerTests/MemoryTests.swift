@@ -48,6 +48,17 @@ import Testing
     #expect(rig.open(writer, "b")?.code == .noSuchKey)
   }
 
+  @Test func `a reader that needs no memory is let in when more than all is used`() throws {
+    var (rig, writer) = try warm(blobs: 3)
+    for key in ["read", "idle"] as [BlobKey] { _ = rig.sealed(writer, key, byteCount: 10) }
+    _ = rig.create(writer, "written") { $0.byteCount = 10 }
+    // Journal and tables grow without asking.
+    rig.send(.overheadChanged(byteCount: 100_000 + 3 * Self.cost))
+    #expect(rig.ledger.usedByteCount > rig.ledger.limits.memoryByteCount)
+    #expect(rig.open(writer, "read")?.grant != nil)
+    #expect(rig.list(writer)?.keys == ["idle", "read", "written"], "nothing is evicted for it")
+  }
+
   @Test func `failed blobs leave before sealed ones`() throws {
     var (rig, writer) = try warm(blobs: 2)
     _ = rig.sealed(writer, "sealed", byteCount: 10)

@@ -67,6 +67,30 @@ import Testing
     }
   }
 
+  @Test func `what stands in scratch files alone goes with its blob under the next broker, too`()
+    throws
+  {
+    let brokers = try Succession(memory: "32MiB")
+    try brokers.start()
+    let client = try PatchbayClient(socketPath: brokers.socket)
+    let size = 48 << 20
+    let publisher = try client.publisher("holes", options(size))
+    for start in stride(from: 0, to: size, by: 65_536) {
+      try publisher.write([1, 2, 3], at: start)
+    }
+    let files = names(in: brokers.spool)
+    #expect(files.contains { $0.hasSuffix(".scratch") })
+    #expect(!files.contains { $0.hasSuffix(".part") }, "none of it is whole")
+    try brokers.kill()
+    try brokers.start()
+    publisher.close()
+    try client.remove("holes")
+    try eventually("nothing of it is left on disk") {
+      try client.statistics().spoolByteCount == 0 && names(in: brokers.spool) == ["broker.lock"]
+    }
+    try brokers.stop()
+  }
+
   @Test func `a window goes on through several brokers, and its reader misses no byte`() throws {
     let brokers = try started()
     let publisher = try brokers.peer()
