@@ -93,14 +93,20 @@ package struct BlobGrant: Sendable, Hashable {
   package var isForeign: Bool
   /// The most extents that a publisher may have for writing at once; 0: any number, and in `opened`.
   package var heldExtentLimit: Int
+  /// Of a reader: whether its time is over, and whoever produces it may make its successor.
+  package var isStale: Bool
+  /// Of a publisher: whether it has to wait while nobody reads, as the board says.
+  package var pausesUnread: Bool
 
   package init(
     blob: BlobReference, state: BlobState, byteCount: Int?, order: WriteOrder,
     policy: FlowPolicy = .keep, plan: ExtentPlan, segment: Int = 0, wakeClasses: WakeClasses,
     board: UInt32, entry: UInt32, inlineBytes: [UInt8]? = nil,
     extentEnd: Int = 0, extent: ExtentGrant? = nil, isForeign: Bool = false,
-    heldExtentLimit: Int = 0
+    heldExtentLimit: Int = 0, isStale: Bool = false, pausesUnread: Bool = false
   ) {
+    self.isStale = isStale
+    self.pausesUnread = pausesUnread
     self.blob = blob
     self.state = state
     self.byteCount = byteCount
@@ -126,6 +132,7 @@ package struct BlobGrant: Sendable, Hashable {
     var grant = self
     grant.blob = reader
     grant.heldExtentLimit = 0
+    grant.pausesUnread = false
     return grant
   }
 }

@@ -156,6 +156,8 @@ extension WireWriter {
     if let extent = grant.extent { put(extent) }
     put(grant.isForeign)
     put(UInt32(clamping: grant.heldExtentLimit))
+    put(grant.isStale)
+    put(grant.pausesUnread)
   }
 
   mutating func put(_ extent: ExtentGrant) {
@@ -191,6 +193,7 @@ extension WireWriter {
     put(info.causeCode?.rawValue ?? 0)
     put((info.cause ?? "").cut(toUTF8Count: WireLimit.cause))
     put(info.digest)
+    put(info.expires?.rawValue ?? 0)
   }
 
   mutating func put(_ statistics: BrokerStatistics) {
@@ -253,7 +256,8 @@ extension WireReader {
       inlineBytes: try takeFlag()
         ? takeBlock(atMost: Frame.inlineByteLimit, "an inline blob") : nil,
       extentEnd: try takeIndex(), extent: try takeFlag() ? takeExtent() : nil,
-      isForeign: try takeFlag(), heldExtentLimit: Int(try take(UInt32.self)))
+      isForeign: try takeFlag(), heldExtentLimit: Int(try take(UInt32.self)),
+      isStale: try takeFlag(), pausesUnread: try takeFlag())
   }
 
   mutating func takeExtent() throws(PatchbayError) -> ExtentGrant {
@@ -293,6 +297,7 @@ extension WireReader {
     let causeCode = try take(UInt16.self)
     let cause = try takeText(atMost: WireLimit.cause, "a cause")
     let digest = try takeDigest()
+    let expires = try take(Int64.self)
     return BlobInfo(
       key: key, generation: generation, state: state, byteCount: byteCount, frontier: frontier,
       coveredByteCount: covered, residentByteCount: resident, spilledByteCount: spilled,
@@ -302,7 +307,8 @@ extension WireReader {
       lastRead: lastRead == 0 ? nil : WallTime(rawValue: lastRead), isCache: isCache,
       isPinned: isPinned, isImported: isImported, access: access,
       causeCode: causeCode == 0 ? nil : PatchbayError.Code(rawValue: causeCode),
-      cause: cause.isEmpty ? nil : cause, digest: digest)
+      cause: cause.isEmpty ? nil : cause, digest: digest,
+      expires: expires == 0 ? nil : WallTime(rawValue: expires))
   }
 
   mutating func takeStatistics() throws(PatchbayError) -> BrokerStatistics {

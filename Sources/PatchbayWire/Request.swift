@@ -148,6 +148,8 @@ package struct CreateTerms: Sendable, Hashable {
   package var digest: DigestWish?
   package var production = ProductionTerms()
   package var lifetime = LifetimeTerms()
+  /// The stale blob of the key that it is to succeed: nobody sees it before it is sealed.
+  package var succeeds: Generation?
   /// What a plain `create` means.
   package static let plain = plain(digest: nil)
   package static func plain(digest: DigestWish?) -> CreateTerms {

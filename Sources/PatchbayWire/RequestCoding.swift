@@ -233,9 +233,8 @@ extension CreateTerms {
     writer.put(production.whenUnread.rawValue)
     writer.put(optional: production.failureLifetime)
     writer.put(production.leastUses)
-    writer.put(optional: lifetime.timeToLive)
-    writer.put(optional: lifetime.idleExpiry)
-    writer.put(optional: lifetime.grace)
+    lifetime.encode(&writer)
+    writer.put(succeeds?.rawValue ?? 0)
   }
 
   package init(from reader: inout WireReader) throws(PatchbayError) {
@@ -248,9 +247,23 @@ extension CreateTerms {
     production.whenUnread = try reader.takeCase("what to do when nobody reads")
     production.failureLifetime = try reader.takeOptionalDuration("how long a failure is told")
     production.leastUses = try reader.take()
-    lifetime.timeToLive = try reader.takeOptionalDuration("a time to live")
-    lifetime.idleExpiry = try reader.takeOptionalDuration("a time without readers")
-    lifetime.grace = try reader.takeOptionalDuration("a grace")
+    lifetime = try LifetimeTerms(from: &reader)
+    succeeds = try reader.takeOptionalGeneration()
+  }
+}
+
+extension LifetimeTerms {
+  package func encode(_ writer: inout WireWriter) {
+    writer.put(optional: timeToLive)
+    writer.put(optional: idleExpiry)
+    writer.put(optional: grace)
+  }
+
+  package init(from reader: inout WireReader) throws(PatchbayError) {
+    self.init()
+    timeToLive = try reader.takeOptionalDuration("a time to live")
+    idleExpiry = try reader.takeOptionalDuration("a time without readers")
+    grace = try reader.takeOptionalDuration("a grace")
   }
 }
 
