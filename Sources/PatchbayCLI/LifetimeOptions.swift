@@ -63,7 +63,8 @@ struct LifetimeOptions: ParsableArguments {
 
   private static func policy(_ text: String) throws -> UnreadPolicy {
     guard let policy = UnreadPolicy.allCases.first(where: { "\($0)" == text }) else {
-      throw ValidationError("What becomes of an unread production is one of finish, stop and pause.")
+      throw ValidationError(
+        "What becomes of an unread production is one of finish, stop and pause.")
     }
     return policy
   }

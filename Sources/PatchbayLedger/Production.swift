@@ -272,7 +272,9 @@ extension Ledger {
     _ session: SessionID, _ before: Blob, cause: String, mayWrite: Bool, waitsForExit: Bool
   ) {
     let generation = before.origin.generation
-    guard !before.production.candidates.isEmpty || before.isReturning else {
+    // Of a successor nobody knows: who stands by for it cannot be on the way back.
+    guard !before.production.candidates.isEmpty || before.isReturning && before.succeeds == nil
+    else {
       return failBlob(generation, .abandoned, cause, raisesEpoch: true)
     }
     let waiting = forgetWaiters(of: session, generation)
@@ -378,7 +380,8 @@ extension Ledger {
   mutating func measured(_ generation: Generation, coveredByteCount: Int) {
     guard let blob = blobs[generation], blob.production.isBeingMeasured else { return }
     blobs[generation]?.production.isBeingMeasured = false
-    guard blob.state == .open, !blob.isPaused, let tenure = blob.origin.terms.production.tenure else { return }
+    guard blob.state == .open, !blob.isPaused, let tenure = blob.origin.terms.production.tenure
+    else { return }
     let now = now.monotonicNanoseconds
     let before = blob.production.progress
     if before == nil || coveredByteCount > before?.covered ?? 0 || waitsForBroker(blob) {

@@ -350,7 +350,7 @@ extension Ledger {
   /// None of its publishers is known any more.
   private mutating func loseRecorded(_ blob: Blob) {
     let cause = "its publisher ended while there was no broker"
-    if blob.isProduced {
+    if blob.isProduced, blob.succeeds == nil {
       blobs[blob.origin.generation]?.production.phase = .vacant
       suspend(blob.origin.generation)
     } else if blob.isJoinable {

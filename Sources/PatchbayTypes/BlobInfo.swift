@@ -77,7 +77,8 @@ public struct BlobInfo: Sendable, Hashable {
     policy: FlowPolicy, acknowledgement: Acknowledgement, publisherCount: Int,
     subscriberCount: Int, type: String, labels: [Label], created: WallTime, modified: WallTime,
     lastRead: WallTime?, isCache: Bool, isPinned: Bool, isImported: Bool = false, access: Access,
-    causeCode: PatchbayError.Code?, cause: String?, digest: ContentDigest? = nil, expires: WallTime? = nil
+    causeCode: PatchbayError.Code?, cause: String?, digest: ContentDigest? = nil,
+    expires: WallTime? = nil
   ) {
     self.expires = expires
     self.digest = digest

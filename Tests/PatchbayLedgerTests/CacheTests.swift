@@ -30,7 +30,8 @@ import Testing
     }
   }
 
-  @Test func `a blob that was wanted too seldom goes with its last reader, and its key is counted on`()
+  @Test
+  func `a blob that was wanted too seldom goes with its last reader, and its key is counted on`()
     throws
   {
     var rig = Rig()
@@ -95,7 +96,9 @@ import Testing
     #expect(next.info(other, "once") == nil, "its last reader is gone")
   }
 
-  @Test func `the counts are bounded, and the key that was asked for longest ago is forgotten`() throws {
+  @Test func `the counts are bounded, and the key that was asked for longest ago is forgotten`()
+    throws
+  {
     var uses = KeyUses()
     let keys = try (0...KeyUses.limit).map { try BlobKey(Array("k\($0)".utf8)) }
     for key in keys.dropLast() { uses.count(key) }
@@ -222,7 +225,9 @@ import Testing
     #expect(embedder.asked.withLock { $0 } == ["a", "a"], "a failed blob is none to keep")
   }
 
-  @Test func `what it wants dropped goes at once, what it wants kept is spared by the bounds`() throws {
+  @Test func `what it wants dropped goes at once, what it wants kept is spared by the bounds`()
+    throws
+  {
     var rig = Rig(adjust: { $0.cachedBlobCount = 1 }, cachePolicy: Embedder().policy)
     let session = rig.connect()
     for key in ["drop", "keep1", "keep2", "a", "b"] as [BlobKey] {

@@ -42,7 +42,8 @@ import Testing
     // blob of its own kind; other tests provoke them.
     guard
       ![
-        .memoryShort, .publisherLost, .lastLost, .idle, .fileChanged, .producerLost, .standBy, .expired,
+        .memoryShort, .publisherLost, .lastLost, .idle, .fileChanged, .producerLost, .standBy,
+        .expired,
       ].contains(step)
     else { return }
     var rig = Rig()
@@ -109,7 +110,8 @@ import Testing
     case .release: .release(ReleaseRequest(blob: blob.blob, claim: 1))
     case .leave: .leave(blob.blob)
     case .pin: .pin(PinRequest(key: "k", isPinned: true))
-    case .publisherLost, .memoryShort, .lastLost, .idle, .fileChanged, .producerLost, .expired: .ping
+    case .publisherLost, .memoryShort, .lastLost, .idle, .fileChanged, .producerLost, .expired:
+      .ping
     case .openOrCreate:
       .openOrCreate(OpenOrCreateRequest(create: create, terms: .plain, standsBy: false))
     case .standBy: .standBy(StandByRequest(generation: blob.blob.generation, opened: 0))

@@ -51,7 +51,9 @@ import Testing
 
   // MARK: Stop
 
-  @Test func `a production is stopped when its last reader closes, and its publisher is fenced`() throws {
+  @Test func `a production is stopped when its last reader closes, and its publisher is fenced`()
+    throws
+  {
     var scene = try Scene(.stop)
     let reader = scene.rig.connect(process: 2)
     let other = try need(scene.rig.open(reader, "k")?.grant)

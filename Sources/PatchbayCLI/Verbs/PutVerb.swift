@@ -134,7 +134,8 @@ struct PutVerb: Verb {
     }
     if flow.isWindow, keeping.ack != .visible || keeping.compress != nil || keeping.ttl != nil {
       throw ValidationError(
-        "--ack, --ttl and --compress are about whole blobs; this --policy keeps the last bytes only.")
+        "--ack, --ttl and --compress are about whole blobs; this --policy keeps the last bytes only."
+      )
     }
     if file != nil, !command.isEmpty {
       throw ValidationError("Publish either a FILE or the output of a COMMAND, not both.")
