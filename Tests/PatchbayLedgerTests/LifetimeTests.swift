@@ -343,14 +343,9 @@ extension Rig {
     var count = 0
     while rig.info(session, "k") != nil {
       count += 1
-      try #require(count < 9 && rig.sealed(session, "b\(count)".asKey, byteCount: 1 << 19) != nil)
+      let key = try BlobKey(Array("b\(count)".utf8))
+      try #require(count < 9 && rig.sealed(session, key, byteCount: 1 << 19) != nil)
     }
     #expect(rig.info(session, "a") != nil, "\(rig.list(session)?.keys ?? [])")
-  }
-}
-
-extension String {
-  fileprivate var asKey: BlobKey {
-    get throws { try BlobKey(Array(utf8)) }
   }
 }

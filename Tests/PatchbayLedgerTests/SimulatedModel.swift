@@ -576,10 +576,10 @@ struct SimulatedModel {
     demand(open.observes || grant.state != .failed, "a failed blob was handed to a reader")
     demand(grant.blob.epoch == 0, "a reader was given an epoch")
     if let record = records[generation] {
-      demand(record.endOfGrace.map { $0 > now } ?? true, "\(generation) was served late")
-      demand(
-        !grant.isStale || record.endOfLife.map { $0 <= now } ?? false,
-        "\(generation) is said to be stale too early")
+      let isThere = record.endOfGrace.map { $0 > now } ?? true
+      let isStale = record.endOfLife.map { $0 <= now } ?? false
+      demand(isThere, "\(generation) was served late")
+      demand(!grant.isStale || isStale, "\(generation) is said to be stale too early")
     }
     if let access = records[generation]?.info.access {
       demand(mayRead(session, generation), "\(session) opened what it may not read")

@@ -32,9 +32,8 @@ extension SimulatedModel {
     for record in records.values {
       guard let end = record.endOfGrace, end <= now else { continue }
       // What was unpinned in this event goes with the next.
-      demand(
-        unpinned == record.info.key,
-        "\(record.info.generation) is there \(now - end) ns after its time")
+      let (isUnpinned, late) = (unpinned == record.info.key, now - end)
+      demand(isUnpinned, "\(record.info.generation) is there \(late) ns after its time")
     }
     for case (_, .standBy(let request)) in owed {
       let state = posted[request.generation]

@@ -165,7 +165,7 @@ import Testing
         if steps.withLock({ $0 }) > 5, try await observing.info("k").subscriberCount > 1 { break }
       }
     }
-    try eventually("it writes") { steps.withLock { $0 } > 2 }
+    try await eventually("it writes") { steps.withLock { $0 } > 2 }
     subscriber.close()
     // Once it has stopped it stays so: each look comes after a whole conversation with the broker.
     try await eventually("it waits") {
@@ -175,7 +175,7 @@ import Testing
     }
     let before = steps.withLock { $0 }
     let one = try await observing.open("k")
-    try eventually("it goes on") { steps.withLock { $0 } > before }
+    try await eventually("it goes on") { steps.withLock { $0 } > before }
     let two = try await observing.open("k")
     try await two.waitUntilSealed()
     #expect(one.generation == two.generation)
@@ -191,18 +191,18 @@ import Testing
     let client = try await PatchbayClient(socketPath: broker.socket)
     var options = ProductionOptions(BlobOptions(byteCount: 1000))
     options.whenUnread = .stop
-    let wasCancelled = Atomic<Bool>(false)
+    let wasCancelled = Mutex(false)
     let subscriber = try await client.get("k", options) { job in
       try await job.publisher.write([UInt8](repeating: 1, count: 400), at: 0)
       do { try await Task.sleep(for: .seconds(3600)) } catch {
-        wasCancelled.store(true, ordering: .sequentiallyConsistent)
+        wasCancelled.withLock { $0 = true }
         throw error
       }
     }
     _ = try await subscriber.readFully(0..<400)
     subscriber.close()
     try await client.finishProducing()
-    #expect(wasCancelled.load(ordering: .sequentiallyConsistent))
+    #expect(wasCancelled.withLock { $0 })
     #expect(try await client.info("k").cause == "its last reader left")
     let missing = Mutex<[Range<Int>]>([])
     let next = try await client.get("k", options) { job in
