@@ -60,6 +60,14 @@ public struct BlobOptions: Sendable, Hashable {
   public var acknowledgement = Acknowledgement.visible
   /// Whether the blob may be evicted when room is needed, whatever its acknowledgement.
   public var isCache = false
+  /// How long it is kept after its seal; nil: for ever, unless it has to make room. Then new readers do not
+  /// find it, and those that have it open finish. Not for policies that keep the last bytes only.
+  public var timeToLive: Duration?
+  /// How long it is kept after it was last opened, or sealed; else as `timeToLive`. Whichever comes first
+  /// counts.
+  public var idleExpiry: Duration?
+  /// How long it is still served after that, as a stale one, while one caller of `get` produces it again.
+  public var grace: Duration?
   /// How its bytes are kept on disk; nil: as the broker was told.
   public var compression: SpoolCompression?
 
@@ -85,6 +93,14 @@ public struct BlobOptions: Sendable, Hashable {
 
   /// Whether a small one may travel in one message: it has no place on disk.
   var isInlinable: Bool { policy == .keep && acknowledgement == .visible && compression == nil }
+
+  var lifetime: LifetimeTerms {
+    var terms = LifetimeTerms()
+    terms.timeToLive = timeToLive
+    terms.idleExpiry = idleExpiry
+    terms.grace = grace
+    return terms
+  }
 
   var digestWish: DigestWish? {
     expect.map(DigestWish.init(expecting:)) ?? digest.map { DigestWish($0) }

@@ -131,7 +131,8 @@ public final class PatchbayClient: Sendable {
     var request = request(key, options)
     request.byteCount = bytes.count
     request.inlineBytes = bytes
-    let terms = CreateTerms.plain(digest: options.digestWish)
+    var terms = CreateTerms.plain(digest: options.digestWish)
+    terms.lifetime = options.lifetime
     return terms == .plain ? .create(request) : .createWith(request, terms)
   }
 

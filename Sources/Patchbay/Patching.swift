@@ -22,11 +22,9 @@ extension PatchbayClient {
   }
 
   func ownerlessRequest(_ key: BlobKey, _ options: BlobOptions) -> Request {
-    .createWith(
-      request(key, options),
-      CreateTerms(
-        ownership: .ownerless, idleLimit: options.idleLimit, resumes: options.resumes,
-        compression: options.compression, digest: options.digestWish))
+    var terms = terms(of: options)
+    terms.ownership = .ownerless
+    return .createWith(request(key, options), terms)
   }
 
   /// Becomes one more publisher of a joinable blob. Blocks for the broker's answer. A client
@@ -72,6 +70,7 @@ extension PatchbayClient {
       ownership: options.isJoinable ? .joinable : .exclusive, idleLimit: options.idleLimit,
       resumes: options.resumes, compression: options.compression,
       digest: options.digestWish)
+    terms.lifetime = options.lifetime
     terms.demand = options.demand
     return terms
   }

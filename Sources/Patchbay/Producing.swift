@@ -14,7 +14,11 @@ extension PatchbayClient {
   ///
   /// When the process that produces dies, or covers nothing new for `options.stallTimeout`, the closure of
   /// a caller runs that still has its subscriber open; readers stay attached. What the closure throws is
-  /// the cause of the failure that every reader gets, and the next caller begins anew.
+  /// the cause of the failure that every reader gets, and the next caller begins anew, after
+  /// `options.failureLifetime`.
+  ///
+  /// A blob whose time is over and that has a grace is returned as it is, and the closure of one caller
+  /// makes its successor meanwhile.
   /// - Parameters:
   ///   - key: the blob's name.
   ///   - options: what is created, and how.
@@ -27,9 +31,9 @@ extension PatchbayClient {
     deadline: Deadline = .standard,
     orProduce produce: @escaping @Sendable (Production) async throws -> Void
   ) async throws(PatchbayError) -> Subscriber {
-    let opened = try await openOrCreate(
-      producedRequest(key, options), options.publisherOptions, deadline)
-    return begin(opened, Producer(session: session, options: options, produce: produce))
+    let request = producedRequest(key, options)
+    let opened = try await openOrCreate(request, options.publisherOptions, deadline)
+    return begin(opened, request, Producer(session: session, options: options, produce: produce))
   }
 
   // Disfavoured: async code whose closure happens not to wait must not resolve to the blocking one.
@@ -45,12 +49,12 @@ extension PatchbayClient {
     deadline: Deadline = .standard,
     orProduce produce: @escaping @Sendable (Production) throws -> Void
   ) throws(PatchbayError) -> Subscriber {
-    let opened = try openOrCreate(
-      producedRequest(key, options), options.publisherOptions, deadline)
+    let request = producedRequest(key, options)
+    let opened = try openOrCreate(request, options.publisherOptions, deadline)
     let producer = Producer(session: session, options: options) { job in
       try await ownThread { try produce(job) }
     }
-    return begin(opened, producer)
+    return begin(opened, request, producer)
   }
 
   private func producedRequest(
@@ -60,16 +64,25 @@ extension PatchbayClient {
       create: creation(of: key, options.publisherOptions), terms: options.terms, standsBy: true)
   }
 
-  private func begin(_ opened: OpenedBlob, _ producer: Producer) -> Subscriber {
+  private func begin(
+    _ opened: OpenedBlob, _ request: OpenOrCreateRequest, _ producer: Producer
+  ) -> Subscriber {
     switch opened {
+    case .existing(let subscriber) where subscriber.handle.grant.isStale:
+      session.productions.begin()
+      Task.detached { await producer.refresh(subscriber, request) }
+      return subscriber
     case .existing(let subscriber):
       guard let place = StandByRequest(subscriber) else { return subscriber }
       Task.detached { await producer.standBy(place, subscriber.key) }
       return subscriber
     case .created(let publisher, let subscriber):
       let place = StandByRequest(subscriber)
+      session.productions.begin()
       Task.detached {
-        guard await producer.run(publisher), let place else { return }
+        let isTakenOver = await producer.run(publisher)
+        producer.session.productions.end()
+        guard isTakenOver, let place else { return }
         await producer.standBy(place, publisher.key)
       }
       return subscriber
@@ -97,7 +110,7 @@ private func ownThread(_ body: @escaping @Sendable () throws -> Void) async thro
 }
 
 /// One caller's readiness to produce a blob.
-private struct Producer: Sendable {
+struct Producer: Sendable {
   let session: Session
   let options: ProductionOptions
   let produce: @Sendable (Production) async throws -> Void
@@ -105,7 +118,10 @@ private struct Producer: Sendable {
   /// Waits for the right to produce, again and again, until the blob has ended or the reader has.
   func standBy(_ place: StandByRequest, _ key: BlobKey) async {
     while let publisher = await nextRight(place, key) {
-      guard await run(publisher) else { return }
+      session.productions.begin()
+      let isTakenOver = await run(publisher)
+      session.productions.end()
+      guard isTakenOver else { return }
     }
   }
 

@@ -25,6 +25,16 @@ public struct ProductionOptions: Sendable {
   public var stallTimeout: Duration?
   /// How often the closure runs in this process before the blob fails with what it threw last.
   public var attempts = 1
+  /// How long a failure is told to all that ask for the blob, before it is produced again; nil: whoever asks
+  /// next produces it.
+  public var failureLifetime: Duration?
+  /// What becomes of the production when the last subscriber of the blob goes, its producer's own included.
+  /// `stop` fails the blob, and another producer may take over what is covered; `pause` has the calls that
+  /// write wait until somebody reads again.
+  public var whenUnread = UnreadPolicy.finish
+  /// How often the key has to be asked for before the complete blob is kept; until then it goes with its
+  /// last reader.
+  public var leastUses: UInt32 = 0
 
   /// Options with what matters most; the rest are properties.
   public init(
@@ -70,6 +80,10 @@ extension ProductionOptions {
       ownership: .produced, idleLimit: nil, resumes: start == .anywhere,
       compression: blob.compression, digest: blob.digestWish)
     terms.production.tenure = stallTimeout
+    terms.production.failureLifetime = failureLifetime
+    terms.production.whenUnread = whenUnread
+    terms.production.leastUses = leastUses
+    terms.lifetime = blob.lifetime
     terms.demand = blob.demand
     return terms
   }

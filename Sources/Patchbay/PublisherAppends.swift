@@ -104,6 +104,7 @@ extension Publisher {
     _ bytes: Span<UInt8>, expecting expected: Int? = nil
   ) throws(PatchbayError) {
     if let windowWriter, expected == nil, appendShortly(windowWriter, bytes) { return }
+    try waitForReader()
     while true {
       let (turn, departure) = (turns.now, inFlight.now)
       switch try startAppending(bytes, expected, { $0.addThread() }) {
@@ -492,6 +493,7 @@ extension Publisher {
   /// The place of a loan, which the caller ends by `endLoan`.
   @available(*, noasync)
   func lend(_ byteCount: Int) throws(PatchbayError) -> LentPlace {
+    try waitForReader()
     while true {
       let (turn, departure) = (turns.now, inFlight.now)
       switch try startLending(byteCount, { $0.addThread() }) {

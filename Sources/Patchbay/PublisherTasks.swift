@@ -19,6 +19,7 @@ extension Publisher {
   ) async throws(PatchbayError) -> Int {
     let range = try writableRange(at: position, bytes.count)
     guard !range.isEmpty else { return 0 }
+    try await waitForReader()
     var claim: RangeClaim?
     do throws(PatchbayError) {
       let count = try await write(bytes, range, skippingCovered: skippingCovered, &claim)
@@ -61,6 +62,7 @@ extension Publisher {
   public func append(
     _ bytes: [UInt8], expecting expected: Int? = nil
   ) async throws(PatchbayError) {
+    try await waitForReader()
     while true {
       var wait: Awaited<Void>?
       switch try startAppending(bytes.span, expected, { $0.add(&wait) }) {
@@ -101,6 +103,7 @@ extension Publisher {
 
   /// As the blocking `lend`.
   func lend(_ byteCount: Int) async throws(PatchbayError) -> LentPlace {
+    try await waitForReader()
     while true {
       var wait: Awaited<Void>?
       switch try startLending(byteCount, { $0.add(&wait) }) {

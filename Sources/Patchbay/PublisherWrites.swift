@@ -28,6 +28,7 @@ extension Publisher {
   ) throws(PatchbayError) -> Int {
     let range = try writableRange(at: position, bytes.count)
     guard !range.isEmpty else { return 0 }
+    try waitForReader()
     // Ended when the range has left, and not before: what is looked at under it stays as it was.
     var claim: RangeClaim?
     defer { claim?.end() }

@@ -45,6 +45,7 @@ final class Session: Sendable {
   let mappings = RingMappings()
   private let publishers = Mutex<[Generation: Enrolled]>([:])
   let foreignRings = ForeignRings()
+  let productions = RunningProductions()
   private let boards = Mutex<[UInt32: Board]>([:])
   private let takeOvers = Atomic<Int>(0)
 

@@ -58,6 +58,14 @@ public struct BrokerConfiguration: Sendable {
   /// `memoryLimit`. At least 2 MiB. With a spool a stream may be longer: what is complete of it leaves
   /// memory. What is sealed does not count.
   public var clientMemoryLimit: Int?
+  /// Bytes of memory that complete and failed blobs may take which nobody uses and which may go; nil: as
+  /// many as there is room for. Beyond that those leave whose last use is longest ago.
+  public var cacheByteLimit: Int?
+  /// How many complete blobs are kept that nobody uses and that may go; nil: as many as there is room for.
+  public var cacheBlobLimit: Int?
+  /// What is to become of a complete blob that may go when its last user has gone; asked on the broker's
+  /// thread, which waits for the answer, so it must not block. Nil: what the limits say.
+  public var cachePolicy: (@Sendable (BlobInfo) -> CacheDecision)?
   /// Where its own lines go.
   public var logger: Logger
   /// For tests that count system calls: whatever has a thread of its own otherwise runs on the broker's.
@@ -113,6 +121,9 @@ public final class Broker: Sendable {
     inner.isShared = configuration.isShared
     inner.userMemoryLimit = configuration.userMemoryLimit
     inner.clientMemoryLimit = configuration.clientMemoryLimit
+    inner.cacheByteLimit = configuration.cacheByteLimit
+    inner.cacheBlobLimit = configuration.cacheBlobLimit
+    inner.cachePolicy = configuration.cachePolicy
     inner.runsWorkersInline = configuration.runsWorkersInline
     inner.spool = configuration.spool.map {
       SpoolPlace(

@@ -24,7 +24,7 @@ extension BlobInfo {
     fields["created"] = .string(Shown.time(created))
     fields["modified"] = .string(Shown.time(modified))
     fields["lastRead"] = .optional(lastRead.map(Shown.time))
-    fields["expires"] = .null
+    fields["expires"] = .optional(expires.map(Shown.time))
     fields["pinned"] = .boolean(isPinned)
     fields["imported"] = .boolean(isImported)
     fields["cache"] = .boolean(isCache)
@@ -52,7 +52,8 @@ extension BlobInfo {
       ("publishers", "\(publisherCount)"), ("subscribers", "\(subscriberCount)"),
     ]
     if isImported { pairs.append(("imported", "a file that is read where it is")) }
-    if isPinned { pairs.append(("pinned", "is not evicted")) }
+    if isPinned { pairs.append(("pinned", "is not evicted, and does not expire")) }
+    if let expires { pairs.append(("expires", Shown.time(expires))) }
     if spilledByteCount > 0 { pairs.append(("on disk", Shown.bytes(spilledByteCount))) }
     if acknowledgement != .visible || isCache { pairs.append(("kept", keeping)) }
     if let digest { pairs.append(("digest", "\(digest)")) }

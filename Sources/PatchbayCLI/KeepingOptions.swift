@@ -20,6 +20,13 @@ struct KeepingOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
+      "How long the complete blob is served; then its key is free.",
+      discussion: "Default: until it is removed, or has to make room.", valueName: "duration"),
+    transform: Typed.positiveDuration)
+  var ttl: Duration?
+
+  @Option(
+    help: ArgumentHelp(
       "How the blob is kept on disk: none or lz4. (default: as serve --compress says)",
       valueName: "method"),
     transform: Typed.compression)
@@ -29,6 +36,7 @@ struct KeepingOptions: ParsableArguments {
     options.acknowledgement = ack
     options.isCache = cache
     options.compression = compress
+    options.timeToLive = ttl
   }
 
   private static func level(_ text: String) throws -> Acknowledgement {

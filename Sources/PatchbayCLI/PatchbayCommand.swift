@@ -29,7 +29,8 @@ import Patchbay
       CatVerb.self, GetVerb.self, ProduceVerb.self, WaitVerb.self, WatchVerb.self, InfoVerb.self,
       WhyVerb.self,
       TopVerb.self,
-      ListVerb.self, RemoveVerb.self, ImportVerb.self, WithVerb.self, PinVerb.self, UnpinVerb.self,
+      ListVerb.self, RemoveVerb.self, CleanVerb.self, ImportVerb.self, WithVerb.self, PinVerb.self,
+      UnpinVerb.self,
       VerifyVerb.self, PingVerb.self, StatsVerb.self,
       CompletionVerb.self, VersionVerb.self,
     ])

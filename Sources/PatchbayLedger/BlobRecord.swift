@@ -35,6 +35,13 @@ package struct BlobRecord: Sendable, Hashable {
   package var publishers: [RecordedPublisher] = []
   /// Clients that its publisher waits for.
   package var subscribers: [UInt64] = []
+  /// When it ended, and was last opened, by the monotonic clock; nil: it has not.
+  package var ended: Int64?
+  package var used: Int64?
+  /// Whether it is to succeed the stale blob that its terms name.
+  package var isSuccessor = false
+  package var isAdmitted = false
+  package var isPaused = false
   /// The client that sealed it; 0: none is known.
   package var sealer: UInt64 = 0
   /// The file that it is, as it was when it was imported.
@@ -131,6 +138,11 @@ extension Ledger {
     record.subscribers = Set(blob.subscriptions.map(\.subscription.clientID)).sorted()
     record.sealer = blob.sealer.flatMap { sessions[$0]?.clientID } ?? 0
     record.file = origin.file
+    record.isSuccessor = blob.succeeds != nil
+    record.isAdmitted = blob.isAdmitted
+    record.isPaused = blob.isPaused
+    record.ended = blob.lifetime.ended
+    record.used = blob.lifetime.used
     return record
   }
 

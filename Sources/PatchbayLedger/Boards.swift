@@ -175,6 +175,6 @@ extension Blob {
     BoardPost(
       generation: origin.generation, state: state, epoch: epoch, byteCount: byteCount,
       extentVersion: extentVersion, subscriptionVersion: subscriptionVersion, causeCode: causeCode,
-      cause: (cause ?? "").cut(toUTF8Count: Int(PB_BOARD_CAUSE_LIMIT)))
+      cause: (cause ?? "").cut(toUTF8Count: Int(PB_BOARD_CAUSE_LIMIT)), isPaused: isPaused)
   }
 }

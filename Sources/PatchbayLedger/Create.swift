@@ -25,6 +25,13 @@ extension Ledger {
       confirm(session, own.origin.generation)
       return answerCreation(of: own, RequestID(session: session, number: number))
     }
+    if let stale = terms.succeeds {
+      if let own = ownSuccessor(request.key, session, number) {
+        confirm(session, own.origin.generation)
+        return answerCreation(of: own, RequestID(session: session, number: number))
+      }
+      return try createSuccessor(of: stale, session, number, request, terms)
+    }
     if let same = sameCreation(old, session, request, terms) {
       try repeatCreation(of: same, RequestID(session: session, number: number))
       return
@@ -68,13 +75,14 @@ extension Ledger {
     _ request: CreateRequest, _ terms: CreateTerms
   ) throws(PatchbayError) {
     guard terms != .plain else { return }
-    guard request.inlineBytes == nil || terms == CreateTerms.plain(digest: terms.digest) else {
+    guard request.inlineBytes == nil || terms == terms.ofWholeBlob else {
       throw .badTerms(request.key, "a whole blob in one message is nobody's to write")
     }
     guard request.policy == .keep else {
       throw .badTerms(
         request.key,
-        "a window has one publisher, and nothing of it is kept to be taken over or verified")
+        "a window has one publisher, and nothing of it is kept to be taken over, verified, or served for a time"
+      )
     }
     try checkDemand(request, terms)
     let isShared = terms.ownership == .joinable || terms.ownership == .ownerless
@@ -84,6 +92,10 @@ extension Ledger {
     }
     guard terms.ownership == .produced || terms.production == ProductionTerms() else {
       throw .badTerms(request.key, "only the production of a produced blob can have terms")
+    }
+    let lifetime = terms.lifetime
+    guard lifetime.grace == nil || lifetime.timeToLive != nil || lifetime.idleExpiry != nil else {
+      throw .badTerms(request.key, "a grace begins when its time is over, and it has no end")
     }
     guard !isShared || request.order == .any else {
       throw .badTerms(
@@ -108,6 +120,7 @@ extension Ledger {
       && blob.origin.terms.idleLimit == terms.idleLimit
       && blob.origin.terms.compression == terms.compression
       && blob.origin.terms.digest == terms.digest
+      && blob.origin.terms.lifetime == terms.lifetime
       && blob.origin.access.uid == sessions[session]?.peer.uid
     return isSame ? blob : nil
   }
@@ -181,7 +194,7 @@ extension Ledger {
     settle(origin.generation)
   }
 
-  private mutating func createWithExtents(
+  mutating func createWithExtents(
     _ session: SessionID, _ number: UInt64, _ request: CreateRequest, _ terms: CreateTerms,
     replacing old: Generation?
   ) throws(PatchbayError) {
@@ -255,8 +268,15 @@ extension Ledger {
       sessions[session]?.handles[generation] = Handle(publishes: true)
       sessions[session]?.handleCount += 1
     }
+    // A stale one may have gone to make room.
+    if let stale = terms.succeeds, owners[request.key] == stale {
+      blob.succeeds = stale
+      blob.isNamed = false
+      successors[request.key] = generation
+    } else {
+      owners[request.key] = generation
+    }
     keep(blob)
-    owners[request.key] = generation
     openBlobCount += 1
     seekSlot(generation)
     return generation
@@ -369,7 +389,8 @@ extension Ledger {
     touch(generation)
     blobs[generation]?.birthWaiters = []
     guard let blob = blobs[generation] else { return }
-    catalog.insert(blob.key)
+    if !blob.state.isLive { noteEnd(generation) }
+    if blob.isNamed { catalog.insert(blob.key) }
     changed(generation)
     post(generation)
     record(generation)
@@ -413,6 +434,7 @@ extension Ledger {
     for publisher in blob.publishers { endPublisher(publisher.session, generation) }
     openBlobCount -= 1
     if owners[blob.key] == generation { owners[blob.key] = nil }
+    forgetSuccessor(blob)
     if let slot = blob.slot { clear(slot, of: generation) }
     // Files that it was to adopt go when that is over.
     chargeDisk(blob, -blob.spoolByteCount, idle: 0)
@@ -427,6 +449,15 @@ extension Ledger {
   }
 }
 
+extension CreateTerms {
+  /// As far as they are about a blob that comes whole.
+  fileprivate var ofWholeBlob: CreateTerms {
+    var terms = CreateTerms.plain(digest: digest)
+    terms.lifetime = lifetime
+    return terms
+  }
+}
+
 extension Blob {
   /// What a client is told that opens or creates it.
   func grant(epoch: UInt32, extent: ExtentGrant?) -> BlobGrant {
@@ -438,6 +469,8 @@ extension Blob {
       inlineBytes: epoch == 0 ? inlineBytes : nil,
       extentEnd: extentEnd,
       extent: extent, heldExtentLimit: epoch == 0 ? 0 : origin.heldExtentLimit,
+      pausesUnread: epoch != 0 && isProduced
+        && origin.terms.production.whenUnread == .pause,
       demandPiece: demandPiece)
   }
 }

@@ -77,6 +77,7 @@ extension Ledger {
     withdrawContainer(of: generation)
     if owners[blob.key] == generation { owners[blob.key] = nil }
     catalog.remove(blob.key)
+    endSuccession(of: blob, as: kind)
     settle(generation)
   }
 }

@@ -70,6 +70,7 @@ extension Ledger {
     blobs[generation]?.pendingSeal = nil
     dropDigest(generation)
     blobs[generation]?.modified = now.wall
+    noteEnd(generation)
     if raisesEpoch { blobs[generation]?.epoch = before.nextEpoch }
     withdrawContainer(of: generation)
     guard let blob = blobs[generation] else { return }
@@ -81,6 +82,7 @@ extension Ledger {
       refuse(waiter.session, waiter.number, blob.failure)
     }
     dismissCandidates(of: generation, blob.failure)
+    forgetSuccessor(blob)
     dismissDemands(of: generation, blob.failure)
     settle(generation)
   }
@@ -91,6 +93,7 @@ extension Ledger {
     if blob.state == .open { openBlobCount -= 1 }
     for publisher in blob.publishers { endPublisher(publisher.session, generation) }
     blobs[generation]?.claims = []
+    blobs[generation]?.isPaused = false
     blobs[generation]?.suspensionEnd = nil
   }
 

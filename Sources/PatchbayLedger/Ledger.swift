@@ -20,6 +20,8 @@ package struct Ledger: Sendable {
   var tokenSource: any RandomNumberGenerator & Sendable
   /// The digest of bytes that are at hand: of a small blob, or of an empty one.
   let digestOfBytes: DigestFunction
+  /// What is to become of a complete blob that nobody uses any more; nil: what its bounds say.
+  let cachePolicy: CachePolicy?
 
   var now: Moment
   var actions: [LedgerAction] = []
@@ -63,6 +65,11 @@ package struct Ledger: Sendable {
   var quietEnd: Int64?
   var suspensions = Heap<Suspension>()
   var productionMoments = Heap<ProductionMoment>()
+  var lifetimes = Heap<LifetimeLook>()
+  /// Blobs that are to succeed the stale ones of their keys.
+  var successors: [BlobKey: Generation] = [:]
+  var keyUses = KeyUses()
+  var cache = CachedBlobs()
   /// Blobs with publishers that have nothing to fetch, and how many fetches are under way in all.
   var demandSources: Set<Generation> = []
   var transferCount = 0
@@ -106,11 +113,13 @@ package struct Ledger: Sendable {
   /// - Parameters:
   ///   - tokenSource: where client tokens come from; in a broker one that cannot be guessed.
   ///   - digest: always the same for the same bytes.
+  ///   - cachePolicy: asked about complete blobs that nobody uses any more.
   package init(
     limits: LedgerLimits, instance: UInt64, run: UInt64, brokerProcess: Int32, brokerUser: UInt32,
     at moment: Moment, tokenSource: any RandomNumberGenerator & Sendable,
-    digest: @escaping DigestFunction
+    digest: @escaping DigestFunction, cachePolicy: CachePolicy? = nil
   ) {
+    self.cachePolicy = cachePolicy
     self.limits = limits
     digestOfBytes = digest
     watching = Watching(log: ChangeLog(removalLimit: limits.removalCount))
@@ -127,7 +136,9 @@ package struct Ledger: Sendable {
   package mutating func handle(_ event: LedgerEvent, at moment: Moment) -> [LedgerAction] {
     now = moment
     shortage = nil
+    endLifetimes()
     take(event)
+    settleCache()
     spillMore()
     tellWatchers()
     defer { (actions, preparations, unrecorded, unnamed) = ([], [], [], [:]) }
@@ -186,7 +197,8 @@ package struct Ledger: Sendable {
     if watching.hasMore { return now.monotonicNanoseconds }
     return [
       handshakes.nextDeadline, suspensions.first?.end, nextSample, nextTrim, nextSpillMoment,
-      digestLooks.first?.moment, productionMoments.first?.moment, returning?.deadline, quietEnd,
+      digestLooks.first?.moment, productionMoments.first?.moment,
+      lifetimes.first?.moment, returning?.deadline, quietEnd,
     ]
     .compactMap(\.self).min()
   }

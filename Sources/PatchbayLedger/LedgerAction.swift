@@ -164,11 +164,14 @@ package struct BoardPost: Sendable, Hashable {
   package var subscriptionVersion: UInt32
   package var causeCode: PatchbayError.Code?
   package var cause: String
+  /// Whether its publisher is to wait until somebody reads.
+  package var isPaused: Bool
   package init(
     generation: Generation, state: BlobState, epoch: UInt32, byteCount: Int?,
     extentVersion: UInt32, subscriptionVersion: UInt32, causeCode: PatchbayError.Code?,
-    cause: String
+    cause: String, isPaused: Bool = false
   ) {
+    self.isPaused = isPaused
     self.generation = generation
     self.state = state
     self.epoch = epoch

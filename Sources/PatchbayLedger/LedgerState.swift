@@ -115,6 +115,19 @@ struct Blob: Sendable {
   var birthWaiters: [RequestID] = []
   /// Requests that open it when it is born, or create another when it comes to nothing.
   var birthAskers: [(asker: RequestID, request: OpenOrCreateRequest)] = []
+  var lifetime = Lifetime()
+  /// The stale blob whose key it takes with its seal.
+  var succeeds: Generation?
+  /// Of a stale one: before this nobody is to make its successor.
+  var refreshAfter: Int64?
+  /// Of one that is kept when it was wanted often enough: whether it was.
+  var isAdmitted = false
+  /// Of a production: whether somebody read it when that was last looked at, and whether its publisher
+  /// waits for somebody to.
+  var isRead = false
+  var isPaused = false
+  /// Whether bounds of the cache spare it.
+  var isFavoured = false
   /// Who goes on when its publisher cannot; says nothing of a blob that is not produced.
   var production = Production()
   /// What its readers wait for; says nothing of a blob that nobody fetches on demand.
@@ -205,6 +218,7 @@ struct Blob: Sendable {
   var holdsFile = false
   var isQueued = false
   var isQueuedOnDisk = false
+  var isQueuedInCache = false
   var causeCode: PatchbayError.Code?
   var cause: String?
   /// How far its digest is.
@@ -224,6 +238,8 @@ struct Blob: Sendable {
     !publishers.isEmpty || readerCount > 0 || observerCount > 0 || !askers.isEmpty || isSource
       || isReturning
   }
+  /// Whether its key leads to it, or will with its seal.
+  var isWanted: Bool { isNamed || succeeds != nil }
   /// Whether it has ended, its key with it, and nobody has it open: what is left waits for processes
   /// that may still have its rings mapped.
   var isGone: Bool { !isNamed && !state.isLive && !isHeld }

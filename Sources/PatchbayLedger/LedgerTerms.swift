@@ -116,6 +116,10 @@ package struct LedgerLimits: Hashable, Sendable {
   package var extentLimit = 64 * 1024 * 1024
   /// The ring of a windowed blob where the publisher leaves it to the broker.
   package var windowRing = 2 * 1024 * 1024
+  /// The most blobs that are kept although nobody uses them and they may go, and their bytes in memory;
+  /// nil: as many as there is room for.
+  package var cachedBlobCount: Int?
+  package var cachedByteCount: Int?
   /// Where extents go that do not fit; nil: nowhere.
   package var spool: SpoolTerms?
   /// Bytes in memory of the blobs that one client writes at the same time; nil: as many as all together.

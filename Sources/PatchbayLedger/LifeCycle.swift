@@ -25,6 +25,7 @@ package enum LifeCycle {
     case fileChanged = "imported file changed"
     case openOrCreate, standBy
     case producerLost = "publisher lost or fenced while others stand by"
+    case expired = "its time is over, its grace included"
   }
 
   package enum Outcome: Sendable, Hashable {
@@ -64,6 +65,7 @@ package enum LifeCycle {
     case .openOrCreate: state.isLive || state == .sealed ? .stays : .begins
     case .standBy: standByOutcome(in: state)
     case .producerLost: state == .open ? .becomes(.suspended) : .stays
+    case .expired: state == .sealed ? .becomes(.gone) : .stays
     }
   }
 

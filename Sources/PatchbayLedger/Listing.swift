@@ -75,7 +75,8 @@ extension Blob {
       subscriberCount: readerCount, type: request.type, labels: request.labels,
       created: origin.created, modified: modified, lastRead: lastRead, isCache: request.isCache,
       isPinned: isPinned, isImported: origin.file != nil, access: origin.access,
-      causeCode: causeCode, cause: cause, digest: digest)
+      causeCode: causeCode, cause: cause, digest: digest,
+      expires: lifetime.shownEnd)
   }
 
   /// A sealed blob's description is exact; any other's rings know more.
@@ -93,7 +94,7 @@ extension BlobInfo {
   var encodedByteCount: Int {
     let texts = key.bytes.count + type.utf8.count + min(cause?.utf8.count ?? 0, WireLimit.cause)
     let labelBytes = labels.reduce(0) { $0 + 8 + $1.name.utf8.count + $1.value.utf8.count }
-    return 165 + WireLimit.digest + texts + labelBytes
+    return 173 + WireLimit.digest + texts + labelBytes
   }
 }
 

@@ -58,7 +58,9 @@ extension Ledger {
   }
 
   /// Evicts the idle blob that goes first, of one user or of all; false if there is none.
-  mutating func evictOne(of uid: UInt32? = nil, for shortage: Shortage = .memory) -> Bool {
+  mutating func evictOne(
+    of uid: UInt32? = nil, for shortage: Shortage = .memory, sparesFavoured: Bool = false
+  ) -> Bool {
     // What is on its way to disk leaves memory anyway.
     var aside: [Generation] = []
     defer { for generation in aside { queueForEviction(generation) } }
@@ -71,7 +73,9 @@ extension Ledger {
         queueForEviction(generation)
         continue
       }
-      guard blob.spillingIndex == nil, blob.persistReserve == nil else {
+      guard blob.spillingIndex == nil, blob.persistReserve == nil,
+        !sparesFavoured || !blob.isFavoured
+      else {
         aside.append(generation)
         continue
       }
@@ -144,6 +148,7 @@ extension Ledger {
     let share = blob.residentByteCount + blob.origin.recordByteCount
     accounts[blob.origin.access.uid]?.idleByteCount += isIdle ? share : -share
     chargeDisk(blob, 0, idle: isIdle ? blob.spoolByteCount : -blob.spoolByteCount)
+    noteCached(generation, isIdle: isIdle)
     if isIdle { queueForEviction(generation) }
   }
 
@@ -155,6 +160,8 @@ extension Ledger {
   /// Takes back everything a blob holds, as far as nobody can still be using it; called after
   /// whatever may have been the last use.
   mutating func settle(_ generation: Generation) {
+    updateReadership(generation)
+    dropIfUnwanted(generation)
     updateIdle(generation)
     offerToSpill(generation)
     guard let blob = blobs[generation], blob.isBorn, !blob.state.isLive, !blob.isHeld else {

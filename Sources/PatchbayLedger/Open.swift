@@ -33,9 +33,13 @@ extension Ledger {
     if !asker.observes {
       touch(generation)
       blobs[generation]?.lastRead = now.wall
+      noteUse(generation)
+      countUse(of: generation)
     }
     guard blob.inlineBytes == nil else {
-      reply(asker.session, asker.number, .opened(blob.grant(epoch: 0, extent: nil)))
+      var grant = blob.grant(epoch: 0, extent: nil)
+      grant.isStale = maySucceed(asker, blob)
+      reply(asker.session, asker.number, .opened(grant))
       return
     }
     sessions[asker.session]?.handleCount += 1
@@ -53,6 +57,7 @@ extension Ledger {
     sessions[asker.session]?.asked.append(generation)
     askerCount += 1
     updateIdle(generation)
+    updateReadership(generation)
     do throws(PatchbayError) {
       if !blob.waitsForSlot {
         try makeRoom(boardNeed(blob.origin.access), for: "a board for the blob \(blob.key)")
@@ -113,6 +118,7 @@ extension Ledger {
     let first = blob.extent(at: 0)
     var grant = blob.grant(epoch: 0, extent: first?.grant)
     grant.isForeign = isForeign(blob.origin.access, to: asker.session)
+    grant.isStale = maySucceed(asker, blob)
     reply(
       asker.session, asker.number, .opened(grant),
       first.map { [.ring($0.ring, isWritable: false)] } ?? [])
@@ -128,6 +134,7 @@ extension Ledger {
       sessions[asker.session]?.handles[generation, default: Handle()].readers.append(asker.number)
     }
     updateIdle(generation)
+    updateReadership(generation)
   }
 
   private mutating func park(_ asker: ParkedOpen, _ key: BlobKey) throws(PatchbayError) {

@@ -26,6 +26,7 @@ package struct StoredBlob: Sendable, Hashable {
   /// Bytes of disk that the container takes.
   package var containerByteCount: Int
   package var isPinned = false
+  package var lifetime = LifetimeTerms()
 
   package init(
     request: CreateRequest, generation: Generation, access: Access, plan: ExtentPlan,
@@ -81,7 +82,7 @@ extension Ledger {
 
   /// The last step of a seal: the flip, or first the container.
   mutating func completeSeal(_ generation: Generation, _ pending: PendingSeal) {
-    guard let blob = blobs[generation], blob.origin.outlivesBroker, blob.isNamed else {
+    guard let blob = blobs[generation], blob.origin.outlivesBroker, blob.isWanted else {
       return finishSeal(generation, pending)
     }
     var pending = pending
@@ -111,13 +112,15 @@ extension Ledger {
     let plan = blob.origin.plan
     let byteCount = pending.byteCount
     let extents = blob.extents.filter { plan.range(of: $0.index).lowerBound < byteCount }
+    var stored = StoredBlob(
+      request: blob.origin.request, generation: blob.origin.generation,
+      access: blob.origin.access, plan: plan, byteCount: byteCount,
+      digest: pending.digest, segmentByteCount: blob.origin.containerSegment,
+      created: blob.origin.created,
+      modified: now.wall, containerByteCount: 0)
+    stored.lifetime = blob.origin.terms.lifetime
     return PersistOrder(
-      blob: StoredBlob(
-        request: blob.origin.request, generation: blob.origin.generation,
-        access: blob.origin.access, plan: plan, byteCount: byteCount,
-        digest: pending.digest, segmentByteCount: blob.origin.containerSegment,
-        created: blob.origin.created,
-        modified: now.wall, containerByteCount: 0),
+      blob: stored,
       extents: extents,
       scratch: blob.patchwork.scratchRecords.filter {
         plan.range(of: $0.index).lowerBound < byteCount
@@ -155,13 +158,13 @@ extension Ledger {
       return
     }
     switch result {
-    case .failed(let error, _) where blob.isNamed: return refuseSeal(generation, error)
-    case .lost(let error) where blob.isNamed: return refuseSeal(generation, error)
+    case .failed(let error, _) where blob.isWanted: return refuseSeal(generation, error)
+    case .lost(let error) where blob.isWanted: return refuseSeal(generation, error)
     case .done, .failed, .lost: break
     }
     blobs[generation]?.pendingSeal = nil
     if case .done = result {
-      blobs[generation]?.isPersisted = blob.isNamed
+      blobs[generation]?.isPersisted = blob.isWanted
       if blob.isPinned { markContainer(of: generation) }
       containerHasScratch(generation, below: pending.byteCount)
     }
@@ -244,9 +247,10 @@ extension Ledger {
     guard owners[key] == nil, blobs[stored.generation] == nil,
       stored.generation.rawValue <= lastGeneration
     else { return }
+    var terms = CreateTerms.plain(digest: stored.digest.map { DigestWish($0.algorithm) })
+    terms.lifetime = stored.lifetime
     let origin = BlobOrigin(
-      request: stored.request,
-      terms: .plain(digest: stored.digest.map { DigestWish($0.algorithm) }),
+      request: stored.request, terms: terms,
       generation: stored.generation, access: stored.access,
       plan: stored.plan, window: nil, created: stored.created,
       creator: RequestID(session: SessionID(rawValue: 0), number: 0), token: .none)
@@ -267,6 +271,7 @@ extension Ledger {
     catalog.insert(key)
     setDisk(stored.generation, stored.containerByteCount)
     touch(stored.generation)
+    takeUpLifetime(found: stored.generation)
     changed(stored.generation)
     settle(stored.generation)
   }

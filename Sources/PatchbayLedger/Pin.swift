@@ -17,9 +17,11 @@ extension Ledger {
     let generation = blob.origin.generation
     if blob.isPinned != request.isPinned {
       blobs[generation]?.isPinned = request.isPinned
+      settleLifetime(generation)
       record(generation)
       updateIdle(generation)
       markContainer(of: generation)
+      dropIfUnwanted(generation)
     }
     reply(session, number, .done)
   }

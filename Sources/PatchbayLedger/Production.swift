@@ -101,7 +101,11 @@ extension Ledger {
       return try awaitBirth(of: unborn, asker, request)
     }
     if let blob = visible(key, to: session), try opens(blob, asker, request) { return }
+    guard request.terms.succeeds == nil else {
+      throw .badTerms(key, "a successor is created for itself")
+    }
     try create(session, number, request.create, request.terms)
+    if let generation = owners[key] { countUse(of: generation) }
   }
 
   private func unborn(_ key: BlobKey, readableBy session: SessionID) -> Blob? {
@@ -133,7 +137,9 @@ extension Ledger {
     _ blob: Blob, _ asker: RequestID, _ request: OpenOrCreateRequest
   ) throws(PatchbayError) -> Bool {
     switch LifeCycle.outcome(of: .openOrCreate, in: blob.state) {
-    case .begins, .refused, .refusedWithCause: return false
+    case .begins, .refused, .refusedWithCause:
+      try checkFailure(blob)
+      return false
     case .stays, .becomes: break
     }
     guard !looksAtFile(of: blob, asker.session, asker.number, .openOrCreate(request)) else {
@@ -267,7 +273,9 @@ extension Ledger {
     _ session: SessionID, _ before: Blob, cause: String, mayWrite: Bool, waitsForExit: Bool
   ) {
     let generation = before.origin.generation
-    guard !before.production.candidates.isEmpty || before.isReturning else {
+    // Of a successor nobody knows: who stands by for it cannot be on the way back.
+    guard !before.production.candidates.isEmpty || before.isReturning && before.succeeds == nil
+    else {
       return failBlob(generation, .abandoned, cause, raisesEpoch: true)
     }
     let waiting = forgetWaiters(of: session, generation)
@@ -363,7 +371,7 @@ extension Ledger {
   mutating func watchProgress(of generation: Generation) {
     guard let blob = blobs[generation], blob.state == .open, blob.isBorn,
       blob.origin.terms.production.tenure != nil, blob.production.firstAsker != nil,
-      !blob.production.isBeingMeasured, blob.production.nextMoment == nil
+      !blob.production.isBeingMeasured, blob.production.nextMoment == nil, !blob.isPaused
     else { return }
     blobs[generation]?.production.isBeingMeasured = true
     actions.append(.measure(blob.report))
@@ -373,7 +381,8 @@ extension Ledger {
   mutating func measured(_ generation: Generation, coveredByteCount: Int) {
     guard let blob = blobs[generation], blob.production.isBeingMeasured else { return }
     blobs[generation]?.production.isBeingMeasured = false
-    guard blob.state == .open, let tenure = blob.origin.terms.production.tenure else { return }
+    guard blob.state == .open, !blob.isPaused, let tenure = blob.origin.terms.production.tenure
+    else { return }
     let now = now.monotonicNanoseconds
     let before = blob.production.progress
     if before == nil || coveredByteCount > before?.covered ?? 0 || waitsForBroker(blob) {

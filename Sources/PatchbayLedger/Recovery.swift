@@ -99,6 +99,7 @@ extension Ledger {
     let byUse = recovery.blobs.indices
       .map { (Self.order(recovery.blobs[$0].record.info), $0) }.sorted { $0.0 < $1.0 }
     for (_, place) in byUse { takeUp(recovery.blobs[place], bySession) }
+    takeUpSuccessors()
     giveOutFreeEntries()
     for generation in blobs.keys.sorted() { settleRecovered(generation) }
     endReturningIfOver()
@@ -142,6 +143,14 @@ extension Ledger {
     // No two records of a key can stand; these are bytes all the same.
     blob.isNamed = record.isNamed && owners[origin.request.key] == nil
     blob.isPinned = record.info.isPinned
+    blob.isAdmitted = record.isAdmitted
+    blob.isPaused = record.isPaused
+    // Until all are back it counts as read; one that was paused is so by who comes.
+    blob.isRead = blob.isProduced && !record.isPaused
+    if record.isSuccessor, record.info.state.isLive {
+      blob.succeeds = record.terms.succeeds
+      if blob.succeeds != nil { successors[origin.request.key] = origin.generation }
+    }
     blob.epoch = record.epoch
     blob.byteCount = record.info.byteCount
     blob.inlineBytes = record.inlineBytes
@@ -174,6 +183,7 @@ extension Ledger {
       catalog.insert(origin.request.key)
     }
     if blob.holdsFile { importCount += 1 }
+    takeUpLifetime(record)
     takeUpMemory(record)
     takeUpEntry(record)
     if record.hasContainer || found.diskByteCount > 0 { setDisk(generation, found.diskByteCount) }
@@ -269,7 +279,7 @@ extension Ledger {
   private mutating func finishHalfDone(_ found: RecoveredBlob) {
     let generation = found.record.info.generation
     guard let blob = blobs[generation] else { return }
-    if let stored = found.stored, blob.state == .open, blob.isNamed {
+    if let stored = found.stored, blob.state == .open, blob.isWanted {
       sealRecovered(blob, stored)
     } else if blob.isPersisted {
       spoolRest(of: generation)
@@ -296,6 +306,7 @@ extension Ledger {
   private mutating func sealRecovered(_ blob: Blob, _ stored: StoredBlob) {
     let generation = blob.origin.generation
     let sealer = blob.publishers.first?.session
+    takeKey(generation)
     endWriting(generation)
     forgetWriters(of: generation)
     blobs[generation]?.state = .sealed
@@ -305,6 +316,7 @@ extension Ledger {
     blobs[generation]?.sealer = sealer
     if let sealer { returning?.sealed[sealer, default: []].append(generation) }
     blobs[generation]?.byteCount = stored.byteCount
+    noteEnd(generation)
     spoolRest(of: generation)
     for record in blob.patchwork.scratchRecords { forgetScratch(record.index, generation) }
     setDisk(generation, stored.containerByteCount)
@@ -330,6 +342,7 @@ extension Ledger {
       blobs[generation]?.causeCode = .inputOutput
       blobs[generation]?.cause = loss.message.cut(toUTF8Count: WireLimit.cause)
       blobs[generation]?.isAbandoned = true
+      noteEnd(generation)
       record(generation)
     }
   }
@@ -337,7 +350,7 @@ extension Ledger {
   /// None of its publishers is known any more.
   private mutating func loseRecorded(_ blob: Blob) {
     let cause = "its publisher ended while there was no broker"
-    if blob.isProduced {
+    if blob.isProduced, blob.succeeds == nil {
       blobs[blob.origin.generation]?.production.phase = .vacant
       suspend(blob.origin.generation)
     } else if blob.isJoinable {

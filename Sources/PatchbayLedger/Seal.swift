@@ -164,6 +164,9 @@ extension Ledger {
     _ generation: Generation, _ pending: PendingSeal
   ) {
     let orphans = orphanPendingRings(of: generation)
+    let isSuccessor = blobs[generation]?.succeeds != nil
+    // Before its own record: at no moment two blobs have the key.
+    takeKey(generation)
     endWriting(generation)
     dropDigest(generation)
     forgetWriters(of: generation)
@@ -172,6 +175,7 @@ extension Ledger {
     blobs[generation]?.byteCount = pending.byteCount
     blobs[generation]?.sealer = pending.waiters.first?.session
     blobs[generation]?.modified = now.wall
+    noteEnd(generation)
     forgetScratch(behind: pending.byteCount, of: generation)
     guard let blob = blobs[generation] else { return }
     changed(generation)
@@ -183,6 +187,7 @@ extension Ledger {
       refuse(waiter.session, waiter.number, .ended(blob, step: .grow, code: .closed))
     }
     dismissCandidates(of: generation, nil)
+    if isSuccessor { answerParked(blob.key) }
     dismissDemands(of: generation, nil)
     offerToSpill(generation)
     settle(generation)

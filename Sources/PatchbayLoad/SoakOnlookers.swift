@@ -61,9 +61,9 @@ struct SoakWatcher: SoakWork {
     }
     switch last.kind {
     case .created, .progress, .suspended: return change.kind != .created
-    case .sealed: return [.removed, .evicted].contains(change.kind)
+    case .sealed: return [.removed, .evicted, .expired].contains(change.kind)
     case .failed: return [.removed, .evicted].contains(change.kind)
-    case .removed, .evicted: return false
+    case .removed, .evicted, .expired: return false
     }
   }
 }

@@ -44,7 +44,8 @@ struct BoardStore {
     boards[slot.board]?.board.post(
       entry: Int(slot.entry), generation: post.generation, state: post.state, epoch: post.epoch,
       byteCount: post.byteCount, extentVersion: post.extentVersion,
-      subscriptionVersion: post.subscriptionVersion, causeCode: post.causeCode, cause: post.cause)
+      subscriptionVersion: post.subscriptionVersion, causeCode: post.causeCode, cause: post.cause,
+      isPaused: post.isPaused)
   }
 
   func clear(_ slot: BoardSlot) { boards[slot.board]?.board.clear(entry: Int(slot.entry)) }

@@ -47,6 +47,7 @@ struct ContainerNote: Sendable, Hashable {
     writer.put(boot)
     writer.put(request.type)
     writer.put(labels: request.labels)
+    blob.lifetime.encode(&writer)
     return writer.bytes
   }
 
@@ -81,12 +82,14 @@ struct ContainerNote: Sendable, Hashable {
     boot = try reader.takeText(atMost: Self.bootLimit, "a boot")
     request.type = try reader.takeText(atMost: WireLimit.type, "a media type")
     request.labels = try reader.takeLabels()
+    let lifetime = try LifetimeTerms(from: &reader)
     try reader.finish()
     blob = StoredBlob(
       request: request, generation: header.generation, access: access, plan: plan,
       byteCount: byteCount, digest: try? ContentDigest(header.digest),
       segmentByteCount: header.shape.segmentByteCount, created: created,
       modified: modified, containerByteCount: containerByteCount)
+    blob.lifetime = lifetime
     try checkShape()
   }
 

@@ -173,6 +173,8 @@ final class EventLoop {
     limits.isShared = configuration.isShared
     if let own = configuration.userMemoryLimit { limits.memoryPerOtherUser = own }
     limits.memoryPerClient = configuration.clientMemoryLimit
+    limits.cachedByteCount = configuration.cacheByteLimit
+    limits.cachedBlobCount = configuration.cacheBlobLimit
     limits.spool = try configuration.spool?.terms(found: opened?.findings.byteCount ?? 0)
     limits.importCount = min(limits.importCount, Int(descriptorLimit) / 4)
     // While one is offered as many others may be held.
@@ -191,7 +193,7 @@ final class EventLoop {
       limits: limits, instance: instance, run: UInt64.random(in: 1...UInt64.max),
       brokerProcess: getpid(), brokerUser: geteuid(),
       at: Self.now, tokenSource: SystemRandomNumberGenerator(),
-      digest: { DigestState.digest(of: $1, $0) })
+      digest: { DigestState.digest(of: $1, $0) }, cachePolicy: configuration.cachePolicy)
     journalStorage = prior?.storage ?? SharedJournalStorage(instance: instance)
     do throws(PatchbayError) {
       journal =

@@ -56,6 +56,11 @@ package struct LoopConfiguration: Sendable {
   package var userMemoryLimit: Int?
   /// Bytes in memory of the blobs that one client writes at the same time; nil: the memory limit.
   package var clientMemoryLimit: Int?
+  /// Bounds of what is kept although nobody uses it; nil: as much as there is room for.
+  package var cacheByteLimit: Int?
+  package var cacheBlobLimit: Int?
+  /// Asked about each complete blob that has lost its last user, on the loop's thread.
+  package var cachePolicy: CachePolicy?
   /// Where what does not fit in memory goes; nil: nowhere.
   package var spool: SpoolPlace?
   /// Whether no worker has a thread of its own: then the same requests lead to the same system calls.

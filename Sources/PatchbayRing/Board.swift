@@ -146,6 +146,13 @@ package struct BoardEntry: Sendable {
       ordering: .acquiring)
   }
 
+  /// Whether the publisher is to wait because nobody reads.
+  package var isPaused: Bool {
+    // acquiring: the board as it was when the last reader had left, or the next had come. Pairs with
+    // UNREAD.
+    unsafe words.word32(offset + Int(PB_ENTRY_IS_PAUSED_AT)).pointee.load(ordering: .acquiring) != 0
+  }
+
   /// Why the blob failed. Meaningful after a status that says so.
   package var cause: (code: PatchbayError.Code, text: String) {
     // relaxed: settled before the status. Pairs with STATUS.
@@ -196,7 +203,7 @@ package final class BoardWriter: Sendable {
   package func post(
     entry index: Int, generation: Generation, state: BlobState, epoch: UInt32, byteCount: Int?,
     extentVersion: UInt32, subscriptionVersion: UInt32, causeCode: PatchbayError.Code?,
-    cause: String
+    cause: String, isPaused: Bool = false
   ) {
     let offset = self.offset(of: index)
     // relaxed: stored before the status. Pairs with STATUS.
@@ -208,6 +215,9 @@ package final class BoardWriter: Sendable {
     // releasing: the coming or going that the broker has noted. SUBSCRIPTION-VERSION.
     unsafe words.word32(offset + Int(PB_ENTRY_SUBSCRIPTION_VERSION_AT)).pointee.store(
       subscriptionVersion, ordering: .releasing)
+    // releasing: the reader's coming or going that the broker has noted. UNREAD.
+    unsafe words.word32(offset + Int(PB_ENTRY_IS_PAUSED_AT)).pointee.store(
+      isPaused ? 1 : 0, ordering: .releasing)
     let text = Array(cause.utf8.prefix(Int(PB_BOARD_CAUSE_LIMIT)))
     unsafe words.bytes(offset + Int(PB_ENTRY_CAUSE_AT), text.count).copyBytes(from: text)
     // relaxed: stored before the status. Pairs with STATUS.

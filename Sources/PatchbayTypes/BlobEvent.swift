@@ -52,6 +52,8 @@ public struct BlobChange: Sendable, Hashable {
     case removed = 6
     /// It left memory to make room.
     case evicted = 7
+    /// Its time was over.
+    case expired = 8
   }
 
   /// What happened.

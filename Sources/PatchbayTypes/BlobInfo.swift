@@ -54,6 +54,9 @@ public struct BlobInfo: Sendable, Hashable {
   /// The digest of all its bytes, verified where a value was expected; nil unless it was asked for when
   /// the blob was created, and until it is sealed.
   public var digest: ContentDigest?
+  /// When its time is over, as things stand: what is served after that is stale. Nil while it is not
+  /// complete, while it is pinned, and for a blob that has all the time.
+  public var expires: WallTime?
 
   /// A name and a value that travel with a blob.
   public struct Label: Sendable, Hashable {
@@ -74,8 +77,10 @@ public struct BlobInfo: Sendable, Hashable {
     policy: FlowPolicy, acknowledgement: Acknowledgement, publisherCount: Int,
     subscriberCount: Int, type: String, labels: [Label], created: WallTime, modified: WallTime,
     lastRead: WallTime?, isCache: Bool, isPinned: Bool, isImported: Bool = false, access: Access,
-    causeCode: PatchbayError.Code?, cause: String?, digest: ContentDigest? = nil
+    causeCode: PatchbayError.Code?, cause: String?, digest: ContentDigest? = nil,
+    expires: WallTime? = nil
   ) {
+    self.expires = expires
     self.digest = digest
     self.key = key
     self.generation = generation

@@ -96,6 +96,10 @@ package struct BlobGrant: Sendable, Hashable {
   package var isForeign: Bool
   /// The most extents that a publisher may have for writing at once; 0: any number, and in `opened`.
   package var heldExtentLimit: Int
+  /// Of a reader: whether its time is over, and whoever produces it may make its successor.
+  package var isStale: Bool
+  /// Of a publisher: whether it has to wait while nobody reads, as the board says.
+  package var pausesUnread: Bool
   /// Bytes of a piece that is fetched on demand; nil: none is.
   package var demandPiece: Int?
 
@@ -104,8 +108,11 @@ package struct BlobGrant: Sendable, Hashable {
     policy: FlowPolicy = .keep, plan: ExtentPlan, segment: Int = 0, wakeClasses: WakeClasses,
     board: UInt32, entry: UInt32, inlineBytes: [UInt8]? = nil,
     extentEnd: Int = 0, extent: ExtentGrant? = nil, isForeign: Bool = false,
-    heldExtentLimit: Int = 0, demandPiece: Int? = nil
+    heldExtentLimit: Int = 0, isStale: Bool = false, pausesUnread: Bool = false,
+    demandPiece: Int? = nil
   ) {
+    self.isStale = isStale
+    self.pausesUnread = pausesUnread
     self.demandPiece = demandPiece
     self.blob = blob
     self.state = state
@@ -132,6 +139,7 @@ package struct BlobGrant: Sendable, Hashable {
     var grant = self
     grant.blob = reader
     grant.heldExtentLimit = 0
+    grant.pausesUnread = false
     return grant
   }
 }

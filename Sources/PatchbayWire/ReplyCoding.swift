@@ -159,6 +159,8 @@ extension WireWriter {
     if let extent = grant.extent { put(extent) }
     put(grant.isForeign)
     put(UInt32(clamping: grant.heldExtentLimit))
+    put(grant.isStale)
+    put(grant.pausesUnread)
     put(Int64(grant.demandPiece ?? 0))
   }
 
@@ -195,6 +197,7 @@ extension WireWriter {
     put(info.causeCode?.rawValue ?? 0)
     put((info.cause ?? "").cut(toUTF8Count: WireLimit.cause))
     put(info.digest)
+    put(info.expires?.rawValue ?? 0)
   }
 
   mutating func put(_ statistics: BrokerStatistics) {
@@ -258,7 +261,7 @@ extension WireReader {
         ? takeBlock(atMost: Frame.inlineByteLimit, "an inline blob") : nil,
       extentEnd: try takeIndex(), extent: try takeFlag() ? takeExtent() : nil,
       isForeign: try takeFlag(), heldExtentLimit: Int(try take(UInt32.self)),
-      demandPiece: try takeDemandPiece())
+      isStale: try takeFlag(), pausesUnread: try takeFlag(), demandPiece: try takeDemandPiece())
   }
 
   /// 0 stands for nil.
@@ -304,6 +307,7 @@ extension WireReader {
     let causeCode = try take(UInt16.self)
     let cause = try takeText(atMost: WireLimit.cause, "a cause")
     let digest = try takeDigest()
+    let expires = try take(Int64.self)
     return BlobInfo(
       key: key, generation: generation, state: state, byteCount: byteCount, frontier: frontier,
       coveredByteCount: covered, residentByteCount: resident, spilledByteCount: spilled,
@@ -313,7 +317,8 @@ extension WireReader {
       lastRead: lastRead == 0 ? nil : WallTime(rawValue: lastRead), isCache: isCache,
       isPinned: isPinned, isImported: isImported, access: access,
       causeCode: causeCode == 0 ? nil : PatchbayError.Code(rawValue: causeCode),
-      cause: cause.isEmpty ? nil : cause, digest: digest)
+      cause: cause.isEmpty ? nil : cause, digest: digest,
+      expires: expires == 0 ? nil : WallTime(rawValue: expires))
   }
 
   mutating func takeStatistics() throws(PatchbayError) -> BrokerStatistics {

@@ -154,6 +154,8 @@ package struct CreateTerms: Sendable, Hashable {
   package var digest: DigestWish?
   package var production = ProductionTerms()
   package var lifetime = LifetimeTerms()
+  /// The stale blob of the key that it is to succeed: nobody sees it before it is sealed.
+  package var succeeds: Generation?
   /// Nil: nobody fetches it on demand.
   package var demand: DemandTerms?
   /// What a plain `create` means.

@@ -259,9 +259,8 @@ extension CreateTerms {
     writer.put(production.whenUnread.rawValue)
     writer.put(optional: production.failureLifetime)
     writer.put(production.leastUses)
-    writer.put(optional: lifetime.timeToLive)
-    writer.put(optional: lifetime.idleExpiry)
-    writer.put(optional: lifetime.grace)
+    lifetime.encode(&writer)
+    writer.put(succeeds?.rawValue ?? 0)
     writer.put(Int64(demand?.pieceByteCount ?? 0))
     writer.put(Int64(demand?.readAhead ?? 0))
     writer.put(demand?.fills ?? false)
@@ -277,9 +276,8 @@ extension CreateTerms {
     production.whenUnread = try reader.takeCase("what to do when nobody reads")
     production.failureLifetime = try reader.takeOptionalDuration("how long a failure is told")
     production.leastUses = try reader.take()
-    lifetime.timeToLive = try reader.takeOptionalDuration("a time to live")
-    lifetime.idleExpiry = try reader.takeOptionalDuration("a time without readers")
-    lifetime.grace = try reader.takeOptionalDuration("a grace")
+    lifetime = try LifetimeTerms(from: &reader)
+    succeeds = try reader.takeOptionalGeneration()
     let terms = DemandTerms(
       pieceByteCount: try reader.takePosition("a piece's size"),
       readAhead: try reader.takePosition("a number of bytes"), fills: try reader.takeFlag())
@@ -291,6 +289,21 @@ extension CreateTerms {
       throw PatchbayError(
         .protocolViolation, "A blob without pieces has no more to be said of them.")
     }
+  }
+}
+
+extension LifetimeTerms {
+  package func encode(_ writer: inout WireWriter) {
+    writer.put(optional: timeToLive)
+    writer.put(optional: idleExpiry)
+    writer.put(optional: grace)
+  }
+
+  package init(from reader: inout WireReader) throws(PatchbayError) {
+    self.init()
+    timeToLive = try reader.takeOptionalDuration("a time to live")
+    idleExpiry = try reader.takeOptionalDuration("a time without readers")
+    grace = try reader.takeOptionalDuration("a grace")
   }
 }
 

@@ -67,6 +67,8 @@ extension Ledger {
       ("waiters of sessions", spilling.line.count, spilling.line.counts.values.reduce(0, +)),
       ("spills", spilling.underWay.count, blobs.values.count { $0.spillingIndex != nil }),
       ("files", importCount, blobs.values.count(where: \.holdsFile)),
+      ("successors", successors.count, blobs.values.count { $0.succeeds != nil }),
+      ("cached blobs", cache.count, blobs.values.count { $0.isIdle && $0.state == .sealed }),
       ("owners", owners.count, blobs.values.count { $0.isNamed && !$0.isSource }),
     ]
     return figures.first { $0.1 != $0.2 }.map { "\($0.0): kept \($0.1), counted \($0.2)" }
@@ -228,6 +230,14 @@ extension Ledger {
       ("subscribers", Set(record.subscribers) == subscribers),
       ("inline bytes", record.inlineBytes == blob.inlineBytes),
       ("file", record.file == blob.origin.file),
+      ("end", record.ended == blob.lifetime.ended),
+      (
+        "last use",
+        record.used == blob.lifetime.used || blob.origin.terms.lifetime.idleExpiry == nil
+      ),
+      ("admission", record.isAdmitted == blob.isAdmitted),
+      ("pause", record.isPaused == blob.isPaused),
+      ("succession", record.isSuccessor == (blob.succeeds != nil)),
     ]
     return fields.first { !$0.1 }?.0
   }
@@ -236,7 +246,8 @@ extension Ledger {
   var isBare: Bool {
     blobs.isEmpty && owners.isEmpty && rings.isEmpty && inspections.isEmpty && copies.isEmpty
       && watching.watchers.isEmpty && watching.congested.isEmpty && watching.log.open.isEmpty
-      && parkedOpens.isEmpty && sessions.count == 1 && ghosts.isEmpty && connectionCount == 1
+      && parkedOpens.isEmpty && successors.isEmpty && sessions.count == 1 && ghosts.isEmpty
+      && connectionCount == 1
       && accounts.count == 1 && digestLooks.count == 0
       && accessClasses.values.allSatisfy { $0.waiting.isEmpty && $0.pendingBoard == nil }
   }

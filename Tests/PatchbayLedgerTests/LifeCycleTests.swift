@@ -41,11 +41,11 @@ import Testing
     // Eviction, time and the loss of a publisher are no requests, and who stands by is a reader of a
     // blob of its own kind; other tests provoke them.
     guard
-      ![.memoryShort, .publisherLost, .lastLost, .idle, .fileChanged, .producerLost, .standBy]
-        .contains(step)
-    else {
-      return
-    }
+      ![
+        .memoryShort, .publisherLost, .lastLost, .idle, .fileChanged, .producerLost, .standBy,
+        .expired,
+      ].contains(step)
+    else { return }
     var rig = Rig()
     let publisher = rig.connect()
     let reader = rig.connect()
@@ -110,7 +110,8 @@ import Testing
     case .release: .release(ReleaseRequest(blob: blob.blob, claim: 1))
     case .leave: .leave(blob.blob)
     case .pin: .pin(PinRequest(key: "k", isPinned: true))
-    case .publisherLost, .memoryShort, .lastLost, .idle, .fileChanged, .producerLost: .ping
+    case .publisherLost, .memoryShort, .lastLost, .idle, .fileChanged, .producerLost, .expired:
+      .ping
     case .openOrCreate:
       .openOrCreate(OpenOrCreateRequest(create: create, terms: .plain, standsBy: false))
     case .standBy: .standBy(StandByRequest(generation: blob.blob.generation, opened: 0))

@@ -38,7 +38,8 @@ extension Rig {
     var next = self
     next.ledger = Ledger(
       limits: ledger.limits, instance: 7, run: 7, brokerProcess: 43, brokerUser: Rig.user, at: now,
-      tokenSource: SeededGenerator(seed: 2), digest: simulatedDigest)
+      tokenSource: SeededGenerator(seed: 2), digest: simulatedDigest,
+      cachePolicy: ledger.cachePolicy)
     let journal = journal
     var recovery = Recovery()
     recovery.blobs = journal.blobs.map { record in

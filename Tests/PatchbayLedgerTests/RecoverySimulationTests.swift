@@ -122,7 +122,9 @@ import Testing
     for record in left.blobs.values {
       let generation = record.info.generation
       guard record.isNamed else {
-        if broker.ledger.owners[record.info.key] == generation { return "\(generation) has a key" }
+        if broker.ledger.owners[record.info.key] == generation, !record.isSuccessor {
+          return "\(generation) has a key"
+        }
         continue
       }
       guard let blob = broker.ledger.blobs[generation] else { return "\(generation) is lost" }
@@ -164,12 +166,14 @@ import Testing
 
   @Test(arguments: seeds)
   func `a broker killed between any two actions is followed by one that has it all`(seed: UInt64) {
-    for (label, spools, keeps, digests) in [
-      ("plain", false, false, false), ("spool", true, false, false),
-      ("keeping", true, true, false), ("digests", true, false, true),
+    for (label, spools, keeps, digests, produces) in [
+      ("plain", false, false, false, false), ("spool", true, false, false, false),
+      ("keeping", true, true, false, false), ("digests", true, false, true, false),
+      ("producing", false, false, false, true), ("producing, spool", true, false, false, true),
     ] {
       var world = SimulatedWorld(
-        seed: seed, isShared: seed % 2 == 0, spools: spools, keeps: keeps, digests: digests)
+        seed: seed, isShared: seed % 2 == 0, spools: spools, keeps: keeps, digests: digests,
+        produces: produces)
       world.run(steps: Self.steps)
       check(world, seed: seed, label)
     }

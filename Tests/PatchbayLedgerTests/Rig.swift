@@ -75,13 +75,17 @@ struct Rig {
   private var lastSession: UInt64 = 0
   private var lastNumber: UInt64 = 0
 
-  init(memory: Int = 64 << 20, adjust: (inout LedgerLimits) -> Void = { _ in }) {
+  init(
+    memory: Int = 64 << 20, adjust: (inout LedgerLimits) -> Void = { _ in },
+    cachePolicy: CachePolicy? = nil
+  ) {
     var limits = LedgerLimits(memoryByteCount: memory)
     limits.entriesPerBoard = 8
     adjust(&limits)
     ledger = Ledger(
       limits: limits, instance: 7, run: 7, brokerProcess: 42, brokerUser: Rig.user, at: now,
-      tokenSource: SeededGenerator(seed: 1), digest: simulatedDigest)
+      tokenSource: SeededGenerator(seed: 1), digest: simulatedDigest,
+      cachePolicy: cachePolicy)
   }
 
   /// Handles an event and all that follows from it at once.

@@ -23,6 +23,8 @@ struct SimulatedClaims {
   /// Sessions that were given a ring of a blob to write into.
   private var writers: [Generation: Set<SessionID>] = [:]
   private var suspended: [Generation: Int64] = [:]
+  /// They are suspended while they are handed over, or until nobody is left that would go on.
+  private var produced: Set<Generation> = []
   private var limits: [Generation: Int64] = [:]
   private var copies: [CopyID: [ExtentCopy]] = [:]
   private let standardLimit: Int64
@@ -77,6 +79,7 @@ struct SimulatedClaims {
   ) {
     let generation = grant.blob.generation
     limits[generation] = terms.idleLimit?.wholeNanoseconds ?? standardLimit
+    if terms.ownership == .produced { produced.insert(generation) }
     guard terms.ownership != .ownerless, grant.state == .open else { return }
     publishers[generation, default: [:]][session] = Publisher(
       number: number, epoch: grant.blob.epoch)
@@ -120,6 +123,10 @@ struct SimulatedClaims {
     _ generation: Generation, _ before: BlobState?, _ post: BoardPost, askers: Set<SessionID>,
     at now: Int64
   ) -> String? {
+    if produced.contains(generation), post.state == .suspended {
+      publishers[generation] = [:]
+      return nil
+    }
     if post.state == .suspended {
       if before != .suspended { suspended[generation] = now }
       return nil

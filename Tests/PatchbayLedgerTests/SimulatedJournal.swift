@@ -33,8 +33,10 @@ struct SimulatedJournal: Sendable {
   private mutating func write(_ record: BlobRecord) -> String? {
     let generation = record.info.generation
     if let before = written[generation] {
-      if record.isNamed, !before.isNamed { return "\(generation) has a key again" }
-    } else if !record.isNamed {
+      if record.isNamed, !before.isNamed, !before.isSuccessor {
+        return "\(generation) has a key again"
+      }
+    } else if !record.isNamed, !record.isSuccessor {
       return "\(generation) has a record and never had a key"
     }
     written[generation] = record

@@ -58,6 +58,11 @@ struct SimulatedModel {
   var restoring: [RingID: RestoreOrder] = [:]
   var adopting: [CopyID: AdoptOrder] = [:]
   private(set) var imports: SimulatedImports
+  private var productions = SimulatedProductions()
+  /// Stale blobs whose successors have taken the key in the event at hand.
+  var succeeded: Set<Generation> = []
+  /// The key that the event at hand lets go.
+  var unpinned: BlobKey?
   private(set) var violation: String?
 
   init(idle: Duration, importLimit: Int) {
@@ -110,6 +115,8 @@ struct SimulatedModel {
     case .copied(let copy, let error):
       let wrong = writing.copied(copy) { rings[$0]?.isUnlinked == false }
       demand(error != nil || wrong == nil, wrong ?? "")
+      let replaced = productions.replaced(by: copy)
+      if error == nil { for ring in replaced { extentOwners[ring] = nil } }
     case .undelivered(let session, let number): takeBack(session, number)
     case .ringRefused(let ring, _) where rings[ring]?.useNumber == 1: rings[ring] = nil
     case .boardCreated(let board), .boardRefused(let board, _): pendingBoards.remove(board)
@@ -188,6 +195,8 @@ struct SimulatedModel {
   // MARK: What comes out
 
   mutating func check(_ actions: [LedgerAction], after event: LedgerEvent) {
+    unpinned = nil
+    if case .request(_, _, .pin(let pin)) = event, !pin.isPinned { unpinned = pin.key }
     demand(!SimulatedJournal.comesLate(actions), "a record is written behind what it is about")
     name(actions, after: event)
     for action in actions {
@@ -201,6 +210,7 @@ struct SimulatedModel {
     }
     demandRecords()
     demandEvictable()
+    demandTimely()
     let sessions = watches.sessions
     watches.compare(
       with: Dictionary(uniqueKeysWithValues: sessions.map { ($0, known(to: $0)) }))
@@ -361,7 +371,8 @@ struct SimulatedModel {
     case .recordClient, .eraseClient, .recordBlob, .eraseBlob, .measure: break
     case .survey(_, let extents, _, _):
       demand(extents.allSatisfy { rings[$0.ring]?.isUnlinked == false }, "surveys a gone ring")
-    case .refit(_, let pairs):
+    case .refit(let copy, let pairs):
+      productions.refits(copy, pairs)
       demand(
         pairs.allSatisfy { rings[$0.source.ring]?.isUnlinked == false },
         "copies from a gone ring")
@@ -419,11 +430,26 @@ struct SimulatedModel {
       }
     }
     granted(session, number, descriptors)
+    demand(!productions.believesFenced(reply, request), "a fenced publisher got \(reply)")
     switch (reply, request) {
     case (.created(let grant), .create(let create)):
       created(session, number, grant, create, .plain)
     case (.created(let grant), .createWith(let create, let terms)):
       created(session, number, grant, create, terms)
+    case (.created(let grant), .openOrCreate(let request)):
+      created(session, number, grant, request.create, request.terms)
+      readers[grant.blob.generation, default: [:]][session, default: []].append(
+        Opened(number: number, observes: false))
+    case (.opened(let grant), .openOrCreate(let request)):
+      opened(
+        session, number, grant,
+        OpenRequest(key: request.create.key, waits: false, observes: false))
+    case (.joined(let grant), .standBy):
+      demand(
+        !writing.isPublished(grant.blob.generation),
+        "\(session) goes on with \(grant.blob.generation), which somebody writes")
+      let wrong = writing.joined(session, number, grant)
+      demand(wrong == nil, wrong ?? "")
     case (.joined(let grant), .join):
       let wrong = writing.joined(session, number, grant)
       demand(wrong == nil, wrong ?? "")
@@ -534,8 +560,12 @@ struct SimulatedModel {
     _ terms: CreateTerms
   ) {
     let generation = grant.blob.generation
-    demand(records[generation] != nil, "\(generation) was granted before its record")
-    demand(owners[create.key] == generation, "\(create.key) is not owned by \(generation)")
+    let isSuccessor = journal.written[generation]?.isSuccessor == true
+    demand(
+      records[generation] != nil || isSuccessor, "\(generation) was granted before its record")
+    demand(
+      owners[create.key] == generation || isSuccessor && owners[create.key] == terms.succeeds,
+      "\(create.key) is not owned by \(generation)")
     writing.created(session, number, grant, terms)
   }
 
@@ -545,6 +575,12 @@ struct SimulatedModel {
     let generation = grant.blob.generation
     demand(open.observes || grant.state != .failed, "a failed blob was handed to a reader")
     demand(grant.blob.epoch == 0, "a reader was given an epoch")
+    if let record = records[generation] {
+      let isThere = record.endOfGrace.map { $0 > now } ?? true
+      let isStale = record.endOfLife.map { $0 <= now } ?? false
+      demand(isThere, "\(generation) was served late")
+      demand(!grant.isStale || isStale, "\(generation) is said to be stale too early")
+    }
     if let access = records[generation]?.info.access {
       demand(mayRead(session, generation), "\(session) opened what it may not read")
       let isForeign = grant.inlineBytes == nil && access.uid != peers[session]?.uid
@@ -609,6 +645,7 @@ struct SimulatedModel {
     demand(holder == generation, "entry \(slot) is shared by \(generation) and \(holder)")
     entries[slot] = generation
     let before = posted[generation]
+    productions.posted(post)
     demand(
       before == nil || before == .open || before == .suspended || before == post.state
         || post.state == .failed && records[generation]?.info.isImported == true,

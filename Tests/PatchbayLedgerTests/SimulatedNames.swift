@@ -9,6 +9,7 @@ extension SimulatedModel {
   /// Which blobs have their keys after an event: some lose them, then others take them.
   mutating func name(_ actions: [LedgerAction], after event: LedgerEvent) {
     let written = SimulatedJournal.records(actions)
+    succeeded = Set(written.filter(\.isNamed).compactMap(\.terms.succeeds))
     for record in written where !record.isNamed && records[record.info.generation] != nil {
       erased(record.info.generation, after: event)
     }
@@ -23,6 +24,22 @@ extension SimulatedModel {
           "ring \(extent.ring) went to another access class")
       }
       if record.isNamed { recorded(record) }
+    }
+  }
+
+  /// Nothing that has a key outlives its time, and nobody stands by for what has ended.
+  mutating func demandTimely() {
+    for record in records.values {
+      guard let end = record.endOfGrace, end <= now else { continue }
+      // What was unpinned in this event goes with the next.
+      let (isUnpinned, late) = (unpinned == record.info.key, now - end)
+      demand(isUnpinned, "\(record.info.generation) is there \(late) ns after its time")
+    }
+    for case (_, .standBy(let request)) in owed {
+      let state = posted[request.generation]
+      demand(
+        state == nil || state == .open || state == .suspended,
+        "somebody still stands by for \(request.generation)")
     }
   }
 
@@ -43,6 +60,7 @@ extension SimulatedModel {
     }
     let key = record.info.key
     owners[key] = nil
+    if succeeded.contains(generation) || record.endOfGrace.map({ $0 <= now }) ?? false { return }
     switch event {
     case .request(let session, _, let request) where Self.taken(by: request) == key:
       // What the request itself makes room for belongs to anybody.

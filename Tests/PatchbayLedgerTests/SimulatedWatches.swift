@@ -88,7 +88,7 @@ struct SimulatedWatches {
       fail("\(change.key) goes back to generation \(change.generation)")
     }
     switch change.kind {
-    case .removed, .evicted:
+    case .removed, .evicted, .expired:
       if before?.generation == change.generation { watch.view[change.key] = nil }
     case .progress:
       if watch.isWhole, before?.generation != change.generation { fail("progress of a new blob") }

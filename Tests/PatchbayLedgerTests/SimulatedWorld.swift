@@ -16,6 +16,8 @@ struct SimulatedWorld {
     var published: [BlobReference] = []
     var opened: [(generation: Generation, number: UInt64)] = []
     var numbers: [UInt64] = []
+    /// Stale blobs that it was told it may succeed.
+    var stale: [(generation: Generation, key: BlobKey)] = []
   }
 
   private static let memory = 1 << 20
@@ -60,11 +62,16 @@ struct SimulatedWorld {
   /// Whether clients pin blobs and import files.
   private let keeps: Bool
   private var lastOffer: UInt64 = 0
+  /// Whether clients produce what is missing, and blobs have their times.
+  let produces: Bool
+  /// The keys of what was asked for so, by the requests.
+  private var productions: [UInt64: BlobKey] = [:]
 
   init(
     seed: UInt64, isShared: Bool = false, spools: Bool = false, keeps: Bool = false,
-    digests: Bool = false
+    digests: Bool = false, produces: Bool = false
   ) {
+    self.produces = produces
     self.isShared = isShared
     self.spools = spools
     self.keeps = keeps
@@ -95,6 +102,8 @@ struct SimulatedWorld {
     limits.importCount = Self.importLimit
     limits.watchesPerSession = 2
     limits.poolRest = .seconds(3)
+    if produces, seed % 2 == 0 { limits.cachedBlobCount = 3 }
+    if produces, seed % 3 == 0 { limits.cachedByteCount = Self.memory / 8 }
     if spools {
       limits.memoryByteCount = Self.memory / 2
       limits.spool = SpoolTerms(byteCount: Self.spool, compression: .none)
@@ -142,7 +151,9 @@ struct SimulatedWorld {
 
   /// What the ledger says is waited for must be what the model knows to be owed.
   private var debtViolation: String? {
-    let kinds: [Request.Kind] = [.open, .create, .createWith, .grow, .seal]
+    let kinds: [Request.Kind] = [
+      .open, .create, .createWith, .grow, .seal, .openOrCreate, .standBy,
+    ]
     let owed = Set(model.owed.filter { kinds.contains($0.value.kind) }.keys)
     let noted = ledger.unanswered.flatMap { session, requests in
       requests.keys.map { SimulatedModel.RequestID(session: session, number: $0) }
@@ -164,7 +175,7 @@ struct SimulatedWorld {
     for action in actions {
       switch action {
       case .createRing, .reuseRing, .createBoard, .inspect, .copy, .sample, .spill, .retractRing,
-        .restore, .adopt, .persist, .lookAtFile, .digest:
+        .restore, .adopt, .persist, .lookAtFile, .digest, .survey, .refit, .measure:
         answers.append(action)
       case .dropScratch(let generation, let index): scratches[generation]?.remove(index)
       case .removeContainer(let generation):
@@ -172,12 +183,18 @@ struct SimulatedWorld {
         scratches[generation] = nil
       case .disconnect(let session):
         if let place = place(of: session) { clients[place].isConnected = false }
-      case .reply(let session, _, .created(let grant), _),
-        .reply(let session, _, .joined(let grant), _):
-        if let place = place(of: session) { clients[place].published.append(grant.blob) }
-      case .reply(let session, let number, .opened(let grant), _):
-        if let place = place(of: session) {
+      case .reply(let session, let number, .created(let grant), _),
+        .reply(let session, let number, .joined(let grant), _):
+        guard let place = place(of: session) else { break }
+        clients[place].published.append(grant.blob)
+        if productions[number] != nil {
           clients[place].opened.append((grant.blob.generation, number))
+        }
+      case .reply(let session, let number, .opened(let grant), _):
+        guard let place = place(of: session) else { break }
+        clients[place].opened.append((grant.blob.generation, number))
+        if grant.isStale, let key = productions[number] {
+          clients[place].stale.append((grant.blob.generation, key))
         }
       case .reply(let session, _, .welcome, _):
         if let place = place(of: session) { clients[place].hasGreeted = true }
@@ -200,7 +217,32 @@ struct SimulatedWorld {
     case 34: feed(.journalFull(chance(1, in: 4)))
     case 35..<37: loseReply()
     case 37..<39: congest()
-    default: keeps && chance(1, in: 8) ? importOrPin() : request()
+    default:
+      if keeps, chance(1, in: 8) { return importOrPin() }
+      if produces, chance(1, in: 3) { return produce() }
+      request()
+    }
+  }
+
+  private mutating func produce() {
+    guard let client = pick({ $0.isConnected && $0.hasGreeted }) else { return connect() }
+    if let stale = clients[client].stale.popLast(), chance(3, in: 4) {
+      return send(client, randomSuccession(of: stale.generation, stale.key))
+    }
+    switch Int.random(in: 0..<10, using: &generator) {
+    case 0..<5:
+      let request = randomOpenOrCreate()
+      productions[lastNumber + 1] = request.create.key
+      send(client, .openOrCreate(request))
+    case 5..<8:
+      let own = clients[client].opened.suffix(4).randomElement(using: &generator)
+      send(
+        client,
+        .standBy(
+          StandByRequest(
+            generation: own?.generation ?? randomGeneration(), opened: own?.number ?? 1)))
+    case 8: send(client, .pin(PinRequest(key: randomKey(), isPinned: chance(1, in: 3))))
+    default: send(client, .close(randomEnd(client)))
     }
   }
 
@@ -311,7 +353,8 @@ struct SimulatedWorld {
     let isOnDisk = Self.isDiskWork(answers[drawn])
     let place = isOnDisk ? answers.firstIndex(where: Self.isDiskWork) ?? drawn : drawn
     let isRefused = mayRefuse && chance(1, in: 8)
-    switch answers.remove(at: place) {
+    let action = answers.remove(at: place)
+    switch action {
     case .createRing(let ring, _, _, _, _), .reuseRing(let ring, _, _):
       feed(isRefused ? .ringRefused(ring, errno: 28) : .ringCreated(ring, inode: 1))
     case .createBoard(let board, _):
@@ -345,6 +388,7 @@ struct SimulatedWorld {
         .fileLooked(
           generation, isRefused ? .failure(Self.noFile) : .success(stamp), session,
           number: number, request))
+    case .survey, .refit, .measure: answerProduction(action, fails: isRefused)
     case .sample(let reports):
       feed(
         .sampled(
@@ -513,10 +557,12 @@ struct SimulatedWorld {
   private mutating func randomTerms() -> CreateTerms {
     let ownership = Ownership.allCases.randomElement(using: &generator) ?? .joinable
     let limits: [Duration?] = [nil, nil, .seconds(1), .seconds(3)]
-    return CreateTerms(
+    var terms = CreateTerms(
       ownership: ownership,
       idleLimit: ownership == .exclusive ? nil : limits.randomElement(using: &generator) ?? nil,
       resumes: chance(1, in: 2), digest: randomWish())
+    if produces { terms.lifetime = randomLifetime() }
+    return terms
   }
 
   private mutating func randomRange() -> Range<Int> {

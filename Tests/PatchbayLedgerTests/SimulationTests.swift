@@ -166,6 +166,53 @@ import Testing
     }
   }
 
+  @Test(arguments: seeds)
+  func `no run of random clients that produce what is missing breaks a promise`(seed: UInt64) {
+    var world = SimulatedWorld(
+      seed: seed, isShared: seed % 2 == 0, spools: seed % 3 == 0, produces: true)
+    world.run(steps: Self.steps)
+    if let violation = world.violation {
+      Issue.record("PATCHBAY_SEED=\(seed), producing, action \(world.trace.count): \(violation)")
+    }
+  }
+
+  @Test func `the runs that produce reach what they are meant to reach`() {
+    var seen: Set<String> = []
+    for seed in 1...24 as ClosedRange<UInt64> {
+      var world = SimulatedWorld(seed: seed, isShared: seed % 2 == 0, produces: true)
+      world.run(steps: Self.steps)
+      var successors: Set<Generation> = []
+      for action in world.trace {
+        switch action {
+        case .survey: seen.insert("survey")
+        case .refit: seen.insert("refit")
+        case .measure: seen.insert("measure")
+        case .post(_, let post) where post.isPaused: seen.insert("paused")
+        case .post(_, let post) where post.cause == "its last reader left": seen.insert("stopped")
+        case .reply(_, _, .opened(let grant), _) where grant.isStale: seen.insert("stale")
+        case .reply(_, _, .joined(let grant), _) where grant.blob.epoch > 1:
+          seen.insert("taken over")
+        case .reply(_, _, .events(let page), _):
+          for change in page.changes { seen.insert("\(change.kind)") }
+        case .recordBlob(let record):
+          if record.isAdmitted { seen.insert("admitted") }
+          if record.isSuccessor { successors.insert(record.info.generation) }
+          if record.isNamed, successors.contains(record.info.generation) {
+            seen.insert(record.info.state == .sealed ? "succeeded" : "promoted")
+          }
+        default: break
+        }
+      }
+    }
+    for kind in [
+      "survey", "refit", "measure", "paused", "stopped", "stale", "taken over", "expired",
+      "evicted",
+      "admitted", "succeeded", "promoted",
+    ] {
+      #expect(seen.contains(kind), "\(kind) never happened")
+    }
+  }
+
   @Test func `the same seed makes the same trace`() {
     let seed = Self.chosenSeed ?? 4711
     var first = SimulatedWorld(seed: seed)

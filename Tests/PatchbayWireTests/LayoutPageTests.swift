@@ -42,6 +42,7 @@ import Testing
       "PB_ENTRY_SUBSCRIPTION_VERSION_AT", Int(PB_ENTRY_SUBSCRIPTION_VERSION_AT), "Board entry",
       "subscription_version"
     ),
+    ("PB_ENTRY_IS_PAUSED_AT", Int(PB_ENTRY_IS_PAUSED_AT), "Board entry", "is_paused"),
     ("PB_ENTRY_CAUSE_CODE_AT", Int(PB_ENTRY_CAUSE_CODE_AT), "Board entry", "cause_code"),
     (
       "PB_ENTRY_CAUSE_BYTE_COUNT_AT", Int(PB_ENTRY_CAUSE_BYTE_COUNT_AT), "Board entry",

@@ -42,6 +42,7 @@ private let producedTerms: CreateTerms = {
   terms.lifetime.timeToLive = .seconds(3600)
   terms.lifetime.idleExpiry = .seconds(60)
   terms.lifetime.grace = .seconds(10)
+  terms.succeeds = Generation(rawValue: 9)
   terms.demand = DemandTerms(pieceByteCount: 65536, readAhead: 131072, fills: true)
   return terms
 }()
@@ -57,6 +58,7 @@ private func longestTerms(_ digest: ContentDigest) -> CreateTerms {
   terms.lifetime.timeToLive = longest
   terms.lifetime.idleExpiry = longest
   terms.lifetime.grace = longest
+  terms.succeeds = Generation(rawValue: .max)
   terms.demand = DemandTerms(
     pieceByteCount: ExtentPlan.positionLimit, readAhead: ExtentPlan.positionLimit, fills: true)
   return terms
@@ -659,7 +661,8 @@ enum Extreme {
       created: WallTime(rawValue: .min), modified: WallTime(rawValue: .max),
       lastRead: WallTime(rawValue: -1), isCache: true, isPinned: true, isImported: true,
       access: Access(uid: .max, gid: .max, mode: .max),
-      causeCode: PatchbayError.Code(rawValue: .max), cause: text(WireLimit.cause), digest: digest)
+      causeCode: PatchbayError.Code(rawValue: .max), cause: text(WireLimit.cause), digest: digest,
+      expires: WallTime(rawValue: .max))
   }
 
   private static let digest = right { () throws(PatchbayError) in

@@ -201,7 +201,10 @@ typedef struct {
   // By the broker (release), to a windowed blob's publisher (acquire): counts the comings and goings
   // of sequential subscribers, so it knows when to ask who they are.
   uint32_t subscription_version;
-  uint8_t pad[36];
+  // By the broker (release), to a produced blob's publisher (acquire): 1 while it is to wait because
+  // nobody reads, else 0.
+  uint32_t is_paused;
+  uint8_t pad[32];
   uint8_t cause[PB_BOARD_CAUSE_LIMIT];  // UTF-8, cut at a character
 } pb_board_entry;
 _Static_assert(sizeof(pb_board_entry) == 256, "board entry");
@@ -211,6 +214,7 @@ enum {
   PB_ENTRY_BYTE_COUNT_AT = offsetof(pb_board_entry, byte_count),
   PB_ENTRY_EXTENT_VERSION_AT = offsetof(pb_board_entry, extent_version),
   PB_ENTRY_SUBSCRIPTION_VERSION_AT = offsetof(pb_board_entry, subscription_version),
+  PB_ENTRY_IS_PAUSED_AT = offsetof(pb_board_entry, is_paused),
   PB_ENTRY_CAUSE_CODE_AT = offsetof(pb_board_entry, cause_code),
   PB_ENTRY_CAUSE_BYTE_COUNT_AT = offsetof(pb_board_entry, cause_byte_count),
   PB_ENTRY_CAUSE_AT = offsetof(pb_board_entry, cause),

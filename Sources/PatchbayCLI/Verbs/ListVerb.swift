@@ -33,7 +33,7 @@ struct ListVerb: Verb {
       ("WRITERS", .right), ("READERS", .right), ("OWNER", .right), ("MODE", .left),
       ("KEPT", .left), ("MODIFIED", .left), ("KEY", .left),
     ])
-    try forEachBlob(client) { blob in
+    try client.forEachBlob(prefix: prefix) { blob in
       if common.json {
         try StandardOutput.line(JSON.object(blob.json).text)
       } else if long {
@@ -43,16 +43,6 @@ struct ListVerb: Verb {
       }
     }
     if long, !common.json { try StandardOutput.write(table.lines.map { $0 + "\n" }.joined()) }
-  }
-
-  private func forEachBlob(_ client: PatchbayClient, _ body: (BlobInfo) throws -> Void) throws {
-    var last: BlobKey?
-    while true {
-      let page = try client.list(prefix: prefix?.bytes ?? [], after: last)
-      for blob in page.blobs { try body(blob) }
-      guard page.hasMore, let next = page.blobs.last?.key else { return }
-      last = next
-    }
   }
 
   private static func kept(_ blob: BlobInfo) -> String {
@@ -67,5 +57,18 @@ struct ListVerb: Verb {
       "\(blob.access.uid)", blob.octalMode, kept(blob), Shown.time(blob.modified),
       blob.key.description,
     ]
+  }
+}
+
+extension PatchbayClient {
+  /// Calls `body` with each blob whose key begins so, in the order of the keys.
+  func forEachBlob(prefix: BlobKey?, _ body: (BlobInfo) throws -> Void) throws {
+    var last: BlobKey?
+    while true {
+      let page = try list(prefix: prefix?.bytes ?? [], after: last)
+      for blob in page.blobs { try body(blob) }
+      guard page.hasMore, let next = page.blobs.last?.key else { return }
+      last = next
+    }
   }
 }

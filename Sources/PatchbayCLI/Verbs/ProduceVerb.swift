@@ -21,7 +21,12 @@ struct ProduceVerb: Verb {
       A command that does not exit with 0 fails the blob for all that wait; the next caller begins \
       anew. Who stops reading, or is interrupted without running the command, disturbs nobody.
 
+      With --ttl or --idle-expiry the blob has its time. When that is over it is made again for whoever \
+      asks; with --grace all go on getting the old one meanwhile, and the caller that makes the new one \
+      exits when that is complete.
+
       Example: patchbay produce index/v3 --stall 1m -- make-index --all
+      Example: patchbay produce weather --ttl 5m --grace 1h --failure-ttl 10s -- fetch-weather
 
       Exits with 0 at the end of the blob; 64 usage; 69 no broker; 74 standard output cannot be \
       written; 75 no answer in time; 79 the command did not exit with 0, or could not be started, or \
@@ -68,6 +73,8 @@ struct ProduceVerb: Verb {
 
   @OptionGroup var digest: DigestOptions
 
+  @OptionGroup var lifetime: LifetimeOptions
+
   func validate() throws {
     guard !command.isEmpty else {
       throw ValidationError("Behind -- stands the COMMAND that makes the blob; there is none.")
@@ -86,7 +93,9 @@ struct ProduceVerb: Verb {
     let subscriber = try Failure.about(key) {
       try client.get(key, options) { job in try making.run(job) }
     }
-    try Failure.reading(key) { try print(subscriber, making) }
+    try Failure.reading(key) { try print(subscriber, making, client) }
+    // Of a stale one: what the command prints here is for who comes next.
+    try client.finishProducing()
     try report(subscriber, making, since: started)
   }
 
@@ -94,10 +103,14 @@ struct ProduceVerb: Verb {
     var blob = BlobOptions(
       byteCount: length, order: .appendOnly, mode: mode, type: type, labels: label)
     digest.apply(to: &blob)
-    return ProductionOptions(blob, start: .fromZero, stallTimeout: stall)
+    var options = ProductionOptions(blob, start: .fromZero, stallTimeout: stall)
+    lifetime.apply(to: &options)
+    return options
   }
 
-  private func print(_ subscriber: Subscriber, _ making: Making) throws {
+  private func print(
+    _ subscriber: Subscriber, _ making: Making, _ client: PatchbayClient
+  ) throws {
     var progress = Progress(
       "\(key)", quiet: common.quiet || !noOutput && !StandardOutput.isRegularFile)
     defer { progress.clear() }
@@ -110,10 +123,16 @@ struct ProduceVerb: Verb {
         progress.update(count, of: subscriber.byteCount)
       }
     } catch {
-      // What was begun here is finished for whoever else reads it.
-      if error.systemErrno == EPIPE, making.isBegun { _ = try? subscriber.waitUntilSealed() }
+      if error.systemErrno == EPIPE, making.isBegun { leave(subscriber, client) }
       throw error.ofOutput("standard output")
     }
+  }
+
+  /// Nobody reads our output any more: what was begun here is finished for whoever else reads the blob, or
+  /// as it was wanted without a reader.
+  private func leave(_ subscriber: Subscriber, _ client: PatchbayClient) {
+    subscriber.close()
+    try? client.finishProducing()
   }
 
   private func report(

@@ -132,9 +132,10 @@ struct PutVerb: Verb {
     if block != nil, shuffle == nil {
       throw ValidationError("--block is the block size of --shuffle; give both.")
     }
-    if flow.isWindow, keeping.ack != .visible || keeping.compress != nil {
+    if flow.isWindow, keeping.ack != .visible || keeping.compress != nil || keeping.ttl != nil {
       throw ValidationError(
-        "--ack and --compress are about whole blobs; this --policy keeps the last bytes only.")
+        "--ack, --ttl and --compress are about whole blobs; this --policy keeps the last bytes only."
+      )
     }
     if file != nil, !command.isEmpty {
       throw ValidationError("Publish either a FILE or the output of a COMMAND, not both.")

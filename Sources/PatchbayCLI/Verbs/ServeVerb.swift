@@ -101,6 +101,19 @@ struct ServeVerb: Verb {
     transform: Typed.positiveSize)
   var clientMemory: Int?
 
+  @Option(
+    help: ArgumentHelp(
+      "Keeps at most so much in memory of what nobody uses and may go.",
+      discussion: "Default: as much as there is room for.", valueName: "size"),
+    transform: Typed.size)
+  var cache: Int?
+
+  @Option(
+    help: ArgumentHelp(
+      "Keeps at most so many complete blobs that nobody uses and that may go.",
+      discussion: "Default: as many as there is room for.", valueName: "n"))
+  var cacheBlobs: Int?
+
   @Flag(
     help: ArgumentHelp(
       "At SIGTERM leaves everything to the next broker on the socket, at once.",
@@ -110,6 +123,9 @@ struct ServeVerb: Verb {
   func validate() throws {
     if userMemory != nil, !shared {
       throw ValidationError("--user-memory is about other users; they need --shared.")
+    }
+    if let cacheBlobs, cacheBlobs < 0 {
+      throw ValidationError("--cache-blobs is a number of blobs, 0 or more.")
     }
     if spool == nil, spoolLimit != nil || spoolFloor != nil || compress != nil {
       throw ValidationError(
@@ -149,6 +165,8 @@ struct ServeVerb: Verb {
     configuration.isShared = shared
     configuration.userMemoryLimit = userMemory
     configuration.clientMemoryLimit = clientMemory
+    configuration.cacheByteLimit = cache
+    configuration.cacheBlobLimit = cacheBlobs
     configuration.runsWorkersInline = Terminal.isSet("PATCHBAY_INLINE_WORKERS")
     configuration.spool = spool.map {
       .directory(

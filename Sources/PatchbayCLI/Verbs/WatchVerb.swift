@@ -8,7 +8,7 @@ struct WatchVerb: Verb {
     commandName: "watch",
     abstract: "Prints what becomes of blobs, as it happens.",
     discussion: """
-      One line for each event: created, progress, suspended, sealed, failed, removed, evicted. Of \
+      One line for each event: created, progress, suspended, sealed, failed, removed, evicted, expired. Of \
       events that come faster than they are read only the last of each blob is printed. --json \
       gives each event a position; --from takes it to go on there, also after a break, and misses \
       nothing that still matters. `gap` says that too much has happened since: everything that \
@@ -135,7 +135,7 @@ extension BlobChange {
         } ?? "")
     case .sealed: Shown.bytes(byteCount ?? coveredByteCount)
     case .failed: Shown.plain(cause ?? "")
-    case .removed, .evicted: ""
+    case .removed, .evicted, .expired: ""
     }
   }
 }

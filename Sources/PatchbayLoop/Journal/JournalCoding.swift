@@ -71,7 +71,12 @@ enum JournalCoding {
   private static let flagPinned: UInt32 = 2
   private static let flagContainer: UInt32 = 4
   private static let flagPersisted: UInt32 = 8
-  private static let allFlags = flagUnnamed | flagPinned | flagContainer | flagPersisted
+  private static let flagSuccessor: UInt32 = 16
+  private static let flagAdmitted: UInt32 = 32
+  private static let flagPaused: UInt32 = 64
+  private static let allFlags =
+    flagUnnamed | flagPinned | flagContainer | flagPersisted | flagSuccessor | flagAdmitted
+    | flagPaused
 
   /// No body that is written has more bytes: what was asked for, bytes that came along, extents in
   /// memory or in scratch files, runs of them in the container, clients, how it ended, a file.
@@ -94,6 +99,8 @@ enum JournalCoding {
       (blob.record.isNamed ? 0 : flagUnnamed) | (info.isPinned ? flagPinned : 0)
       | (blob.record.hasContainer ? flagContainer : 0)
       | (blob.record.isPersisted ? flagPersisted : 0)
+      | (blob.record.isSuccessor ? flagSuccessor : 0)
+      | (blob.record.isAdmitted ? flagAdmitted : 0) | (blob.record.isPaused ? flagPaused : 0)
     record.uid = info.access.uid
     record.gid = info.access.gid
     record.mode = UInt32(info.access.mode)
@@ -162,6 +169,8 @@ enum JournalCoding {
     }
     writer.put(list: record.subscribers) { writer, client in writer.put(client) }
     writer.put(record.sealer)
+    writer.put(record.ended ?? never)
+    writer.put(record.used ?? never)
     writer.put(info.causeCode?.rawValue ?? 0)
     writer.put(info.cause != nil)
     if let cause = info.cause { writer.put(cause.cut(toUTF8Count: WireLimit.cause)) }
@@ -223,6 +232,9 @@ enum JournalCoding {
     blob.record.isNamed = record.flags & flagUnnamed == 0
     blob.record.hasContainer = record.flags & flagContainer != 0
     blob.record.isPersisted = record.flags & flagPersisted != 0
+    blob.record.isSuccessor = record.flags & flagSuccessor != 0
+    blob.record.isAdmitted = record.flags & flagAdmitted != 0
+    blob.record.isPaused = record.flags & flagPaused != 0
     try takeRest(&blob, &reader)
     try reader.finish()
     try checkExtents(of: blob.record)
@@ -270,6 +282,8 @@ enum JournalCoding {
       (reader) throws(PatchbayError) in try reader.take(UInt64.self)
     }
     blob.record.sealer = try reader.take()
+    blob.record.ended = onClock(try reader.take())
+    blob.record.used = onClock(try reader.take())
     let causeCode = try reader.take(UInt16.self)
     blob.record.info.causeCode = causeCode == 0 ? nil : PatchbayError.Code(rawValue: causeCode)
     blob.record.info.cause =
@@ -348,6 +362,13 @@ enum JournalCoding {
       return extent
     }
     return (extents, inodes)
+  }
+
+  /// No monotonic clock shows it.
+  private static let never = Int64.min
+
+  private static func onClock(_ nanoseconds: Int64) -> Int64? {
+    nanoseconds == never ? nil : nanoseconds
   }
 
   /// Seconds in the upper 34 bits, nanoseconds in the lower 30.
