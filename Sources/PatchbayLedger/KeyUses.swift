@@ -69,11 +69,11 @@ extension Ledger {
     record(generation)
   }
 
-  /// Takes a complete blob away that nobody reads and that was not wanted often enough.
+  /// Takes a complete blob away that nobody has open and that was not wanted often enough.
   mutating func dropIfUnwanted(_ generation: Generation) {
     guard let blob = blobs[generation], blob.isProduced, blob.state == .sealed, blob.isNamed,
-      !blob.isAdmitted, blob.origin.terms.production.leastUses > 0, !blob.hasReaders,
-      !blob.isPinned, !blob.isReturning, blob.isBorn
+      !blob.isAdmitted, blob.origin.terms.production.leastUses > 0, !blob.isHeld, !blob.isPinned,
+      blob.isBorn
     else { return }
     evictionCount += 1
     unname(generation, as: .evicted)

@@ -128,7 +128,8 @@ extension Ledger {
 
   private func inconsistency(of blob: Blob) -> String? {
     let generation = blob.origin.generation
-    let ringBytes = (blob.extents.map(\.ring) + blob.pendingExtents.values).reduce(0) {
+    let fresh = blob.production.fresh
+    let ringBytes = ((blob.extents + fresh).map(\.ring) + blob.pendingExtents.values).reduce(0) {
       $0 + (rings[$1]?.byteCount ?? 0)
     }
     if blob.residentByteCount != ringBytes + (blob.inlineBytes?.count ?? 0) {
@@ -233,7 +234,8 @@ extension Ledger {
       ("end", record.ended == blob.lifetime.ended),
       (
         "last use",
-        record.used == blob.lifetime.used || blob.origin.terms.lifetime.idleExpiry == nil
+        record.used == blob.lifetime.used || blob.state != .sealed
+          || blob.origin.terms.lifetime.idleExpiry == nil
       ),
       ("admission", record.isAdmitted == blob.isAdmitted),
       ("pause", record.isPaused == blob.isPaused),

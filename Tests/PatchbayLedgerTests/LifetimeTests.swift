@@ -335,7 +335,7 @@ extension Rig {
   @Test func `failures that are told are the first to go when memory is short`() throws {
     var rig = Rig(memory: 2 << 20)
     let session = rig.connect()
-    #expect(rig.sealed(session, "a", byteCount: 1 << 19) != nil)
+    #expect(rig.sealed(session, "a", byteCount: 1 << 16) != nil)
     let grant = try need(rig.ask(session, production(Self.minute))?.grant)
     rig.ask(session, .fail(FailRequest(blob: grant.blob, cause: "no")))
     rig.ask(session, .quiesced(grant.blob))
@@ -344,7 +344,7 @@ extension Rig {
     while rig.info(session, "k") != nil {
       count += 1
       let key = try BlobKey(Array("b\(count)".utf8))
-      try #require(count < 9 && rig.sealed(session, key, byteCount: 1 << 19) != nil)
+      try #require(count < 99 && rig.sealed(session, key, byteCount: 1 << 16) != nil)
     }
     #expect(rig.info(session, "a") != nil, "\(rig.list(session)?.keys ?? [])")
   }

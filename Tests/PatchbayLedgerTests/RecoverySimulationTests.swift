@@ -127,7 +127,13 @@ import Testing
         }
         continue
       }
-      guard let blob = broker.ledger.blobs[generation] else { return "\(generation) is lost" }
+      guard let blob = broker.ledger.blobs[generation] else {
+        // Nobody has it open, and it was not wanted often enough to be kept, or is one too many.
+        if record.terms.production.leastUses > 0, !record.isAdmitted { continue }
+        if limits.cachedBlobCount != nil, record.info.state == .sealed { continue }
+        if limits.cachedByteCount != nil, !record.info.state.isLive { continue }
+        return "\(generation) is lost"
+      }
       if record.info.state == .sealed, blob.state != .sealed { return "\(generation) is unsealed" }
       if record.slot != blob.slot { return "\(generation) has another entry" }
       let rings = Set(record.extents.map(\.ring))

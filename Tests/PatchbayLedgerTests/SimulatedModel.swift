@@ -147,8 +147,12 @@ struct SimulatedModel {
       if opened.isEmpty { rings[ring]?.holders[session] = nil }
     }
     for (request, asked) in owed where request.session == session {
-      if case .createWith(let create, let terms) = asked, terms.resumes {
+      switch asked {
+      case .createWith(let create, let terms) where terms.resumes:
         orphanedResumes.insert(create.key)
+      case .openOrCreate(let request) where request.terms.resumes:
+        orphanedResumes.insert(request.create.key)
+      default: break
       }
     }
     owed = owed.filter { $0.key.session != session }
@@ -386,7 +390,7 @@ struct SimulatedModel {
   }
 
   /// Whether a session may read what has this record, as of a file.
-  private func mayRead(_ session: SessionID, _ generation: Generation) -> Bool {
+  func mayRead(_ session: SessionID, _ generation: Generation) -> Bool {
     guard let access = records[generation]?.info.access, let peer = peers[session] else {
       return false
     }
@@ -550,8 +554,11 @@ struct SimulatedModel {
     guard let owner = owners[key], records[owner]?.info.state == .failed else { return false }
     if orphanedResumes.contains(key) { return true }
     return owed.values.contains { request in
-      guard case .createWith(let create, let terms) = request else { return false }
-      return terms.resumes && create.key == key
+      switch request {
+      case .createWith(let create, let terms): terms.resumes && create.key == key
+      case .openOrCreate(let asked): asked.terms.resumes && asked.create.key == key
+      default: false
+      }
     }
   }
 
@@ -687,13 +694,5 @@ struct SimulatedModel {
       // Nobody has it open, so there is no bell to ring.
       posted[generation] = .failed
     }
-  }
-
-  /// What exists for a session, as each of its watchers that has been told all must know it.
-  func known(to session: SessionID) -> SimulatedWatches.View {
-    SimulatedWatches.View(
-      uniqueKeysWithValues: records.values.filter { mayRead(session, $0.info.generation) }.map {
-        ($0.info.key, SimulatedWatches.Known(generation: $0.info.generation, state: $0.info.state))
-      })
   }
 }

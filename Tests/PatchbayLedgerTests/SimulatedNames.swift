@@ -97,6 +97,9 @@ extension SimulatedModel {
   private func isBeingReplaced(_ record: BlobRecord) -> Bool {
     owed.contains { asker, request in
       switch request {
+      case .openOrCreate(let request):
+        return record.info.state == .failed && request.create.key == record.info.key
+          && mayTake(asker.session, record.info.access)
       case .create(let create), .createWith(let create, _):
         let takes = create.replaces || record.info.state == .failed
         return takes && create.key == record.info.key
@@ -111,7 +114,16 @@ extension SimulatedModel {
     switch request {
     case .remove(let remove): remove.key
     case .create(let create), .createWith(let create, _): create.key
+    case .openOrCreate(let request): request.create.key
     default: nil
     }
+  }
+
+  /// What exists for a session, as each of its watchers that has been told all must know it.
+  func known(to session: SessionID) -> SimulatedWatches.View {
+    SimulatedWatches.View(
+      uniqueKeysWithValues: records.values.filter { mayRead(session, $0.info.generation) }.map {
+        ($0.info.key, SimulatedWatches.Known(generation: $0.info.generation, state: $0.info.state))
+      })
   }
 }

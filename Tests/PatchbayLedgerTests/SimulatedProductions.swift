@@ -75,7 +75,7 @@ extension SimulatedWorld {
   /// Asks for one of few keys as who would produce it.
   mutating func randomOpenOrCreate() -> OpenOrCreateRequest {
     var create = CreateRequest(key: ["a", "z"].randomElement(using: &generator) ?? "a")
-    create.byteCount = chance(1, in: 2) ? 60_000 : nil
+    create.byteCount = chance(3, in: 4) ? 60_000 : nil
     create.isCache = true
     if chance(1, in: 4) { create.mode = 0o644 }
     return OpenOrCreateRequest(
@@ -84,7 +84,7 @@ extension SimulatedWorld {
 
   mutating func randomSuccession(of stale: Generation, _ key: BlobKey) -> Request {
     var create = CreateRequest(key: key)
-    create.byteCount = chance(1, in: 2) ? 60_000 : nil
+    create.byteCount = chance(3, in: 4) ? 60_000 : nil
     var terms = randomProduction()
     terms.succeeds = stale
     return .createWith(create, terms)

@@ -219,29 +219,36 @@ struct SimulatedWorld {
     case 37..<39: congest()
     default:
       if keeps, chance(1, in: 8) { return importOrPin() }
-      if produces, chance(1, in: 3) { return produce() }
+      if produces, chance(1, in: 2) { return produce() }
       request()
     }
   }
 
   private mutating func produce() {
     guard let client = pick({ $0.isConnected && $0.hasGreeted }) else { return connect() }
-    if let stale = clients[client].stale.popLast(), chance(3, in: 4) {
-      return send(client, randomSuccession(of: stale.generation, stale.key))
+    if let heir = pick({ $0.isConnected && !$0.stale.isEmpty }), chance(3, in: 4),
+      let stale = clients[heir].stale.popLast()
+    {
+      return send(heir, randomSuccession(of: stale.generation, stale.key))
     }
-    switch Int.random(in: 0..<10, using: &generator) {
-    case 0..<5:
+    switch Int.random(in: 0..<16, using: &generator) {
+    case 0..<4:
       let request = randomOpenOrCreate()
       productions[lastNumber + 1] = request.create.key
       send(client, .openOrCreate(request))
-    case 5..<8:
+    case 4..<7:
       let own = clients[client].opened.suffix(4).randomElement(using: &generator)
       send(
         client,
         .standBy(
           StandByRequest(
             generation: own?.generation ?? randomGeneration(), opened: own?.number ?? 1)))
-    case 8: send(client, .pin(PinRequest(key: randomKey(), isPinned: chance(1, in: 3))))
+    case 7: send(client, .pin(PinRequest(key: randomKey(), isPinned: chance(1, in: 4))))
+    case 8..<13:
+      guard let producer = pick({ $0.isConnected && !$0.published.isEmpty }) else { return }
+      let blob = randomReference(producer)
+      send(producer, .seal(SealRequest(blob: blob, byteCount: 60_000)))
+    case 13: pass()
     default: send(client, .close(randomEnd(client)))
     }
   }

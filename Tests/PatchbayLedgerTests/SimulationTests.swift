@@ -92,7 +92,7 @@ import Testing
 
   @Test func `the runs over a spool reach what they are meant to reach`() {
     var seen: Set<String> = []
-    for seed in 1...48 as ClosedRange<UInt64> {
+    for seed in 1...72 as ClosedRange<UInt64> {
       var world = SimulatedWorld(seed: seed, isShared: seed % 3 == 0, spools: true)
       world.run(steps: Self.steps)
       for action in world.trace {
@@ -255,7 +255,7 @@ import Testing
   @Test func `the runs of several users use rings again, read by others`() {
     var owners: [RingID: UInt32] = [:]
     var seen: Set<String> = []
-    for seed in 1...6 as ClosedRange<UInt64> {
+    for seed in 1...12 as ClosedRange<UInt64> {
       var world = SimulatedWorld(seed: seed, isShared: true)
       world.run(steps: Self.steps)
       for action in world.trace {
