@@ -287,12 +287,12 @@ public final class PatchbayClient: Sendable {
   /// - Parameters:
   ///   - prefix: only keys that begin with these bytes.
   ///   - after: only keys behind this one: the last of the page before.
-  ///   - limit: at most so many, 1 to 512; a page may have fewer and still not be the last.
+  ///   - limit: at most so many, 1 to 480; a page may have fewer and still not be the last.
   ///   - deadline: when to give up.
   /// - Throws: `noBroker`, `timedOut`.
   @available(*, noasync)
   public func list(
-    prefix: [UInt8] = [], after: BlobKey? = nil, limit: Int = 512,
+    prefix: [UInt8] = [], after: BlobKey? = nil, limit: Int = 480,
     deadline: Deadline = .standard
   ) throws(PatchbayError) -> BlobPage {
     try session.connection.call(listRequest(prefix, after, limit), deadline: deadline).page
@@ -300,7 +300,9 @@ public final class PatchbayClient: Sendable {
 
   func listRequest(_ prefix: [UInt8], _ after: BlobKey?, _ limit: Int) -> Request {
     .list(
-      ListRequest(prefix: prefix, after: after?.bytes ?? [], limit: min(max(limit, 1), 512)))
+      ListRequest(
+        prefix: prefix, after: after?.bytes ?? [],
+        limit: min(max(limit, 1), WireLimit.pageEntries)))
   }
 
   /// Takes a blob's key away at once. Whoever has it open finishes with it; its memory goes with

@@ -178,7 +178,7 @@ extension PatchbayClient {
   /// One page of blobs in the byte order of their keys; as the blocking `list`.
   /// - Throws: `noBroker`, `timedOut`, `cancelled`.
   public func list(
-    prefix: [UInt8] = [], after: BlobKey? = nil, limit: Int = 512,
+    prefix: [UInt8] = [], after: BlobKey? = nil, limit: Int = 480,
     deadline: Deadline = .standard
   ) async throws(PatchbayError) -> BlobPage {
     try await session.connection.call(listRequest(prefix, after, limit), deadline: deadline).page
