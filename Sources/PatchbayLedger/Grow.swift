@@ -234,7 +234,9 @@ extension Ledger {
       }
       depart(session, generation, .undelivered)
       // Unless it was given one before, it has no ring.
-      if blob.writers[session] == number { forgetWriter(session, generation) }
+      if blob.writers[session] == number {
+        forgetWriter(session, BlobReference(generation: generation, epoch: blob.epoch))
+      }
       return
     }
   }

@@ -88,7 +88,7 @@ extension Ledger {
       depart(session, reference.generation, .left)
     }
     // Whoever leaves has ended its writes before.
-    forgetWriter(session, reference.generation)
+    forgetWriter(session, reference)
     reply(session, number, .done)
   }
 

@@ -61,7 +61,7 @@ extension Ledger {
   }
 
   /// Once a blob's key has been asked for often enough it stays.
-  private mutating func admitIfWanted(_ generation: Generation) {
+  mutating func admitIfWanted(_ generation: Generation) {
     guard let blob = blobs[generation], !blob.isAdmitted,
       keyUses.uses(of: blob.key) >= blob.origin.terms.production.leastUses
     else { return }

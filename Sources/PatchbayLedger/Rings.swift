@@ -129,14 +129,18 @@ extension Ledger {
 
   /// A publisher has no write in flight and will begin none.
   mutating func quiesced(_ session: SessionID, _ number: UInt64, _ reference: BlobReference) {
-    let generation = reference.generation
-    // A client that was fenced may have come back as the next publisher.
-    let isOutdated = blobs[generation].map { blob in
+    forgetWriter(session, reference)
+    unfence(session, reference.generation)
+    reply(session, number, .done)
+  }
+
+  /// As `forgetWriter`, of who wrote under this epoch: one that stood by behind itself may be the next
+  /// publisher already.
+  mutating func forgetWriter(_ session: SessionID, _ reference: BlobReference) {
+    let isNext = blobs[reference.generation].map { blob in
       blob.isPublished(by: session) && blob.epoch != reference.epoch
     }
-    if isOutdated != true { forgetWriter(session, generation) }
-    unfence(session, generation)
-    reply(session, number, .done)
+    if isNext != true { forgetWriter(session, reference.generation) }
   }
 
   mutating func forgetWriter(_ session: SessionID, _ generation: Generation) {

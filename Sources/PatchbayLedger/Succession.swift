@@ -51,10 +51,14 @@ extension Ledger {
     guard let blob = blobs[generation], let stale = blob.succeeds else { return }
     successors[blob.key] = nil
     blobs[generation]?.succeeds = nil
+    // What was wanted often enough is so in its next life.
+    if blobs[stale]?.isAdmitted == true { blobs[generation]?.isAdmitted = true }
     if owners[blob.key] == stale { unname(stale) }
     blobs[generation]?.isNamed = true
     owners[blob.key] = generation
     catalog.insert(blob.key)
+    touch(generation)
+    admitIfWanted(generation)
   }
 
   /// A blob has lost its key; if it has a successor, that has the key now or comes to nothing.

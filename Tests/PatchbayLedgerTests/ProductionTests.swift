@@ -416,6 +416,17 @@ import Testing
     #expect(scene.seal(scene.producer, grant.blob) == .done)
   }
 
+  @Test func `one that leaves and stands by behind itself is not taken for quiescent`() throws {
+    var scene = try Scene(others: 0)
+    let generation = scene.blob.blob.generation
+    let opened = scene.rig.post(scene.producer, Self.request())
+    let waiting = scene.rig.post(
+      scene.producer, .standBy(StandByRequest(generation: generation, opened: opened)))
+    #expect(scene.rig.ask(scene.producer, .leave(scene.blob.blob)) == .done)
+    #expect(try need(scene.rig.reply(scene.producer, waiting)?.grant).blob.epoch == 2)
+    #expect(scene.rig.ledger.blobs[generation]?.writers[scene.producer] != nil)
+  }
+
   // MARK: Refusals
 
   @Test func `terms that contradict each other are refused`() throws {

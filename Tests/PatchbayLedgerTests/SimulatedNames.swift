@@ -10,6 +10,11 @@ extension SimulatedModel {
   mutating func name(_ actions: [LedgerAction], after event: LedgerEvent) {
     let written = SimulatedJournal.records(actions)
     succeeded = Set(written.filter(\.isNamed).compactMap(\.terms.succeeds))
+    // A successor may take the key and go in one event, when it is one too many.
+    for case .eraseBlob(let generation) in actions {
+      guard let record = journal.written[generation], record.isSuccessor else { continue }
+      if let stale = record.terms.succeeds { succeeded.insert(stale) }
+    }
     for record in written where !record.isNamed && records[record.info.generation] != nil {
       erased(record.info.generation, after: event)
     }
