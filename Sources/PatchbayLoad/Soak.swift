@@ -50,7 +50,7 @@ struct Soak: ParsableCommand {
     let director = try SoakDirector(
       seed: seed, seconds: seconds, patience: patience.duration)
     let outcome = Result { try director.run() }
-    if isatty(2) == 1 { print("\r", terminator: "") }
+    director.endProgress()
     director.tell(&report)
     report.finish()
     try outcome.get()
@@ -63,16 +63,16 @@ extension SoakDirector {
     for role in SoakRole.allCases { report.add(cell(role)) }
     let counts = brokers.counts
     report.add([
-      ("broker", .text("")), ("started", .count(counts.started)),
+      ("broker", .text("all")), ("started", .count(counts.started)),
       ("killed", .count(counts.killed)), ("stopped", .count(counts.stopped)),
       ("drained", .count(counts.drained)), ("handed over", .count(counts.handedOver)),
     ])
     report.add(
-      [("brokers' own figures", .text(""))]
+      [("figures", .text("of brokers"))]
         + SoakBrokers.figureNames.map { ($0, .count(brokers.figure($0))) })
     let promises = crew.promises
     report.add([
-      ("promises", .text("")), ("made", .count(promises.madeCount)),
+      ("promises", .text("to outlive brokers")), ("made", .count(promises.madeCount)),
       ("looked at meanwhile", .count(promises.checkedCount)),
       ("and afterwards", .count(checkedCount)),
     ])

@@ -194,7 +194,14 @@ final class SoakDirector {
     let text =
       "\(left) s left, \(tally.blobs) blobs, \(tally.bytes >> 20) MiB checked, "
       + "\(crew.killCount) workers and \(brokers.counts.killed) brokers killed"
-    let bytes = Array((isTerminal ? "\r\(text)   " : "\(text)\n").utf8)
+    Self.say(isTerminal ? "\r\(text)   " : "\(text)\n")
+  }
+
+  /// What comes next begins on a line of its own.
+  func endProgress() { if isatty(2) == 1 { Self.say("\n") } }
+
+  private static func say(_ text: String) {
+    let bytes = Array(text.utf8)
     _ = unsafe write(2, bytes, bytes.count)
   }
 

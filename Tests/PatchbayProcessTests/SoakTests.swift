@@ -41,7 +41,7 @@ import Testing
     for name in ["made", "looked at meanwhile", "and afterwards"] {
       #expect(jsonNumber(promises, name) ?? 0 > 0, "\(promises)")
     }
-    let own = lines.first { $0.contains("{\"brokers' own figures\"") } ?? ""
+    let own = lines.first { $0.contains("{\"figures\"") } ?? ""
     for name in ["spills", "restores", "reuses"] {
       #expect(jsonNumber(own, name) ?? 0 > 0, "\(own)")
     }
@@ -92,6 +92,8 @@ import Testing
     }
 
     var isRunning: Bool { tool.isRunning }
+
+    func interrupt() { tool.kill(SIGINT) }
 
     /// How it ended, and what it said; nothing may be left of it.
     func end(within seconds: Double = 180) throws -> (code: Int32, errors: String) {
@@ -208,6 +210,17 @@ import Testing
     let end = try run.end()
     #expect(end.code == 70)
     #expect(end.errors.contains("clients: 1 before, 2 after"), "\(end.errors)")
+  }
+
+  @Test func `an interrupt leaves nothing behind, whoever is stopped at the moment`() throws {
+    let run = try Run()
+    _ = try run.client()
+    for word in ["part=views", "role=soak-broker"] {
+      #expect(kill(try run.process(word), SIGSTOP) == 0)
+    }
+    run.interrupt()
+    #expect(try run.end().code == 128 + SIGINT)
+    #expect(run.processes("role=soak").isEmpty && run.processes("role=soak-broker").isEmpty)
   }
 
   @Test func `what cannot be asked for is refused`() throws {
