@@ -158,14 +158,16 @@ extension Subscriber {
   }
 }
 
-/// Brokers that follow one another on a spool, and lose their memory each time.
+/// Brokers that follow one another on a spool, as after a power cut when they lose their memory, too.
 final class PatchbayBetweenCrashes: RestartedCache {
   private let brokers: Succession
+  private let memoryIsLost: Bool
   private var cache: PatchbayCache
   private var writers: [any StreamWriter] = []
 
-  init(_ brokers: Succession) throws {
+  init(_ brokers: Succession, memoryIsLost: Bool = true) throws {
     self.brokers = brokers
+    self.memoryIsLost = memoryIsLost
     cache = try Self.cache(brokers)
   }
 
@@ -190,7 +192,7 @@ final class PatchbayBetweenCrashes: RestartedCache {
     try eventually("something of it is on disk") { !leftovers.isEmpty }
     try brokers.kill()
     for writer in writers { try writer.die() }
-    brokers.removeObjects()
+    if memoryIsLost { brokers.removeObjects() }
     try brokers.start()
     cache = try Self.cache(brokers)
   }
