@@ -1,5 +1,5 @@
-// A reader of a blob that is fetched on demand says what it waits for. The answer comes when that is there, or
-// cannot be had; the bytes themselves it finds as every reader does, often before.
+// A reader of a blob that is fetched on demand says what it waits for. The answer comes when that is there,
+// or cannot be had; the bytes themselves it finds as every reader does, often before.
 
 import PatchbayRing
 import PatchbayTypes
