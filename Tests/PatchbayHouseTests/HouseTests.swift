@@ -13,6 +13,7 @@ import Testing
     "Sources/Patchbay/Batch.swift",
     "Sources/Patchbay/Lease.swift",
     "Sources/Patchbay/Loan.swift",
+    "Sources/Patchbay/Pipes.swift",
     "Sources/Patchbay/PublisherAppends.swift",
     "Sources/Patchbay/PublisherWrites.swift",
     "Sources/Patchbay/SequentialPlace.swift",
