@@ -81,8 +81,8 @@ extension Ledger {
     guard request.policy == .keep else {
       throw .badTerms(
         request.key,
-        "a window has one publisher, and nothing of it is kept to be taken over, verified, or served for a time"
-      )
+        "a window has one publisher, and nothing of it is kept to be taken over, verified, or served "
+          + "for a time")
     }
     let isShared = terms.ownership == .joinable || terms.ownership == .ownerless
     guard isShared || terms.idleLimit == nil else {

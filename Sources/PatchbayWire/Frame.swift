@@ -122,7 +122,7 @@ package enum WireLimit {
   package static let cause = 1024
   package static let message = 4096
   package static let missing = 64
-  package static let pageEntries = 512
+  package static let pageEntries = 500
   package static let subscriptions = 1024
   package static let pageChanges = 64
   package static let parties = 64
