@@ -71,8 +71,13 @@ private final class Opened {
     try #require(try isImported(client, "f", file.number))
     // The broker's and the test's own: they are of one process here.
     #expect(Listing.descriptorCount(of: path) == 2)
-    let (grant, none) = try client.open("f")
-    #expect(grant.byteCount == 7 && none.rawValues.isEmpty)
+    let reader = try client.call(
+      .open(OpenRequest(key: "f", waits: false, observes: false)))
+    guard case .opened(let grant) = reader.reply else {
+      Issue.record("not opened: \(reader.reply)")
+      return
+    }
+    #expect(grant.byteCount == 7 && reader.descriptors.rawValues.isEmpty)
     let extent = ExtentRequest(generation: grant.blob.generation, index: 0)
     var answer: RawClient.Answer? = try client.call(.attachExtent(extent))
     guard case .imported(let imported)? = answer?.reply else {
@@ -91,7 +96,7 @@ private final class Opened {
       try client.call(.remove(RemoveRequest(key: "f", generation: nil))).reply == .done)
     #expect(Listing.descriptorCount(of: path) == 2)
     #expect(
-      try client.call(.close(CloseRequest(blob: grant.reader))).reply
+      try client.call(.close(CloseRequest(blob: grant.reader, opened: reader.number))).reply
         == .done)
     #expect(eventually { Listing.descriptorCount(of: path) == 1 })
     #expect(Listing.exists(path))

@@ -74,6 +74,11 @@ struct BadInputRow {
     try writeFile(imported, Array("other".utf8))
     try row("reading an imported file that has changed", ["cat", "imported"])
     try row("pinning what is not there", ["pin", "nothing"])
+    try row("cleaning without saying what", ["clean"])
+    try row("a grace without a time before it", ["produce", "k", "--grace", "1m", "--", "true"])
+    try row("a time to live of nothing", ["put", "mortal", small, "--ttl", "0s"])
+    try row(
+      "a time for the last bytes", ["put", "w", small, "--policy", "backpressure", "--ttl", "1s"])
     try row("more threads than may be", ["get", "taken", small, "--parallel", "65"])
     try row("standard output by several threads", ["get", "taken", "-", "--parallel", "2"])
     rows.append(
