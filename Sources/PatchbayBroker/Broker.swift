@@ -63,6 +63,9 @@ public struct BrokerConfiguration: Sendable {
   public var cacheByteLimit: Int?
   /// How many complete blobs are kept that nobody uses and that may go; nil: as many as there is room for.
   public var cacheBlobLimit: Int?
+  /// How many ranges may be fetched on demand at the same time, of all blobs; nil: as many as their sources
+  /// take. What readers wait for comes first.
+  public var transferLimit: Int?
   /// What is to become of a complete blob that may go when its last user has gone; asked on the broker's
   /// thread, which waits for the answer, so it must not block. Nil: what the limits say.
   public var cachePolicy: (@Sendable (BlobInfo) -> CacheDecision)?
@@ -123,6 +126,7 @@ public final class Broker: Sendable {
     inner.clientMemoryLimit = configuration.clientMemoryLimit
     inner.cacheByteLimit = configuration.cacheByteLimit
     inner.cacheBlobLimit = configuration.cacheBlobLimit
+    inner.transferLimit = configuration.transferLimit
     inner.cachePolicy = configuration.cachePolicy
     inner.runsWorkersInline = configuration.runsWorkersInline
     inner.spool = configuration.spool.map {

@@ -181,6 +181,14 @@ extension Blob {
 }
 
 extension Ledger {
+  /// Blobs that are open and become complete only if somebody reads them, which nobody does at the moment.
+  var restingBlobCount: Int {
+    demandSources.count { generation in
+      guard let blob = blobs[generation], blob.state == .open else { return false }
+      return blob.isUndemanded && blob.origin.terms.demand?.fills == false
+    }
+  }
+
   /// A reader waits for bytes.
   mutating func demand(
     _ session: SessionID, _ number: UInt64, _ request: DemandRequest

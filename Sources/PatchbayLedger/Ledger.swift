@@ -203,10 +203,11 @@ package struct Ledger: Sendable {
     .compactMap(\.self).min()
   }
 
-  /// Whether a broker that drains may end: no publisher has a blob open and no answer is owed.
+  /// Whether a broker that drains may end: no publisher has a blob open, but for those that write only
+  /// what readers want and of which none waits for anything, and no answer is owed.
   /// Subscribers do not hold it up; they keep what they have mapped.
   package var isDrained: Bool {
-    isDraining && openBlobCount == 0 && askerCount == 0 && pendingRingCount == 0
+    isDraining && askerCount == 0 && pendingRingCount == 0 && openBlobCount == restingBlobCount
   }
 
   /// Whether nobody is connected and nothing is being written, or waits for somebody to write it.

@@ -204,5 +204,6 @@ extension Ledger {
       sessions[asker.session]?.parked = [:]
       refuse(asker.session, asker.number, .draining)
     }
+    stopPausedProductions()
   }
 }

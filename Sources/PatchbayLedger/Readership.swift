@@ -32,7 +32,17 @@ extension Ledger {
     switch blob.origin.terms.production.whenUnread {
     case .finish: break
     case .stop: stopProduction(of: blob)
+    // Of a broker that drains no reader comes any more.
+    case .pause where isDraining: stopProduction(of: blob)
     case .pause: pausePublisher(of: blob.origin.generation)
+    }
+  }
+
+  /// Whoever waits for readers will wait in vain.
+  mutating func stopPausedProductions() {
+    let paused = blobs.values.filter { $0.isPaused && $0.state == .open }
+    for blob in paused.sorted(by: { $0.origin.generation < $1.origin.generation }) {
+      stopProduction(of: blob)
     }
   }
 

@@ -7,7 +7,7 @@ import PatchbayTypes
 
 /// What a worker does with the library, as far as the errors differ.
 enum SoakDeed: String, CaseIterable {
-  case open, read, lease, create, join, write, claim, seal, leave, remove, look, watch
+  case open, read, demand, lease, create, get, join, write, claim, seal, leave, remove, look, watch
 }
 
 /// What an error means where it came up.
@@ -43,6 +43,8 @@ enum SoakJudge {
     return switch deed {
     case .open: ended.union([.noSuchKey])
     case .read, .lease: ended.union([.overrun])
+    case .demand: ended.union([.inputOutput])
+    case .get: noRoom.union([.blobFailed])
     case .create: noRoom.union([.keyExists])
     case .join: ended.union([.noSuchKey, .closed])
     case .write: noRoom.union(ofOthers)

@@ -24,11 +24,15 @@ enum SoakKind: String, CaseIterable {
   case kept
   /// Appended to by tasks.
   case task
+  /// Made by one of several that find it missing; every second slot by such as begin at 0.
+  case made
+  /// Of announced length, of which is fetched what somebody reads.
+  case fetched
 
   var slotCount: Int {
     switch self {
-    case .stream, .patch: 6
-    case .window, .shared, .task: 4
+    case .stream, .patch, .made: 6
+    case .window, .shared, .task, .fetched: 4
     case .small: 40
     case .cache: 60
     case .kept: 8
@@ -44,16 +48,20 @@ enum SoakKind: String, CaseIterable {
     case .shared: 100_000...900_000
     case .small: 1...60_000
     case .cache: 1...2_000_000
-    case .kept, .task: 1...1_200_000
+    case .kept, .task, .made: 1...1_200_000
+    case .fetched: 100_000...2_000_000
     }
   }
 
   /// Whether the length is announced, and so follows from the key alone.
-  var announcesLength: Bool { [.patch, .shared, .small].contains(self) }
+  var announcesLength: Bool { [.patch, .shared, .small, .made, .fetched].contains(self) }
 
   /// Whether the bytes follow from the key alone: they are taken over from another life, or are said
   /// before there is a generation.
-  fileprivate var isTimeless: Bool { [.shared, .small].contains(self) }
+  fileprivate var isTimeless: Bool { [.shared, .small, .made, .fetched].contains(self) }
+
+  /// What it is to read such a blob: what is fetched may not be to be had.
+  var reading: SoakDeed { self == .fetched ? .demand : .read }
 
   /// What all keys of a soak begin with.
   static let prefix = "soak/"

@@ -6,7 +6,7 @@ import Patchbay
 
 /// A blob that somebody reads.
 struct SoakReading {
-  private let desk: SoakDesk
+  let desk: SoakDesk
   let subscriber: Subscriber
   let life: SoakLife
 
@@ -14,9 +14,13 @@ struct SoakReading {
   init?(_ desk: SoakDesk, _ key: BlobKey) throws {
     guard let subscriber = try desk.attempt(.open, "\(key)", { try desk.client.open(key) })
     else { return nil }
+    try self.init(desk, subscriber)
+  }
+
+  init(_ desk: SoakDesk, _ subscriber: Subscriber) throws {
     self.desk = desk
     self.subscriber = subscriber
-    life = try desk.oracle.life(key, subscriber.generation)
+    life = try desk.oracle.life(subscriber.key, subscriber.generation)
     if let byteCount = subscriber.byteCount {
       try desk.oracle.checkEnd(of: life, at: byteCount)
     }
@@ -34,9 +38,10 @@ struct SoakReading {
     _ deed: SoakDeed, _ what: String, _ body: () throws -> Value
   ) throws -> Value? {
     let name = "\(what) of \(life.name) (\(life.byteCount) bytes)"
-    let value = try desk.attempt(deed, name, body)
+    let kind = SoakKind(of: life.key)
+    let value = try desk.attempt(deed == .read ? kind?.reading ?? .read : deed, name, body)
     let isOverrun = value == nil && desk.refusal?.code == .overrun
-    guard !isOverrun || SoakKind(of: life.key) == .window else {
+    guard !isOverrun || kind == .window else {
       throw SoakViolation("To \(deed) \(name) was an overrun of a blob that keeps its bytes.")
     }
     return value
@@ -121,7 +126,7 @@ struct SoakRandomReader: SoakWork {
   init(_ desk: SoakDesk) { self.desk = desk }
 
   private static let kinds: [SoakKind] = [
-    .patch, .patch, .shared, .shared, .stream, .small, .cache, .kept,
+    .patch, .patch, .shared, .shared, .stream, .small, .cache, .kept, .made, .fetched, .fetched,
   ]
 
   mutating func round() throws {

@@ -7,17 +7,25 @@ import Patchbay
 enum SoakRole: String, CaseIterable {
   // Who publishes.
   case stream, window, patch, shared, small, cache, keep
+  // Who makes what it finds missing.
+  case produce, fetch
   // Who reads.
   case follow, live, random, views, tasks
   // Who looks on.
   case watch, wait, look, audit
 
-  var processCount: Int { [.stream, .shared].contains(self) ? 2 : 1 }
+  var processCount: Int {
+    switch self {
+    case .produce: 3
+    case .stream, .shared, .fetch: 2
+    default: 1
+    }
+  }
 
   /// Whether others wait for what it makes: it is the last to be told to stop.
   var isAwaited: Bool {
     switch self {
-    case .stream, .window, .patch, .shared, .small, .cache, .keep: true
+    case .stream, .window, .patch, .shared, .small, .cache, .keep, .produce, .fetch: true
     default: false
     }
   }
@@ -31,6 +39,8 @@ enum SoakRole: String, CaseIterable {
     case .small: SoakSmallBlobs.self
     case .cache: SoakCache.self
     case .keep: SoakKeeping.self
+    case .produce: SoakProducers.self
+    case .fetch: SoakFetchers.self
     case .follow: SoakFollower.self
     case .live: SoakLiveReader.self
     case .random: SoakRandomReader.self

@@ -93,7 +93,8 @@ struct SoakTasks: SoakWork {
         try await read(subscriber, life, plan.byteLimit)
         return .done
       } catch let error as PatchbayError {
-        return .refused(.read, life.name, error)
+        let deed = SoakKind(of: plan.key)?.reading ?? .read
+        return .refused(deed, life.name, error)
       }
     }
 

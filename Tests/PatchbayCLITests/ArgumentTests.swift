@@ -79,6 +79,7 @@ import Testing
     ["put", "k", "f", "--shuffle", "1", "--tee"], ["completion"], ["completion", "tcsh"],
     ["verify"], ["verify", "--spool"],
     ["serve", "--idle-exit", "0s"], ["serve", "--idle-exit", "5"],
+    ["serve", "--transfers", "0"],
     ["watch", "--from", "now"], ["watch", "--count", "0"], ["why"], ["top", "--interval", "0s"],
     ["wait", "k", "--for", "gone"], ["serve", "--memory", "0"], ["nothing"],
   ])

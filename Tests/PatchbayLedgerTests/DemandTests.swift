@@ -209,6 +209,33 @@ import Testing
     }
   }
 
+  @Test func `a drain waits for what is wanted, and for no blob that is at rest`() throws {
+    var scene = try Scene()
+    let idle = scene.next()
+    let wanted = scene.want(0..<1)
+    #expect(scene.handedOut(idle) == piece(0))
+    scene.rig.send(.drainBegan)
+    #expect(!scene.rig.ledger.isDrained)
+    _ = scene.next(piece(0))
+    #expect(scene.rig.reply(scene.reader, wanted) == .done)
+    #expect(scene.rig.ledger.isDrained)
+    _ = scene.want(5000..<5001)
+    #expect(!scene.rig.ledger.isDrained, "it has not ended yet, and somebody waits")
+  }
+
+  @Test func `a drain waits for a blob that becomes complete by itself`() throws {
+    var scene = try Scene(fills: true)
+    scene.rig.send(.drainBegan)
+    _ = scene.next()
+    for index in 0..<10 {
+      #expect(!scene.rig.ledger.isDrained)
+      _ = scene.next(piece(index))
+    }
+    scene.rig.ask(
+      scene.source, .seal(SealRequest(blob: scene.blob.blob, byteCount: 9 * Self.piece + 100)))
+    #expect(scene.rig.ledger.isDrained)
+  }
+
   @Test func `a source that nobody asks for anything keeps its tenure`() throws {
     var rig = Rig()
     let (source, other) = (rig.connect(process: 1), rig.connect(process: 2))

@@ -126,6 +126,19 @@ import Testing
     #expect(try need(posted) < need(rung), "first the board, then the bell")
   }
 
+  @Test(arguments: [true, false])
+  func `a drain stops what waits for readers, of which none come any more`(
+    _ isPausedBefore: Bool
+  ) throws {
+    var scene = try Scene(.pause)
+    if isPausedBefore { scene.stopReading() }
+    scene.rig.send(.drainBegan)
+    #expect(scene.rig.ledger.isDrained == isPausedBefore)
+    if !isPausedBefore { scene.stopReading() }
+    #expect(scene.state?.state == .failed && scene.state?.causeCode == .abandoned)
+    #expect(scene.rig.ledger.isDrained)
+  }
+
   @Test func `a paused publisher may end its blob`() throws {
     var scene = try Scene(.pause)
     scene.stopReading()

@@ -119,12 +119,14 @@ import Testing
     for deed in SoakDeed.allCases {
       #expect(verdict(.noBroker, deed) == .needsExcuse)
       for code: PatchbayError.Code in [
-        .corrupt, .protocolViolation, .versionMismatch, .inputOutput, .digestMismatch, .cancelled,
+        .corrupt, .protocolViolation, .versionMismatch, .digestMismatch, .cancelled,
         .contentDiverged, .notPermitted, .invalidKey, .limitReached,
       ] {
         #expect(verdict(code, deed) == .wrong, "\(code) of \(deed)")
       }
       if deed != .watch { #expect(verdict(.timedOut, deed) == .wrong, "\(deed)") }
+      // What is fetched by somebody may not be to be had.
+      if deed != .demand { #expect(verdict(.inputOutput, deed) == .wrong, "\(deed)") }
     }
     #expect(verdict(.noSpaceMemory, .read) == .wrong)
     #expect(verdict(.noSuchKey, .read) == .wrong)

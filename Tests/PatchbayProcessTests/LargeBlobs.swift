@@ -16,7 +16,7 @@ struct LargeSize: Sendable {
   static let ofTier =
     isFullTier
     ? LargeSize(total: 6 << 30, memory: "256MiB", memoryByteCount: 256 << 20)
-    : LargeSize(total: 1 << 30, memory: "64MiB", memoryByteCount: 64 << 20)
+    : LargeSize(total: 640 << 20, memory: "64MiB", memoryByteCount: 64 << 20)
 }
 
 /// A file of bytes that do not repeat: a key stream, made as fast as it can be written.

@@ -8,8 +8,8 @@ import Testing
 
 @Suite(.serialized) struct SoakTests {
   private static let roles = [
-    "stream", "window", "patch", "shared", "small", "cache", "keep", "follow", "live", "random",
-    "views", "tasks", "watch", "wait", "look", "audit",
+    "stream", "window", "patch", "shared", "small", "cache", "keep", "produce", "fetch",
+    "follow", "live", "random", "views", "tasks", "watch", "wait", "look", "audit",
   ]
 
   @Test func `everything may be killed and stopped, and every byte is right`() throws {

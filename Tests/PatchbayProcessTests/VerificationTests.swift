@@ -97,6 +97,38 @@ import Testing
     try broker.stop()
   }
 
+  @Test(arguments: ["keeps all of it", "says it for a while"])
+  func `what is produced wrongly reaches no second reader, and the next caller begins anew`(
+    _ how: String
+  ) throws {
+    let broker = try BrokerProcess()
+    let file = try makeFile(broker, 300_000)
+    let right = try digest(file)
+    // As long as the right one, and like it at first: nothing of it may be gone on with.
+    try writeFile(
+      broker.directory.file("near"), Array(try readBytes(file).dropLast()) + [0])
+    let produce = "patchbay produce k --length 300000 --expect \(right)"
+    let kept = how == "keeps all of it" ? "" : " --failure-ttl 10ms"
+    let first = try shell(
+      broker, "\(produce)\(kept) -- sh -c 'echo ran >> runs; cat near'")
+    #expect(first.exitCode == 79, "\(first.exitCode) \(first.error)")
+    #expect(first.error.contains("as expected"), "\(first.error)")
+    for verb in ["cat k", "cat k --from 5", "get k copy", "with k -- cat {}"] {
+      let second = try shell(broker, "patchbay \(verb)")
+      #expect(second.exitCode == 79 && second.bytes.isEmpty, "\(verb): \(second.exitCode)")
+    }
+    let again = try shell(
+      broker,
+      """
+      until \(produce) -- sh -c 'echo ran >> runs; cat source' > made; do
+        [ $? = 79 ] || exit 1
+      done
+      cmp made source && patchbay get k copy && cmp copy source && [ $(wc -l < runs) = 2 ]
+      """)
+    #expect(again.exitCode == 0, "\(again.exitCode) \(again.output) \(again.error)")
+    try broker.stop()
+  }
+
   @Test func `create, write and seal hold a blob to its digest`() throws {
     let broker = try BrokerProcess()
     let file = try makeFile(broker, 200_000)

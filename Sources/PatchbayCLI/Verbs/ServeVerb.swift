@@ -114,6 +114,13 @@ struct ServeVerb: Verb {
       discussion: "Default: as many as there is room for.", valueName: "n"))
   var cacheBlobs: Int?
 
+  @Option(
+    help: ArgumentHelp(
+      "Lets so many ranges be fetched on demand at the same time, of all blobs.",
+      discussion: "What readers wait for comes first. Default: as many as their sources take.",
+      valueName: "n"))
+  var transfers: Int?
+
   @Flag(
     help: ArgumentHelp(
       "At SIGTERM leaves everything to the next broker on the socket, at once.",
@@ -126,6 +133,9 @@ struct ServeVerb: Verb {
     }
     if let cacheBlobs, cacheBlobs < 0 {
       throw ValidationError("--cache-blobs is a number of blobs, 0 or more.")
+    }
+    if let transfers, transfers < 1 {
+      throw ValidationError("--transfers is a number of fetches, 1 or more.")
     }
     if spool == nil, spoolLimit != nil || spoolFloor != nil || compress != nil {
       throw ValidationError(
@@ -167,6 +177,7 @@ struct ServeVerb: Verb {
     configuration.clientMemoryLimit = clientMemory
     configuration.cacheByteLimit = cache
     configuration.cacheBlobLimit = cacheBlobs
+    configuration.transferLimit = transfers
     configuration.runsWorkersInline = Terminal.isSet("PATCHBAY_INLINE_WORKERS")
     configuration.spool = spool.map {
       .directory(
@@ -191,13 +202,14 @@ struct ServeVerb: Verb {
     Interruption.react { number, index in
       if index == 0 {
         ServiceManager.tell("STOPPING=1")
-        handOver ? broker.requestHandOver() : broker.requestDrain()
+        // Said first: the process may be gone a moment after it was asked for.
         if isTalking {
           StandardError.write(
             handOver
               ? "patchbay: ending; the next broker on \(broker.socketPath) takes over\n"
               : "patchbay: draining; a second signal ends the broker at once\n")
         }
+        handOver ? broker.requestHandOver() : broker.requestDrain()
       } else {
         second.number = number
         if !handOver { broker.requestStop() }

@@ -82,7 +82,7 @@ struct WithVerb: Verb {
     let deadline = reading.deadline
     var files = PlacedFiles()
     for key in keys {
-      try Failure.about(key) {
+      try Failure.reading(key) {
         files.add(try BlobFile(reading.open(key, client), deadline: deadline))
       }
     }
