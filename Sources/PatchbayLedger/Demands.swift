@@ -2,7 +2,9 @@
 // one size; each piece is fetched once, whoever wants it, by a publisher of the blob that has asked for
 // something to do. First come the pieces that readers wait for, in the order of coming; then those behind
 // them, where somebody reads on; then, if the blob is to become complete by itself, the rest. A fetch that
-// fails fails those that wait for its piece, and nobody else: whoever wants it next has it tried again.
+// fails fails those that wait for its piece, and nobody else: whoever wants it next has it tried again,
+// and until then nobody does. Where only so many may be under way at once, of all blobs, it goes by what is
+// wanted most, and then by who was given something least recently.
 //
 // What is complete is known from the reports of the source; a broker that takes the place of another knows
 // nothing of it, and has a piece handed out again of which the source then finds nothing missing.
@@ -21,29 +23,57 @@ struct Demands: Sendable {
   /// Who waits for a piece.
   private(set) var askers: [Int: [RequestID]] = [:]
   private(set) var askerCount = 0
+  private(set) var askerCounts: [SessionID: Int] = [:]
   /// Publishers that have nothing to do.
   private(set) var idle: [RequestID] = []
-  /// Below this every piece is complete or under way.
+  /// Below this nothing is left for the fill to begin with, but what sources were lost with.
   private var fillStart = 0
+  private var lost = PieceQueue()
+  /// When it was last handed out from, in the ledger's count.
+  var turn: UInt64 = 0
 
   static let askerLimit = 4096
+  static let askersPerOtherUser = askerLimit / 4
   static let idleLimit = 1024
   /// The most pieces that one demand brings into the queue.
   static let pieceLimit = 64
+  static let aheadLimit = 4096
 
   var hasNothingToDo: Bool { underWay.isEmpty && wanted.isEmpty && ahead.isEmpty }
 
-  mutating func want(_ piece: Int, readAhead: Range<Int>) {
-    if isOpen(piece) { wanted.add(piece) }
-    for next in readAhead where isOpen(next) && !wanted.contains(next) { ahead.add(next) }
+  /// Whether its sources wait, for something to do or for their turn.
+  var isIdle: Bool { underWay.isEmpty && !idle.isEmpty }
+
+  /// What it would have fetched next, the lower the more urgent; nil: nothing.
+  func urgency(pieceCount: Int, fills: Bool) -> Int? {
+    if idle.isEmpty { return nil }
+    if !wanted.isEmpty { return 0 }
+    if !ahead.isEmpty { return 1 }
+    return fills && (fillStart < pieceCount || !lost.isEmpty) ? 2 : nil
   }
+
+  mutating func want(_ piece: Int, ahead next: Range<Int>) {
+    if isOpen(piece) { wanted.add(piece) }
+    for piece in next where ahead.count < Self.aheadLimit && isOpen(piece) {
+      if !wanted.contains(piece) { ahead.add(piece) }
+    }
+  }
+
+  /// Nobody reads on.
+  mutating func forgetAhead() { ahead = PieceQueue() }
 
   /// Whether a piece is neither there nor being fetched.
   private func isOpen(_ piece: Int) -> Bool { !complete.contains(piece) && underWay[piece] == nil }
 
   mutating func add(_ asker: RequestID, for piece: Int) {
     askers[piece, default: []].append(asker)
-    askerCount += 1
+    count(asker, 1)
+  }
+
+  private mutating func count(_ asker: RequestID, _ change: Int) {
+    askerCount += change
+    let own = askerCounts[asker.session, default: 0] + change
+    askerCounts[asker.session] = own == 0 ? nil : own
   }
 
   mutating func addIdle(_ server: RequestID) { idle.append(server) }
@@ -62,39 +92,45 @@ struct Demands: Sendable {
     }
     guard fills else { return nil }
     while fillStart < pieceCount, !isOpen(fillStart) { fillStart += 1 }
-    return fillStart < pieceCount ? fillStart : nil
+    if fillStart < pieceCount {
+      fillStart += 1
+      return fillStart - 1
+    }
+    while let piece = lost.takeFirst() { if isOpen(piece) { return piece } }
+    return nil
   }
 
-  /// A fetch has ended.
-  /// - Returns: who waited for it; nil when this session does not fetch it.
+  /// A fetch has ended. What is there is so also when it was the broker before who had asked for it.
+  /// - Returns: who waited for it, and whether it was under way; nil when this session does not fetch it.
   mutating func settle(
     _ piece: Int, by session: SessionID, isComplete: Bool
-  ) -> [RequestID]? {
-    guard underWay[piece] == session else { return nil }
+  ) -> (askers: [RequestID], wasUnderWay: Bool)? {
+    let fetcher = underWay[piece]
+    guard fetcher == session || fetcher == nil && isComplete else { return nil }
     underWay[piece] = nil
     if isComplete { complete.insert(contentsOf: piece..<piece + 1) }
-    if !isComplete { fillStart = min(fillStart, piece) }
-    return takeAskers(of: piece)
+    return (takeAskers(of: piece), fetcher != nil)
   }
 
   private mutating func takeAskers(of piece: Int) -> [RequestID] {
+    wanted.remove(piece)
     let waiting = askers.removeValue(forKey: piece) ?? []
-    askerCount -= waiting.count
+    for asker in waiting { count(asker, -1) }
     return waiting
   }
 
   /// A publisher fetches nothing more: what it had begun is wanted again by those that wait for it.
   /// - Returns: its requests for something to do, and how many fetches it had under way.
   mutating func withdraw(_ session: SessionID) -> (idle: [RequestID], count: Int) {
-    let lost = underWay.filter { $0.value == session }.keys.sorted()
-    for piece in lost {
+    let begun = underWay.filter { $0.value == session }.keys.sorted()
+    for piece in begun {
       underWay[piece] = nil
-      fillStart = min(fillStart, piece)
+      lost.add(piece)
       if askers[piece] != nil { wanted.add(piece) }
     }
     let own = idle.filter { $0.session == session }
     idle.removeAll { $0.session == session }
-    return (own, lost.count)
+    return (own, begun.count)
   }
 
   /// Whoever does not wait any more.
@@ -108,7 +144,7 @@ struct Demands: Sendable {
       askers[piece] = staying.isEmpty ? nil : staying
       if staying.isEmpty { wanted.remove(piece) }
     }
-    askerCount -= gone.count
+    for asker in gone { count(asker, -1) }
     return gone
   }
 
@@ -124,6 +160,7 @@ struct Demands: Sendable {
     defer {
       askers = [:]
       askerCount = 0
+      askerCounts = [:]
       idle = []
       wanted = PieceQueue()
       ahead = PieceQueue()
@@ -132,20 +169,29 @@ struct Demands: Sendable {
   }
 }
 
-/// Pieces in the order of coming, each once.
+/// Pieces in the order of coming, each once. Those that have left keep their places for a while: never more
+/// than about as many as are left.
 struct PieceQueue: Sendable {
   private var order: [Int] = []
   private var head = 0
   private var members: Set<Int> = []
 
   var isEmpty: Bool { members.isEmpty }
+  /// Places that it takes, those of pieces that have left included.
+  var placeCount: Int { order.count - head }
+  var count: Int { members.count }
   func contains(_ piece: Int) -> Bool { members.contains(piece) }
 
   mutating func add(_ piece: Int) {
     if members.insert(piece).inserted { order.append(piece) }
   }
 
-  mutating func remove(_ piece: Int) { members.remove(piece) }
+  mutating func remove(_ piece: Int) {
+    guard members.remove(piece) != nil, placeCount > 2 * members.count + 64 else { return }
+    var seen: Set<Int> = []
+    order = order[head...].filter { members.contains($0) && seen.insert($0).inserted }
+    head = 0
+  }
 
   mutating func takeFirst() -> Int? {
     while head < order.count {
@@ -165,6 +211,8 @@ extension Blob {
   /// Bytes of a piece; nil for a blob that nobody fetches on demand.
   var demandPiece: Int? { origin.terms.demand?.pieceByteCount }
 
+  var fillsOnDemand: Bool { origin.terms.demand?.fills ?? false }
+
   var pieceCount: Int {
     guard let demandPiece, let byteCount else { return 0 }
     return (byteCount + demandPiece - 1) / demandPiece
@@ -178,6 +226,8 @@ extension Blob {
 
   /// Whether a source has nothing to do because nobody wants anything.
   var isUndemanded: Bool { demandPiece != nil && demands.hasNothingToDo }
+  /// Whether a source is given nothing because as many fetches as may be are under way already.
+  var awaitsTurn: Bool { demandPiece != nil && demands.isIdle }
 }
 
 extension Ledger {
@@ -197,16 +247,26 @@ extension Ledger {
     guard blob.state.isLive, !range.isEmpty else { return reply(session, number, .done) }
     let first = range.lowerBound / size
     guard !blob.demands.complete.contains(first) else { return reply(session, number, .done) }
+    try checkAskers(session, blob)
+    let end = min((range.upperBound - 1) / size + 1, first + Demands.pieceLimit)
+    let ahead = max(end, readAhead(of: blob, first, end).upperBound)
+    blobs[generation]?.demands.add(RequestID(session: session, number: number), for: first)
+    blobs[generation]?.demands.want(first, ahead: first + 1..<ahead)
+    handOutDemands(of: generation)
+  }
+
+  /// Another user than its own leaves places to those that wait for the blob.
+  private func checkAskers(_ session: SessionID, _ blob: Blob) throws(PatchbayError) {
     guard blob.demands.askerCount < Demands.askerLimit else {
       throw .tooManyWaiters(blob, limit: Demands.askerLimit)
     }
-    let end = min((range.upperBound - 1) / size + 1, first + Demands.pieceLimit)
-    let ahead = readAhead(of: blob, first, end)
-    blobs[generation]?.demands.add(RequestID(session: session, number: number), for: first)
-    for piece in first..<end {
-      blobs[generation]?.demands.want(piece, readAhead: piece == end - 1 ? ahead : 0..<0)
+    guard let uid = sessions[session]?.peer.uid, !isTrusted(uid), uid != blob.origin.access.uid
+    else { return }
+    let counts = blob.demands.askerCounts
+    let own = (accounts[uid]?.sessions ?? []).reduce(0) { $0 + (counts[$1] ?? 0) }
+    guard own < Demands.askersPerOtherUser else {
+      throw .tooManyWaiters(blob, limit: Demands.askersPerOtherUser)
     }
-    handOutDemands(of: generation)
   }
 
   /// Pieces behind some that are wanted: where somebody has read up to there.
@@ -247,11 +307,12 @@ extension Ledger {
   ) {
     guard let size = blob.demandPiece, range.lowerBound >= 0 else { return }
     let piece = range.lowerBound / size
-    guard blob.range(ofPiece: piece) == range,
-      let waiting = blobs[blob.origin.generation]?.demands.settle(
+    // Compared with what there is before anything is counted with it: a client sent it.
+    guard piece < blob.pieceCount, blob.range(ofPiece: piece) == range,
+      let (waiting, wasUnderWay) = blobs[blob.origin.generation]?.demands.settle(
         piece, by: session, isComplete: failure == nil)
     else { return }
-    transferCount -= 1
+    if wasUnderWay { transferCount -= 1 }
     for asker in waiting {
       if let failure {
         refuse(asker.session, asker.number, .notFetched(blob, range, failure))
@@ -259,25 +320,48 @@ extension Ledger {
         reply(asker.session, asker.number, .done)
       }
     }
-    handOutDemands()
+    handOutTurns()
   }
 
   /// Gives publishers something to do, as long as there is something and more may be fetched at once.
   private mutating func handOutDemands(of generation: Generation) {
-    while transferCount < limits.transferLimit, let blob = blobs[generation], blob.state == .open {
-      let fills = blob.origin.terms.demand?.fills ?? false
-      guard
-        let next = blobs[generation]?.demands.handOut(pieceCount: blob.pieceCount, fills: fills)
-      else { break }
-      transferCount += 1
-      reply(
-        next.server.session, next.server.number, .demanded(blob.range(ofPiece: next.piece)))
-    }
+    while transferCount < limits.transferLimit, handOutOne(of: generation) {}
     if blobs[generation]?.demands.idle.isEmpty ?? true { demandSources.remove(generation) }
   }
 
-  private mutating func handOutDemands() {
-    for generation in demandSources.sorted() { handOutDemands(of: generation) }
+  private mutating func handOutOne(of generation: Generation) -> Bool {
+    guard let blob = blobs[generation], blob.state == .open,
+      let next = blobs[generation]?.demands.handOut(
+        pieceCount: blob.pieceCount, fills: blob.fillsOnDemand)
+    else { return false }
+    transferCount += 1
+    turnCount += 1
+    blobs[generation]?.demands.turn = turnCount
+    reply(next.server.session, next.server.number, .demanded(blob.range(ofPiece: next.piece)))
+    return true
+  }
+
+  /// Some more may be fetched at once: who has waited for that has its turn. Without a limit nobody has.
+  private mutating func handOutTurns() {
+    while limits.transferLimit < .max, transferCount < limits.transferLimit,
+      let generation = nextTurn
+    {
+      _ = handOutOne(of: generation)
+      if blobs[generation]?.demands.idle.isEmpty ?? true { demandSources.remove(generation) }
+    }
+  }
+
+  private var nextTurn: Generation? {
+    var first: (urgency: Int, turn: UInt64, generation: Generation)?
+    for generation in demandSources {
+      guard let blob = blobs[generation], blob.state == .open,
+        let urgency = blob.demands.urgency(
+          pieceCount: blob.pieceCount, fills: blob.fillsOnDemand)
+      else { continue }
+      let next = (urgency, blob.demands.turn, generation)
+      if first.map({ next < ($0.urgency, $0.turn, $0.generation) }) ?? true { first = next }
+    }
+    return first?.generation
   }
 
   // MARK: Ends
@@ -289,7 +373,8 @@ extension Ledger {
     else { return }
     transferCount -= left.count
     for server in left.idle { reply(server.session, server.number, .done) }
-    handOutDemands()
+    handOutDemands(of: generation)
+    handOutTurns()
   }
 
   /// A session reads a blob no more.
@@ -297,6 +382,7 @@ extension Ledger {
     guard blobs[generation]?.demandPiece != nil else { return }
     let gone = blobs[generation]?.demands.drop { $0.session == session } ?? []
     for asker in gone { reply(asker.session, asker.number, .done) }
+    if blobs[generation]?.readerCount == 0 { blobs[generation]?.demands.forgetAhead() }
   }
 
   /// Nobody waits any more for the answer to a request.

@@ -73,6 +73,7 @@ package struct Ledger: Sendable {
   /// Blobs with publishers that have nothing to fetch, and how many fetches are under way in all.
   var demandSources: Set<Generation> = []
   var transferCount = 0
+  var turnCount: UInt64 = 0
 
   var rings: [RingID: Ring] = [:]
   var spilling = Spilling()
