@@ -225,6 +225,10 @@ package struct Ledger: Sendable {
     case (.greeting, _), (.talking, .hello):
       refuse(session, number, .outOfOrder(request.kind))
       disconnect(session)
+    case (.talking, _) where unanswered[session]?[number] != nil:
+      // What waits is counted, and found again, by its number.
+      refuse(session, number, .numberInUse(number))
+      disconnect(session)
     case (.talking, _):
       keepRecord(of: session, request)
       noteRequest(session, number, request)

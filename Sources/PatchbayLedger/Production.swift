@@ -72,6 +72,7 @@ struct Production: Sendable {
   static let askersPerOtherUser = candidateLimit / 4
   /// How long a hand-over rests for which there was too little of something.
   static let refitPause = Duration.milliseconds(100)
+  static let looksPerTurn = 256
   static let shortestLook = Duration.milliseconds(5)
 }
 
@@ -132,6 +133,7 @@ extension Ledger {
     guard blob.birthAskers.count < Production.candidateLimit else {
       throw .tooManyWaiters(blob, limit: Production.candidateLimit)
     }
+    try checkWaitingRequests(of: asker.session)
     // Another user than its own leaves places to those that wait for the blob.
     let uid = sessions[asker.session]?.peer.uid
     if let uid, !isTrusted(uid), uid != blob.origin.access.uid {
@@ -193,6 +195,7 @@ extension Ledger {
     guard blob.state.isLive else { return reply(session, number, .done) }
     guard blob.isProduced else { throw .notProduced(blob) }
     guard mayGoOn(session, with: blob) else { throw .foreignBlob(blob) }
+    try checkWaitingRequests(of: session)
     if blob.publishers.contains(BlobPublisher(session: session, number: number)) {
       // Asked again by who did not get the answer.
       confirm(session, generation)
@@ -384,10 +387,18 @@ extension Ledger {
     if let next = blobs[generation]?.production.nextMoment, next <= moment { return }
     blobs[generation]?.production.nextMoment = moment
     productionMoments.push(ProductionMoment(moment: moment, generation: generation))
+    guard productionMoments.count > 2 * blobs.count + 64 else { return }
+    // Blobs that have ended before leave their entries behind.
+    let live = blobs
+    productionMoments.keep { live[$0.generation]?.production.nextMoment == $0.moment }
   }
 
+  /// So many in one turn; the rest is due at once.
   mutating func attendProductions() {
-    while let first = productionMoments.first, first.moment <= now.monotonicNanoseconds {
+    for _ in 0..<Production.looksPerTurn {
+      guard let first = productionMoments.first, first.moment <= now.monotonicNanoseconds else {
+        return
+      }
       _ = productionMoments.pop()
       guard blobs[first.generation]?.production.nextMoment == first.moment else { continue }
       blobs[first.generation]?.production.nextMoment = nil

@@ -282,4 +282,52 @@ import Testing
       #expect(!copies)
     }
   }
+
+  // MARK: Bounds
+
+  @Test func `moments of productions that have ended leave nothing behind`() throws {
+    var rig = Rig()
+    let (producer, other) = (rig.connect(process: 1), rig.connect(process: 2))
+    let request = Self.request(.seconds(1_000_000_000))
+    for _ in 0..<300 {
+      let blob = try need(rig.ask(producer, request)?.grant)
+      let opened = rig.post(other, request)
+      rig.post(
+        other, .standBy(StandByRequest(generation: blob.blob.generation, opened: opened)))
+      rig.ask(producer, .fail(FailRequest(blob: blob.blob, cause: "no")))
+      rig.close(producer, blob.reader)
+      rig.close(other, blob.reader)
+    }
+    #expect(rig.ledger.productionMoments.count <= 2 * rig.ledger.blobs.count + 65)
+  }
+
+  @Test func `a user's requests that wait are bounded, in all of its connections together`() throws
+  {
+    var rig = Rig {
+      $0.isShared = true
+      $0.waitingOpensPerOtherUser = 10
+    }
+    var codes: [PatchbayError.Code?] = []
+    for process in [Int32(1), 2] {
+      let session = rig.connect(process: process, uid: 2000)
+      var create = CreateRequest(key: try BlobKey(Array("k\(process)".utf8)))
+      create.byteCount = 100_000
+      var terms = CreateTerms.plain
+      terms.demand = DemandTerms(pieceByteCount: 4096, readAhead: 0, fills: false)
+      let blob = try need(rig.ask(session, .createWith(create, terms))?.grant)
+      for _ in 0..<8 {
+        codes.append(rig.ask(session, .nextDemand(NextDemandRequest(blob: blob.blob)))?.code)
+      }
+    }
+    #expect(codes.prefix(10).allSatisfy { $0 == nil })
+    #expect(codes.dropFirst(10).allSatisfy { $0 == .limitReached })
+  }
+
+  @Test func `a number that is used again while its request waits ends the connection`() throws {
+    var scene = try Scene()
+    scene.rig.send(.request(scene.heir, number: scene.waiting, .ping))
+    #expect(scene.rig.reply(scene.heir, scene.waiting)?.code == .protocolViolation)
+    #expect(scene.rig.trace.contains(.disconnect(scene.heir)))
+    #expect(scene.state?.production.candidates.isEmpty == true)
+  }
 }
