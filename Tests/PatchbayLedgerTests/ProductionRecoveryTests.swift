@@ -197,25 +197,36 @@ import Testing
 
   // MARK: On demand
 
-  @Test func `what was being fetched is fetched again when its reader asks again`() throws {
+  @Test func `what one broker handed out counts with the next when it is there, and only then`()
+    throws
+  {
     var scene = try Scene(others: 1, isOnDemand: true)
-    let want = Request.demand(DemandRequest(generation: scene.generation, range: 0..<1))
+    let (first, second) = (0..<Self.piece, Self.piece..<2 * Self.piece)
+    func want(_ range: Range<Int>) -> Request {
+      .demand(DemandRequest(generation: scene.generation, range: range))
+    }
     let reader = scene.others[0].session
-    let wanted = scene.rig.post(reader, want)
-    let idle = scene.rig.post(
-      scene.producer, .nextDemand(NextDemandRequest(blob: scene.blob.blob)))
-    #expect(scene.rig.reply(scene.producer, idle) == .demanded(0..<Self.piece))
+    let wanted = [scene.rig.post(reader, want(first)), scene.rig.post(reader, want(second))]
+    let servers = (0..<2).map { _ in
+      scene.rig.ask(scene.producer, .nextDemand(NextDemandRequest(blob: scene.blob.blob)))
+    }
+    #expect(servers == [.demanded(first), .demanded(second)])
     var broker = scene.rig.killed()
-    let producer = try scene.producerBack(to: &broker)
-    // It reports what another broker had asked it for.
-    let report = NextDemandRequest(blob: scene.blob.blob, fetched: 0..<Self.piece)
-    let next = broker.post(producer, .nextDemand(report))
     let back = try scene.back(0, to: &broker)
-    broker.send(.request(back, number: wanted, want))
-    #expect(broker.reply(producer, next) == .demanded(0..<Self.piece))
-    #expect(broker.reply(back, wanted) == nil)
-    broker.ask(producer, .nextDemand(report))
-    #expect(broker.reply(back, wanted) == .done)
+    for (number, range) in zip(wanted, [first, second]) {
+      broker.send(.request(back, number: number, want(range)))
+    }
+    let producer = try scene.producerBack(to: &broker)
+    func report(_ range: Range<Int>, _ failure: String?) -> Request {
+      .nextDemand(
+        NextDemandRequest(blob: scene.blob.blob, fetched: range, failure: failure))
+    }
+    #expect(broker.ask(producer, report(first, nil)) == .demanded(second))
+    #expect(broker.reply(back, wanted[0]) == .done)
+    broker.ask(producer, report(first, "it failed once"))
+    #expect(broker.reply(back, wanted[1]) == nil, "that was about another one")
+    broker.ask(producer, report(second, nil))
+    #expect(broker.reply(back, wanted[1]) == .done)
     #expect(broker.ledger.transferCount == 0)
   }
 
