@@ -42,6 +42,7 @@ package struct BlobRecord: Sendable, Hashable {
   package var isSuccessor = false
   package var isAdmitted = false
   package var isPaused = false
+  package var isRead = false
   /// The client that sealed it; 0: none is known.
   package var sealer: UInt64 = 0
   /// The file that it is, as it was when it was imported.
@@ -141,6 +142,7 @@ extension Ledger {
     record.isSuccessor = blob.succeeds != nil
     record.isAdmitted = blob.isAdmitted
     record.isPaused = blob.isPaused
+    record.isRead = blob.isRead
     record.ended = blob.lifetime.ended
     record.used = blob.lifetime.used
     return record

@@ -2,7 +2,9 @@
 // one size; each piece is fetched once, whoever wants it, by a publisher of the blob that has asked for
 // something to do. First come the pieces that readers wait for, in the order of coming; then those behind
 // them, where somebody reads on; then, if the blob is to become complete by itself, the rest. A fetch that
-// fails fails those that wait for its piece, and nobody else: whoever wants it next has it tried again.
+// fails fails those that wait for its piece, and nobody else: whoever wants it next has it tried again,
+// and until then nobody does. Where only so many may be under way at once, of all blobs, it goes by what is
+// wanted most, and then by who was given something least recently.
 //
 // What is complete is known from the reports of the source; a broker that takes the place of another knows
 // nothing of it, and has a piece handed out again of which the source then finds nothing missing.
@@ -10,160 +12,11 @@
 import PatchbayTypes
 import PatchbayWire
 
-/// Which pieces of a blob are wanted, fetched, and there.
-struct Demands: Sendable {
-  /// Pieces that readers wait for, and pieces behind those.
-  private(set) var wanted = PieceQueue()
-  private(set) var ahead = PieceQueue()
-  /// Who fetches a piece.
-  private(set) var underWay: [Int: SessionID] = [:]
-  private(set) var complete = RangeSet<Int>()
-  /// Who waits for a piece.
-  private(set) var askers: [Int: [RequestID]] = [:]
-  private(set) var askerCount = 0
-  /// Publishers that have nothing to do.
-  private(set) var idle: [RequestID] = []
-  /// Below this every piece is complete or under way.
-  private var fillStart = 0
-
-  static let askerLimit = 4096
-  static let idleLimit = 1024
-  /// The most pieces that one demand brings into the queue.
-  static let pieceLimit = 64
-
-  var hasNothingToDo: Bool { underWay.isEmpty && wanted.isEmpty && ahead.isEmpty }
-
-  mutating func want(_ piece: Int, readAhead: Range<Int>) {
-    if isOpen(piece) { wanted.add(piece) }
-    for next in readAhead where isOpen(next) && !wanted.contains(next) { ahead.add(next) }
-  }
-
-  /// Whether a piece is neither there nor being fetched.
-  private func isOpen(_ piece: Int) -> Bool { !complete.contains(piece) && underWay[piece] == nil }
-
-  mutating func add(_ asker: RequestID, for piece: Int) {
-    askers[piece, default: []].append(asker)
-    askerCount += 1
-  }
-
-  mutating func addIdle(_ server: RequestID) { idle.append(server) }
-
-  /// The next piece to fetch, and the publisher that is to fetch it.
-  mutating func handOut(pieceCount: Int, fills: Bool) -> (piece: Int, server: RequestID)? {
-    guard let server = idle.first, let piece = next(pieceCount, fills: fills) else { return nil }
-    idle.removeFirst()
-    underWay[piece] = server.session
-    return (piece, server)
-  }
-
-  private mutating func next(_ pieceCount: Int, fills: Bool) -> Int? {
-    while let piece = wanted.takeFirst() ?? ahead.takeFirst() {
-      if isOpen(piece) { return piece }
-    }
-    guard fills else { return nil }
-    while fillStart < pieceCount, !isOpen(fillStart) { fillStart += 1 }
-    return fillStart < pieceCount ? fillStart : nil
-  }
-
-  /// A fetch has ended.
-  /// - Returns: who waited for it; nil when this session does not fetch it.
-  mutating func settle(
-    _ piece: Int, by session: SessionID, isComplete: Bool
-  ) -> [RequestID]? {
-    guard underWay[piece] == session else { return nil }
-    underWay[piece] = nil
-    if isComplete { complete.insert(contentsOf: piece..<piece + 1) }
-    if !isComplete { fillStart = min(fillStart, piece) }
-    return takeAskers(of: piece)
-  }
-
-  private mutating func takeAskers(of piece: Int) -> [RequestID] {
-    let waiting = askers.removeValue(forKey: piece) ?? []
-    askerCount -= waiting.count
-    return waiting
-  }
-
-  /// A publisher fetches nothing more: what it had begun is wanted again by those that wait for it.
-  /// - Returns: its requests for something to do, and how many fetches it had under way.
-  mutating func withdraw(_ session: SessionID) -> (idle: [RequestID], count: Int) {
-    let lost = underWay.filter { $0.value == session }.keys.sorted()
-    for piece in lost {
-      underWay[piece] = nil
-      fillStart = min(fillStart, piece)
-      if askers[piece] != nil { wanted.add(piece) }
-    }
-    let own = idle.filter { $0.session == session }
-    idle.removeAll { $0.session == session }
-    return (own, lost.count)
-  }
-
-  /// Whoever does not wait any more.
-  mutating func drop(where isGone: (RequestID) -> Bool) -> [RequestID] {
-    var gone: [RequestID] = []
-    for (piece, waiting) in askers.sorted(by: { $0.key < $1.key }) {
-      let leaving = waiting.filter(isGone)
-      guard !leaving.isEmpty else { continue }
-      gone += leaving
-      let staying = waiting.filter { !isGone($0) }
-      askers[piece] = staying.isEmpty ? nil : staying
-      if staying.isEmpty { wanted.remove(piece) }
-    }
-    askerCount -= gone.count
-    return gone
-  }
-
-  mutating func dropIdle(_ server: RequestID) -> Bool {
-    guard let place = idle.firstIndex(of: server) else { return false }
-    idle.remove(at: place)
-    return true
-  }
-
-  /// Everybody that waits, in the order of their pieces; nobody does afterwards.
-  mutating func dismiss() -> (askers: [RequestID], idle: [RequestID]) {
-    let all = askers.sorted { $0.key < $1.key }.flatMap(\.value)
-    defer {
-      askers = [:]
-      askerCount = 0
-      idle = []
-      wanted = PieceQueue()
-      ahead = PieceQueue()
-    }
-    return (all, idle)
-  }
-}
-
-/// Pieces in the order of coming, each once.
-struct PieceQueue: Sendable {
-  private var order: [Int] = []
-  private var head = 0
-  private var members: Set<Int> = []
-
-  var isEmpty: Bool { members.isEmpty }
-  func contains(_ piece: Int) -> Bool { members.contains(piece) }
-
-  mutating func add(_ piece: Int) {
-    if members.insert(piece).inserted { order.append(piece) }
-  }
-
-  mutating func remove(_ piece: Int) { members.remove(piece) }
-
-  mutating func takeFirst() -> Int? {
-    while head < order.count {
-      let piece = order[head]
-      head += 1
-      if head > 64, head * 2 > order.count {
-        order.removeFirst(head)
-        head = 0
-      }
-      if members.remove(piece) != nil { return piece }
-    }
-    return nil
-  }
-}
-
 extension Blob {
   /// Bytes of a piece; nil for a blob that nobody fetches on demand.
   var demandPiece: Int? { origin.terms.demand?.pieceByteCount }
+
+  var fillsOnDemand: Bool { origin.terms.demand?.fills ?? false }
 
   var pieceCount: Int {
     guard let demandPiece, let byteCount else { return 0 }
@@ -178,6 +31,8 @@ extension Blob {
 
   /// Whether a source has nothing to do because nobody wants anything.
   var isUndemanded: Bool { demandPiece != nil && demands.hasNothingToDo }
+  /// Whether a source is given nothing because as many fetches as may be are under way already.
+  var awaitsTurn: Bool { demandPiece != nil && demands.isIdle }
 }
 
 extension Ledger {
@@ -205,16 +60,27 @@ extension Ledger {
     guard blob.state.isLive, !range.isEmpty else { return reply(session, number, .done) }
     let first = range.lowerBound / size
     guard !blob.demands.complete.contains(first) else { return reply(session, number, .done) }
+    try checkAskers(session, blob)
+    let end = min((range.upperBound - 1) / size + 1, first + Demands.pieceLimit)
+    let ahead = max(end, readAhead(of: blob, first, end).upperBound)
+    blobs[generation]?.demands.add(RequestID(session: session, number: number), for: first)
+    blobs[generation]?.demands.want(first, ahead: first + 1..<ahead)
+    handOutDemands(of: generation)
+  }
+
+  /// Another user than its own leaves places to those that wait for the blob.
+  private func checkAskers(_ session: SessionID, _ blob: Blob) throws(PatchbayError) {
+    try checkWaitingRequests(of: session)
     guard blob.demands.askerCount < Demands.askerLimit else {
       throw .tooManyWaiters(blob, limit: Demands.askerLimit)
     }
-    let end = min((range.upperBound - 1) / size + 1, first + Demands.pieceLimit)
-    let ahead = readAhead(of: blob, first, end)
-    blobs[generation]?.demands.add(RequestID(session: session, number: number), for: first)
-    for piece in first..<end {
-      blobs[generation]?.demands.want(piece, readAhead: piece == end - 1 ? ahead : 0..<0)
+    guard let uid = sessions[session]?.peer.uid, !isTrusted(uid), uid != blob.origin.access.uid
+    else { return }
+    let counts = blob.demands.askerCounts
+    let own = (accounts[uid]?.sessions ?? []).reduce(0) { $0 + (counts[$1] ?? 0) }
+    guard own < Demands.askersPerOtherUser else {
+      throw .tooManyWaiters(blob, limit: Demands.askersPerOtherUser)
     }
-    handOutDemands(of: generation)
   }
 
   /// Pieces behind some that are wanted: where somebody has read up to there.
@@ -242,6 +108,7 @@ extension Ledger {
       }
       return reply(session, number, .done)
     }
+    try checkWaitingRequests(of: session)
     guard blob.demands.idle.count < Demands.idleLimit else {
       throw .tooManyWaiters(blob, limit: Demands.idleLimit)
     }
@@ -255,11 +122,12 @@ extension Ledger {
   ) {
     guard let size = blob.demandPiece, range.lowerBound >= 0 else { return }
     let piece = range.lowerBound / size
-    guard blob.range(ofPiece: piece) == range,
-      let waiting = blobs[blob.origin.generation]?.demands.settle(
+    // Compared with what there is before anything is counted with it: a client sent it.
+    guard piece < blob.pieceCount, blob.range(ofPiece: piece) == range,
+      let (waiting, wasUnderWay) = blobs[blob.origin.generation]?.demands.settle(
         piece, by: session, isComplete: failure == nil)
     else { return }
-    transferCount -= 1
+    if wasUnderWay { transferCount -= 1 }
     for asker in waiting {
       if let failure {
         refuse(asker.session, asker.number, .notFetched(blob, range, failure))
@@ -267,25 +135,48 @@ extension Ledger {
         reply(asker.session, asker.number, .done)
       }
     }
-    handOutDemands()
+    handOutTurns()
   }
 
   /// Gives publishers something to do, as long as there is something and more may be fetched at once.
   private mutating func handOutDemands(of generation: Generation) {
-    while transferCount < limits.transferLimit, let blob = blobs[generation], blob.state == .open {
-      let fills = blob.origin.terms.demand?.fills ?? false
-      guard
-        let next = blobs[generation]?.demands.handOut(pieceCount: blob.pieceCount, fills: fills)
-      else { break }
-      transferCount += 1
-      reply(
-        next.server.session, next.server.number, .demanded(blob.range(ofPiece: next.piece)))
-    }
+    while transferCount < limits.transferLimit, handOutOne(of: generation) {}
     if blobs[generation]?.demands.idle.isEmpty ?? true { demandSources.remove(generation) }
   }
 
-  private mutating func handOutDemands() {
-    for generation in demandSources.sorted() { handOutDemands(of: generation) }
+  private mutating func handOutOne(of generation: Generation) -> Bool {
+    guard let blob = blobs[generation], blob.state == .open,
+      let next = blobs[generation]?.demands.handOut(
+        pieceCount: blob.pieceCount, fills: blob.fillsOnDemand)
+    else { return false }
+    transferCount += 1
+    turnCount += 1
+    blobs[generation]?.demands.turn = turnCount
+    reply(next.server.session, next.server.number, .demanded(blob.range(ofPiece: next.piece)))
+    return true
+  }
+
+  /// Some more may be fetched at once: who has waited for that has its turn. Without a limit nobody has.
+  private mutating func handOutTurns() {
+    while limits.transferLimit < .max, transferCount < limits.transferLimit,
+      let generation = nextTurn
+    {
+      _ = handOutOne(of: generation)
+      if blobs[generation]?.demands.idle.isEmpty ?? true { demandSources.remove(generation) }
+    }
+  }
+
+  private var nextTurn: Generation? {
+    var first: (urgency: Int, turn: UInt64, generation: Generation)?
+    for generation in demandSources {
+      guard let blob = blobs[generation], blob.state == .open,
+        let urgency = blob.demands.urgency(
+          pieceCount: blob.pieceCount, fills: blob.fillsOnDemand)
+      else { continue }
+      let next = (urgency, blob.demands.turn, generation)
+      if first.map({ next < ($0.urgency, $0.turn, $0.generation) }) ?? true { first = next }
+    }
+    return first?.generation
   }
 
   // MARK: Ends
@@ -297,7 +188,8 @@ extension Ledger {
     else { return }
     transferCount -= left.count
     for server in left.idle { reply(server.session, server.number, .done) }
-    handOutDemands()
+    handOutDemands(of: generation)
+    handOutTurns()
   }
 
   /// A session reads a blob no more.
@@ -305,6 +197,7 @@ extension Ledger {
     guard blobs[generation]?.demandPiece != nil else { return }
     let gone = blobs[generation]?.demands.drop { $0.session == session } ?? []
     for asker in gone { reply(asker.session, asker.number, .done) }
+    if blobs[generation]?.readerCount == 0 { blobs[generation]?.demands.forgetAhead() }
   }
 
   /// Nobody waits any more for the answer to a request.

@@ -172,7 +172,7 @@ extension Ledger {
       discardUnborn(ring.generation, error)
       return
     }
-    if blob.production.phase == .refitting { return failRefit(of: ring.generation, error) }
+    if isFresh(ring.index, of: blob) { return failRefit(of: ring.generation, error) }
     for waiter in ring.waiters { refuse(waiter.session, waiter.number, error) }
   }
 
@@ -234,7 +234,7 @@ extension Ledger {
       }
       depart(session, generation, .undelivered)
       // Unless it was given one before, it has no ring.
-      if blob.writers[session] == number {
+      if blob.writers[session]?.number == number {
         forgetWriter(session, BlobReference(generation: generation, epoch: blob.epoch))
       }
       return

@@ -27,6 +27,10 @@ extension Ledger {
     guard let blob = blobs[generation], blob.production.phase == .surveying else { return }
     do throws(PatchbayError) {
       let complete = try result.get()
+      // Of complete ones the last marks may still be counted, in whatever blob they serve then.
+      for extent in blob.extents where complete.contains(extent.index) {
+        rings[extent.ring]?.isAbandoned = true
+      }
       let partial = blob.extents.filter { !complete.contains($0.index) }
       guard !partial.isEmpty else { return endRefit(of: generation) }
       let needs = try roomForRefit(partial, blob)
@@ -53,17 +57,24 @@ extension Ledger {
     return try findRoom(for: needs, what: what)
   }
 
+  /// Whether a ring that was asked for is to take the place of another; else it is for an extent that is
+  /// not there yet, which the publisher before had wanted.
+  func isFresh(_ index: Int, of blob: Blob) -> Bool {
+    blob.production.phase == .refitting && blob.extent(at: index) != nil
+  }
+
   /// One of the rings is there.
   /// - Returns: false when it was asked for as an extent of its own.
   mutating func takesFresh(_ id: RingID, _ ring: Ring) -> Bool {
     let generation = ring.generation
-    guard let blob = blobs[generation], blob.production.phase == .refitting else { return false }
+    guard let blob = blobs[generation], isFresh(ring.index, of: blob) else { return false }
     blobs[generation]?.pendingExtents[ring.index] = nil
     blobs[generation]?.production.fresh.append(
       ExtentRecord(
         index: ring.index, ring: id, useNumber: ring.useNumber,
         dataByteCount: ring.kind.dataByteCount))
-    if blobs[generation]?.pendingExtents.isEmpty == true { beginCopying(generation) }
+    let isLast = blobs[generation]?.pendingExtents.keys.allSatisfy { !isFresh($0, of: blob) }
+    if isLast == true { beginCopying(generation) }
     return true
   }
 
@@ -108,16 +119,37 @@ extension Ledger {
       dropHolders(of: session, generation)
     }
     blobs[generation]?.production.fenced = []
+    blobs[generation]?.production.hindrance = nil
     blobs[generation]?.production.isTainted = false
     blobs[generation]?.production.phase = .vacant
     record(generation)
     post(generation)
     ring(generation)
     handOn(generation)
+    giveUpIfDeserted(generation)
   }
 
-  /// The blob cannot go on: its next publisher would write where the one before may.
+  /// The blob cannot go on: its next publisher would write where the one before may. Of what is short there
+  /// may be enough in a moment: then it is tried again, for as long as somebody is waited for.
   mutating func failRefit(of generation: Generation, _ error: PatchbayError) {
+    guard ![.noSpaceMemory, .limitReached].contains(error.code) else {
+      return postponeRefit(of: generation, error)
+    }
+    endRefit(of: generation, with: error)
+  }
+
+  private mutating func postponeRefit(of generation: Generation, _ error: PatchbayError) {
+    // Nobody waits for any of them: whoever published the blob has been refused.
+    _ = orphanPendingRings(of: generation)
+    dropFresh(of: generation)
+    blobs[generation]?.production.phase = .vacant
+    blobs[generation]?.production.hindrance = error
+    blobs[generation]?.production.retryMoment = now.monotonicNanoseconds.addingClamped(
+      Production.refitPause.wholeNanoseconds)
+    handOn(generation)
+  }
+
+  mutating func endRefit(of generation: Generation, with error: PatchbayError) {
     failBlob(
       generation, error.code == .noSpaceMemory ? .noSpaceMemory : .inputOutput,
       "its publisher was lost, and it could not be handed over: \(error.message)"

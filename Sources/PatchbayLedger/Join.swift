@@ -190,6 +190,8 @@ extension Ledger {
       } else if end > now.monotonicNanoseconds {
         blobs[first.generation]?.isAwaited = true
         suspensions.push(Suspension(end: end, generation: first.generation))
+      } else if let hindrance = blob.production.hindrance {
+        endRefit(of: first.generation, with: hindrance)
       } else {
         let limit = suspensionLimit(of: blob)
         failBlob(

@@ -73,6 +73,7 @@ package struct Ledger: Sendable {
   /// Blobs with publishers that have nothing to fetch, and how many fetches are under way in all.
   var demandSources: Set<Generation> = []
   var transferCount = 0
+  var turnCount: UInt64 = 0
 
   var rings: [RingID: Ring] = [:]
   var spilling = Spilling()
@@ -224,6 +225,10 @@ package struct Ledger: Sendable {
     case (.greeting, .hello(let hello)): greet(session, number, hello)
     case (.greeting, _), (.talking, .hello):
       refuse(session, number, .outOfOrder(request.kind))
+      disconnect(session)
+    case (.talking, _) where unanswered[session]?[number] != nil:
+      // What waits is counted, and found again, by its number.
+      refuse(session, number, .numberInUse(number))
       disconnect(session)
     case (.talking, _):
       keepRecord(of: session, request)

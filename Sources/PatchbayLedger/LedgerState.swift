@@ -180,9 +180,8 @@ struct Blob: Sendable {
   var offered: SpillOffers = []
   /// Who writes it, in the order of coming; one if it is exclusive, none unless it is open.
   var publishers: [BlobPublisher] = []
-  /// Sessions that were given its rings to write, by which request first, and have not said that they
-  /// are quiescent.
-  var writers: [SessionID: UInt64] = [:]
+  /// Sessions that were given its rings to write and have not said that they are quiescent.
+  var writers: [SessionID: BlobWriter] = [:]
   var claims: [Claim] = []
   /// End of the highest range that was ever claimed.
   var claimedEnd = 0
@@ -283,6 +282,14 @@ struct BlobPublisher: Sendable, Hashable {
   let session: SessionID
   /// The request that made it one.
   let number: UInt64
+}
+
+/// A session that may write into the rings of a blob.
+struct BlobWriter: Sendable, Hashable {
+  /// The request by which it was given one first.
+  let number: UInt64
+  /// Under which it was given the last one.
+  var epoch: UInt32
 }
 
 /// A seal that has to wait until the one before has ended on disk.

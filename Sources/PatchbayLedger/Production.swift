@@ -45,6 +45,9 @@ struct Production: Sendable {
   var isTainted = false
   /// Until when the end of a process is waited for that has hung up.
   var exitDeadline: Int64?
+  /// Why a hand-over could not be done when it was last tried, and when it is tried again.
+  var hindrance: PatchbayError?
+  var retryMoment: Int64?
   /// Rings that take the place of incomplete ones.
   var fresh: [ExtentRecord] = []
   /// How much was covered when that was last seen to grow, and when.
@@ -58,6 +61,7 @@ struct Production: Sendable {
   var isInTransit: Bool { phase != .steady }
   /// Whether its rings are being changed.
   var isUnderWay: Bool { isInTransit && phase != .vacant }
+  var isBeingCopied: Bool { if case .copying = phase { true } else { false } }
   var firstAsker: Candidate? { candidates.first { $0.request != nil } }
 
   /// A process that has hung up is gone in a moment, as a rule, and nothing has to be copied.
@@ -65,6 +69,10 @@ struct Production: Sendable {
   /// How long a vacant production waits for somebody to ask for it.
   static let candidatePatience = Duration.seconds(10)
   static let candidateLimit = 4096
+  static let askersPerOtherUser = candidateLimit / 4
+  /// How long a hand-over rests for which there was too little of something.
+  static let refitPause = Duration.milliseconds(100)
+  static let looksPerTurn = 256
   static let shortestLook = Duration.milliseconds(5)
 }
 
@@ -90,7 +98,10 @@ extension Ledger {
     guard !isDraining else { throw .draining }
     let key = request.create.key
     let asker = RequestID(session: session, number: number)
-    if let own = ownCreation(owners[key], session, number) {
+    if let own = ownCreation(owners[key], session, number),
+      own.state == .failed
+        || own.publishers.contains(BlobPublisher(session: session, number: number))
+    {
       confirm(session, own.origin.generation)
       return answerCreation(of: own, asker)
     }
@@ -122,6 +133,15 @@ extension Ledger {
     guard blob.birthAskers.count < Production.candidateLimit else {
       throw .tooManyWaiters(blob, limit: Production.candidateLimit)
     }
+    try checkWaitingRequests(of: asker.session)
+    // Another user than its own leaves places to those that wait for the blob.
+    let uid = sessions[asker.session]?.peer.uid
+    if let uid, !isTrusted(uid), uid != blob.origin.access.uid {
+      let own = blob.birthAskers.count { sessions[$0.asker.session]?.peer.uid == uid }
+      guard own < Production.askersPerOtherUser else {
+        throw .tooManyWaiters(blob, limit: Production.askersPerOtherUser)
+      }
+    }
     blobs[blob.origin.generation]?.birthAskers.append((asker, request))
   }
 
@@ -145,7 +165,7 @@ extension Ledger {
     guard !looksAtFile(of: blob, asker.session, asker.number, .openOrCreate(request)) else {
       return true
     }
-    if request.standsBy, blob.isProduced, blob.state.isLive {
+    if request.standsBy, blob.isProduced, blob.state.isLive, mayGoOn(asker.session, with: blob) {
       try addCandidate(asker, request: nil, blob)
     }
     do throws(PatchbayError) {
@@ -174,6 +194,8 @@ extension Ledger {
     }
     guard blob.state.isLive else { return reply(session, number, .done) }
     guard blob.isProduced else { throw .notProduced(blob) }
+    guard mayGoOn(session, with: blob) else { throw .foreignBlob(blob) }
+    try checkWaitingRequests(of: session)
     if blob.publishers.contains(BlobPublisher(session: session, number: number)) {
       // Asked again by who did not get the answer.
       confirm(session, generation)
@@ -191,6 +213,11 @@ extension Ledger {
     }
     handOn(generation)
     watchProgress(of: generation)
+  }
+
+  /// Whether a session may publish a blob that it reads: only its own user's may.
+  private func mayGoOn(_ session: SessionID, with blob: Blob) -> Bool {
+    sessions[session]?.peer.uid == blob.origin.access.uid
   }
 
   private mutating func addCandidate(
@@ -227,10 +254,11 @@ extension Ledger {
     giveUpIfDeserted(generation)
   }
 
-  /// Nobody is left that would go on with a vacant production.
-  private mutating func giveUpIfDeserted(_ generation: Generation) {
+  /// Nobody is left that would go on with a vacant production. While its rings are copied its readers
+  /// find nothing in them, and what was covered is to stay readable: it fails when the copy is there.
+  mutating func giveUpIfDeserted(_ generation: Generation) {
     guard let blob = blobs[generation], blob.isProduced, blob.state == .suspended,
-      blob.production.candidates.isEmpty, !blob.isReturning
+      blob.production.candidates.isEmpty, !blob.isReturning, !blob.production.isBeingCopied
     else { return }
     failBlob(
       generation, .abandoned, "its publisher was lost, and nobody was left to go on with it",
@@ -314,8 +342,10 @@ extension Ledger {
       blob.production.phase == .vacant, blob.production.firstAsker != nil
     else { return }
     guard blob.production.mustRefit else { return grantProduction(generation) }
-    if let deadline = blob.production.exitDeadline, deadline > now.monotonicNanoseconds {
-      return attend(generation, at: deadline)
+    let earliest = [blob.production.exitDeadline, blob.production.retryMoment].compactMap(\.self)
+      .max()
+    if let earliest, earliest > now.monotonicNanoseconds {
+      return attend(generation, at: earliest)
     }
     beginRefit(of: generation)
   }
@@ -337,6 +367,8 @@ extension Ledger {
   private mutating func grantProduction(_ generation: Generation, _ asker: RequestID) {
     blobs[generation]?.production.phase = .steady
     blobs[generation]?.production.exitDeadline = nil
+    blobs[generation]?.production.retryMoment = nil
+    blobs[generation]?.production.hindrance = nil
     changePublishers(of: generation) {
       $0.append(BlobPublisher(session: asker.session, number: asker.number))
     }
@@ -355,10 +387,18 @@ extension Ledger {
     if let next = blobs[generation]?.production.nextMoment, next <= moment { return }
     blobs[generation]?.production.nextMoment = moment
     productionMoments.push(ProductionMoment(moment: moment, generation: generation))
+    guard productionMoments.count > 2 * blobs.count + 64 else { return }
+    // Blobs that have ended before leave their entries behind.
+    let live = blobs
+    productionMoments.keep { live[$0.generation]?.production.nextMoment == $0.moment }
   }
 
+  /// So many in one turn; the rest is due at once.
   mutating func attendProductions() {
-    while let first = productionMoments.first, first.moment <= now.monotonicNanoseconds {
+    for _ in 0..<Production.looksPerTurn {
+      guard let first = productionMoments.first, first.moment <= now.monotonicNanoseconds else {
+        return
+      }
       _ = productionMoments.pop()
       guard blobs[first.generation]?.production.nextMoment == first.moment else { continue }
       blobs[first.generation]?.production.nextMoment = nil
@@ -370,9 +410,10 @@ extension Ledger {
   /// While somebody stands by it is seen to that the publisher covers something within its tenure.
   mutating func watchProgress(of generation: Generation) {
     guard let blob = blobs[generation], blob.state == .open, blob.isBorn,
-      blob.origin.terms.production.tenure != nil, blob.production.firstAsker != nil,
-      !blob.production.isBeingMeasured, blob.production.nextMoment == nil, !blob.isPaused
+      blob.origin.terms.production.tenure != nil, !blob.production.isBeingMeasured,
+      blob.production.nextMoment == nil, !blob.isPaused
     else { return }
+    guard blob.production.firstAsker != nil else { return forgetProgress(of: generation) }
     blobs[generation]?.production.isBeingMeasured = true
     actions.append(.measure(blob.report))
   }
@@ -383,6 +424,7 @@ extension Ledger {
     blobs[generation]?.production.isBeingMeasured = false
     guard blob.state == .open, !blob.isPaused, let tenure = blob.origin.terms.production.tenure
     else { return }
+    guard blob.production.firstAsker != nil else { return forgetProgress(of: generation) }
     let now = now.monotonicNanoseconds
     let before = blob.production.progress
     if before == nil || coveredByteCount > before?.covered ?? 0 || waitsForBroker(blob) {
@@ -392,6 +434,11 @@ extension Ledger {
     }
     let look = max(tenure / 4, Production.shortestLook)
     attend(generation, at: now.addingClamped(look.wholeNanoseconds))
+  }
+
+  /// Nobody looks any more: whether its publisher has something to do meanwhile is not known.
+  private mutating func forgetProgress(of generation: Generation) {
+    blobs[generation]?.production.progress = nil
   }
 
   /// A publisher has repeated what is covered, on its way to where there is something to cover.
@@ -406,7 +453,7 @@ extension Ledger {
   /// Whether it is the broker that its publisher waits for.
   private func waitsForBroker(_ blob: Blob) -> Bool {
     guard let publisher = blob.publishers.first else { return true }
-    guard !blob.isUndemanded else { return true }
+    guard !blob.isUndemanded, !blob.awaitsTurn else { return true }
     return unanswered[publisher.session]?.values.contains {
       $0.subject == .blob(blob.origin.generation) && [.grow, .seal].contains($0.kind)
     } ?? false

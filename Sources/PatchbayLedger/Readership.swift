@@ -20,10 +20,12 @@ extension Ledger {
     }
     if blob.hasReaders {
       blobs[generation]?.isRead = true
+      record(generation)
       resumePublisher(of: generation)
     } else if !blob.isReturning, blob.isBorn {
       // Who has it open may still be on the way back.
       blobs[generation]?.isRead = false
+      record(generation)
       if blob.state == .open { endReadership(of: blob) }
     }
   }

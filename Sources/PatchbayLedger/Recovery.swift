@@ -145,8 +145,8 @@ extension Ledger {
     blob.isPinned = record.info.isPinned
     blob.isAdmitted = record.isAdmitted
     blob.isPaused = record.isPaused
-    // Until all are back it counts as read; one that was paused is so by who comes.
-    blob.isRead = blob.isProduced && !record.isPaused
+    // Until all are back it counts as read if it was; one that was paused is so by who comes.
+    blob.isRead = blob.isProduced && record.isRead
     if record.isSuccessor, record.info.state.isLive {
       blob.succeeds = record.terms.succeeds
       if blob.succeeds != nil { successors[origin.request.key] = origin.generation }
@@ -174,7 +174,8 @@ extension Ledger {
     if let sealer = blob.sealer { returning?.sealed[sealer, default: []].append(origin.generation) }
     if !blob.awaitedSubscribers.isEmpty { returning?.awaited.insert(origin.generation) }
     // Whoever was fenced by the broker before, or lost, may have its rings mapped.
-    blob.production.isTainted = blob.isProduced && record.publishers.isEmpty
+    blob.production.isTainted =
+      blob.isProduced && record.publishers.allSatisfy { clients[$0.clientID] == nil }
     if blob.isProduced, blob.state == .suspended { blob.production.phase = .vacant }
     keep(blob)
     let generation = origin.generation
@@ -264,7 +265,8 @@ extension Ledger {
       sessions[publisher.session]?.handles[generation] = Handle(publishes: true)
       sessions[publisher.session]?.handleCount += 1
       sessions[publisher.session]?.writes.insert(generation)
-      blobs[generation]?.writers[publisher.session] = publisher.number
+      blobs[generation]?.writers[publisher.session] = BlobWriter(
+        number: publisher.number, epoch: record.epoch)
     }
     guard blobs[generation]?.isJoinable == true, record.info.byteCount == nil else { return }
     // Of claims that have come and gone nothing is recorded: there may be bytes anywhere.
@@ -484,7 +486,8 @@ extension Ledger {
   private mutating func arrived(_ session: SessionID) {
     guard let left = returning?.arriving.removeValue(forKey: session) else { return }
     for generation in left.sorted() {
-      depart(session, generation, .abandoned)
+      // The right to go on with a production may never have reached it: others are waiting for that.
+      depart(session, generation, blobs[generation]?.isProduced == true ? .left : .abandoned)
       forgetWriter(session, generation)
     }
     forgetAwaited(session)

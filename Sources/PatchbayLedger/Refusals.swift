@@ -50,7 +50,7 @@ extension PatchbayError {
   static func numberInUse(_ number: UInt64) -> PatchbayError {
     PatchbayError(
       .protocolViolation,
-      "Request number \(number) was used again while the open that has it still waits.")
+      "Request number \(number) was used again while the request that has it still waits.")
   }
 
   // MARK: Creation
@@ -180,6 +180,13 @@ extension PatchbayError {
     PatchbayError(
       .limitReached,
       "This connection waits for \(limit) keys, its limit. Cancel some, or use another client.")
+  }
+
+  static func tooManyWaitingRequests(limit: Int) -> PatchbayError {
+    PatchbayError(
+      .limitReached,
+      "\(limit) requests of this connection wait for their answers, its limit. Cancel some, or use another "
+        + "client.")
   }
 
   static func tooManyWaiters(_ blob: Blob, limit: Int) -> PatchbayError {

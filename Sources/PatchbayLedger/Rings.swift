@@ -120,27 +120,31 @@ extension Ledger {
 
   /// A session is given a ring to write. Nothing is sent to one that has ended.
   mutating func noteWriter(_ asker: RequestID, _ generation: Generation) {
-    guard let phase = sessions[asker.session]?.phase, phase != .ghost,
-      let blob = blobs[generation], blob.writers[asker.session] == nil
+    guard let phase = sessions[asker.session]?.phase, phase != .ghost, let blob = blobs[generation]
     else { return }
-    blobs[generation]?.writers[asker.session] = asker.number
+    let first = blob.writers[asker.session]?.number ?? asker.number
+    blobs[generation]?.writers[asker.session] = BlobWriter(number: first, epoch: blob.epoch)
     sessions[asker.session]?.writes.insert(generation)
   }
 
   /// A publisher has no write in flight and will begin none.
   mutating func quiesced(_ session: SessionID, _ number: UInt64, _ reference: BlobReference) {
-    forgetWriter(session, reference)
-    unfence(session, reference.generation)
+    if isLastWrite(session, reference) {
+      forgetWriter(session, reference.generation)
+      unfence(session, reference.generation)
+    }
     reply(session, number, .done)
   }
 
-  /// As `forgetWriter`, of who wrote under this epoch: one that stood by behind itself may be the next
-  /// publisher already.
+  /// As `forgetWriter`, of who wrote under this epoch.
   mutating func forgetWriter(_ session: SessionID, _ reference: BlobReference) {
-    let isNext = blobs[reference.generation].map { blob in
-      blob.isPublished(by: session) && blob.epoch != reference.epoch
-    }
-    if isNext != true { forgetWriter(session, reference.generation) }
+    if isLastWrite(session, reference) { forgetWriter(session, reference.generation) }
+  }
+
+  /// Whether a session was given nothing to write under a later epoch: one that stood by behind itself is
+  /// the next publisher, too, and what it says of its writes before is not about those of now.
+  private func isLastWrite(_ session: SessionID, _ reference: BlobReference) -> Bool {
+    blobs[reference.generation]?.writers[session].map { $0.epoch == reference.epoch } ?? true
   }
 
   mutating func forgetWriter(_ session: SessionID, _ generation: Generation) {

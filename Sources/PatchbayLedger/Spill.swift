@@ -386,7 +386,7 @@ extension SpillOrder {
 extension Blob {
   /// Whether nothing needs its extents in memory, those that are complete.
   var mayLeaveMemory: Bool {
-    guard isBorn, isWanted, ghostCount == 0, !isAbandoned, !isUnspillable, !isSource, source == nil,
+    guard isBorn, ghostCount == 0, !isAbandoned, !isUnspillable, !isSource, source == nil,
       pendingSeal == nil, origin.window == nil, !production.isInTransit
     else { return false }
     switch state {

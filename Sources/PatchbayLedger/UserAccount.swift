@@ -106,6 +106,20 @@ extension Ledger {
     throw .userLimit(uid, "waits for \(count) keys", limit: limits.waitingOpensPerOtherUser)
   }
 
+  /// Called with a request that waits for what others do, and was noted: nobody's memory is charged for it.
+  /// - Throws: `limitReached` when as many requests of its session, or of its user, wait as may.
+  func checkWaitingRequests(of session: SessionID) throws(PatchbayError) {
+    let own = unanswered[session]?.count ?? 0
+    guard own <= limits.handlesPerSession else {
+      throw .tooManyWaitingRequests(limit: limits.handlesPerSession)
+    }
+    guard let uid = sessions[session]?.peer.uid, !isTrusted(uid) else { return }
+    let count = (accounts[uid]?.sessions ?? []).reduce(0) { $0 + (unanswered[$1]?.count ?? 0) }
+    guard count > limits.waitingOpensPerOtherUser else { return }
+    throw .userLimit(
+      uid, "waits for the answers to \(count - 1) requests", limit: limits.waitingOpensPerOtherUser)
+  }
+
   private func sum(of uid: UInt32, _ figure: (Session) -> Int) -> Int {
     (accounts[uid]?.sessions ?? []).reduce(0) { $0 + (sessions[$1].map(figure) ?? 0) }
   }

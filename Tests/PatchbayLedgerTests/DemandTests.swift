@@ -284,4 +284,205 @@ import Testing
     #expect(
       rig.ask(session, .nextDemand(NextDemandRequest(blob: plain.blob)))?.code == .notPermitted)
   }
+
+  // MARK: Bounds
+
+  @Test func `what no source was asked for is no report`() throws {
+    var scene = try Scene()
+    let far = 1000 * Self.piece
+    for range in [far..<far + Self.piece, far..<far, 0..<1, 1..<Self.piece + 1] {
+      let number = scene.next(range)
+      #expect(scene.rig.reply(scene.source, number) == nil)
+    }
+    #expect(scene.rig.ledger.transferCount == 0)
+  }
+
+  @Test func `demands that come and go leave nothing behind`() throws {
+    var scene = try Scene(readAhead: 4 * Self.piece)
+    for _ in 0..<1000 {
+      let number = scene.want(0..<3 * Self.piece)
+      scene.rig.ask(scene.reader, .cancel(CancelRequest(request: number)))
+    }
+    let demands = try need(scene.rig.ledger.blobs[scene.blob.blob.generation]?.demands)
+    #expect(demands.wanted.isEmpty && demands.wanted.placeCount <= 200)
+    #expect(demands.ahead.placeCount <= 200)
+    scene.rig.close(scene.reader, scene.blob.reader)
+    let idle = scene.next()
+    #expect(scene.rig.reply(scene.source, idle) == nil, "nobody reads on")
+  }
+
+  @Test func `another user does not take all places of those that wait`() throws {
+    var rig = Rig { $0.isShared = true }
+    let source = rig.connect(process: 1)
+    var create = CreateRequest(key: "k")
+    create.byteCount = 10 * Self.piece
+    create.mode = 0o644
+    var terms = CreateTerms.plain
+    terms.demand = DemandTerms(pieceByteCount: Self.piece, readAhead: 0, fills: false)
+    let blob = try need(rig.ask(source, .createWith(create, terms))?.grant)
+    let demand = Request.demand(DemandRequest(generation: blob.blob.generation, range: 0..<1))
+    var refused = 0
+    for process in [Int32(2), 3] {
+      let stranger = rig.connect(process: process, uid: 2000)
+      _ = rig.open(stranger, "k")
+      for _ in 0..<Demands.askerLimit where rig.ask(stranger, demand)?.code == .limitReached {
+        refused += 1
+      }
+    }
+    #expect(refused == 2 * Demands.askerLimit - Demands.askersPerOtherUser)
+    let reader = rig.connect(process: 4)
+    _ = rig.open(reader, "k")
+    #expect(rig.ask(reader, demand) == nil)
+  }
+
+  @Test func `what fails is not fetched again as the rest, before somebody wants it`() throws {
+    var scene = try Scene(fills: true)
+    var number = scene.next()
+    for index in 0..<10 {
+      #expect(scene.handedOut(number) == piece(index))
+      number = scene.next(piece(index), failure: index == 3 ? "no" : nil)
+    }
+    #expect(scene.rig.reply(scene.source, number) == nil, "nothing is left but what has failed")
+    _ = scene.want(3 * Self.piece..<3 * Self.piece + 1)
+    #expect(scene.handedOut(number) == piece(3))
+    number = scene.next(piece(3))
+    #expect(scene.rig.reply(scene.source, number) == .done)
+  }
+
+  @Test func `what a lost source had begun is part of the rest`() throws {
+    var scene = try Scene(fills: true, ownership: .joinable)
+    let other = scene.rig.connect(process: 3)
+    let joined = try need(scene.rig.join(other, "k")?.grant)
+    let begun = scene.next()
+    #expect(scene.handedOut(begun) == piece(0))
+    scene.rig.send(.exited(scene.source))
+    var order: [Range<Int>?] = []
+    var request = NextDemandRequest(blob: joined.blob)
+    while case .demanded(let range) = scene.rig.ask(other, .nextDemand(request)) {
+      order.append(range)
+      request.fetched = range
+    }
+    #expect(order == ([1, 2, 3, 4, 5, 6, 7, 8, 9, 0].map(piece)))
+  }
+
+  /// Sources of several blobs, each with one request for something to do.
+  private func sources(
+    of rig: inout Rig, _ keys: [BlobKey], fills: (Int) -> Bool
+  ) throws -> [(session: SessionID, blob: BlobGrant)] {
+    try keys.enumerated().map { place, key in
+      let session = rig.connect(process: 10 + Int32(place))
+      var create = CreateRequest(key: key)
+      create.byteCount = 10 * Self.piece
+      var terms = CreateTerms.plain
+      terms.demand = DemandTerms(
+        pieceByteCount: Self.piece, readAhead: 0, fills: fills(place))
+      return (session, try need(rig.ask(session, .createWith(create, terms))?.grant))
+    }
+  }
+
+  @Test func `where few may fetch at once each source has its turn`() throws {
+    var rig = Rig { $0.transferLimit = 1 }
+    let all = try sources(of: &rig, ["a", "b", "c"]) { _ in true }
+    for source in all {
+      rig.post(source.session, .nextDemand(NextDemandRequest(blob: source.blob.blob)))
+    }
+    var turns = [0, 0, 0]
+    var seen = 0
+    for _ in 0..<15 {
+      let given = rig.trace[seen...].firstIndex {
+        if case .reply(_, _, .demanded, _) = $0 { true } else { false }
+      }
+      guard let given, case .reply(let session, _, .demanded(let range), _) = rig.trace[given],
+        let place = all.firstIndex(where: { $0.session == session })
+      else { break }
+      seen = given + 1
+      turns[place] += 1
+      rig.post(session, .nextDemand(NextDemandRequest(blob: all[place].blob.blob, fetched: range)))
+    }
+    #expect(turns == [5, 5, 5])
+  }
+
+  @Test func `where few may fetch at once what a reader waits for comes before other blobs' rest`()
+    throws
+  {
+    var rig = Rig { $0.transferLimit = 1 }
+    let all = try sources(of: &rig, ["a", "b", "c"]) { $0 < 2 }
+    for source in all {
+      rig.post(source.session, .nextDemand(NextDemandRequest(blob: source.blob.blob)))
+    }
+    let reader = rig.connect(process: 2)
+    _ = rig.open(reader, "c")
+    rig.post(reader, .demand(DemandRequest(generation: all[2].blob.blob.generation, range: 0..<1)))
+    let before = rig.trace.count
+    rig.post(
+      all[0].session,
+      .nextDemand(NextDemandRequest(blob: all[0].blob.blob, fetched: 0..<Self.piece)))
+    let next = rig.trace[before...].compactMap {
+      if case .reply(let session, _, .demanded, _) = $0 { session } else { nil }
+    }
+    #expect(next == [all[2].session])
+  }
+
+  // MARK: Tenure
+
+  /// A source with a tenure, whose heir comes and goes.
+  private func heir(
+    of blob: BlobGrant?, _ request: OpenOrCreateRequest, _ rig: inout Rig, process: Int32
+  ) throws -> (session: SessionID, opened: UInt64, waiting: UInt64) {
+    let session = rig.connect(process: process)
+    let opened = rig.post(session, .openOrCreate(request))
+    let generation = try need(blob?.blob.generation)
+    let waiting = rig.post(
+      session, .standBy(StandByRequest(generation: generation, opened: opened)))
+    return (session, opened, waiting)
+  }
+
+  private static var tenured: OpenOrCreateRequest {
+    var create = CreateRequest(key: "k")
+    create.byteCount = 3 * piece
+    var terms = CreateTerms(ownership: .produced, idleLimit: nil, resumes: false)
+    terms.production.tenure = .seconds(4)
+    terms.demand = DemandTerms(pieceByteCount: piece, readAhead: 0, fills: false)
+    return OpenOrCreateRequest(create: create, terms: terms, standsBy: true)
+  }
+
+  @Test func `a source that was not wanted for long has all of its tenure when it is`() throws {
+    var rig = Rig()
+    let source = rig.connect(process: 1)
+    let blob = try need(rig.ask(source, .openOrCreate(Self.tenured))?.grant)
+    rig.ask(source, .nextDemand(NextDemandRequest(blob: blob.blob)))
+    let first = try heir(of: blob, Self.tenured, &rig, process: 2)
+    rig.ask(first.session, .cancel(CancelRequest(request: first.waiting)))
+    for _ in 0..<100 {
+      rig.pass(.seconds(1))
+      rig.send(.tick)
+    }
+    rig.post(first.session, .demand(DemandRequest(generation: blob.blob.generation, range: 0..<1)))
+    let second = try heir(of: blob, Self.tenured, &rig, process: 3)
+    #expect(rig.reply(second.session, second.waiting) == nil)
+    rig.pass(.seconds(3))
+    rig.send(.tick)
+    #expect(rig.reply(second.session, second.waiting) == nil)
+    for _ in 0..<3 {
+      rig.pass(.seconds(1))
+      rig.send(.tick)
+    }
+    #expect(rig.reply(second.session, second.waiting)?.grant != nil)
+  }
+
+  @Test func `a source that waits for its turn keeps its tenure`() throws {
+    var rig = Rig { $0.transferLimit = 1 }
+    let other = try sources(of: &rig, ["other"]) { _ in true }[0]
+    rig.ask(other.session, .nextDemand(NextDemandRequest(blob: other.blob.blob)))
+    let source = rig.connect(process: 1)
+    let blob = try need(rig.ask(source, .openOrCreate(Self.tenured))?.grant)
+    rig.ask(source, .nextDemand(NextDemandRequest(blob: blob.blob)))
+    let next = try heir(of: blob, Self.tenured, &rig, process: 2)
+    rig.post(next.session, .demand(DemandRequest(generation: blob.blob.generation, range: 0..<1)))
+    for _ in 0..<12 {
+      rig.pass(.seconds(1))
+      rig.send(.tick)
+    }
+    #expect(rig.reply(next.session, next.waiting) == nil)
+  }
 }

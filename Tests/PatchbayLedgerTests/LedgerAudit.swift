@@ -239,6 +239,7 @@ extension Ledger {
       ),
       ("admission", record.isAdmitted == blob.isAdmitted),
       ("pause", record.isPaused == blob.isPaused),
+      ("readership", record.isRead == blob.isRead),
       ("succession", record.isSuccessor == (blob.succeeds != nil)),
     ]
     return fields.first { !$0.1 }?.0

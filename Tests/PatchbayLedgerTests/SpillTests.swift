@@ -415,4 +415,38 @@ import Testing
     }
     #expect(orders(rig).isEmpty)
   }
+
+  @Test(arguments: [Acknowledgement.visible, .retained])
+  func `a removed blob that somebody still reads makes room for the next`(
+    _ level: Acknowledgement
+  ) throws {
+    var rig = Rig.spooling()
+    let (writer, reader) = (rig.connect(), rig.connect(process: 101))
+    let blob = try rig.begin(writer, "old", level)
+    for index in 1..<10 { #expect(rig.grow(writer, blob, index)?.extent?.index == index) }
+    let length = 10 * Rig.extent
+    #expect(rig.ask(writer, .seal(SealRequest(blob: blob.blob, byteCount: length))) == .done)
+    let opened = try need(rig.open(reader, "old")?.grant)
+    #expect(rig.ask(writer, .remove(RemoveRequest(key: "old", generation: nil))) == .done)
+    // In one extent: nothing of its own can leave for it.
+    let next = rig.create(writer, "new") {
+      $0.byteCount = 8 << 20
+      $0.firstExtent = 8 << 20
+      $0.extentLimit = 8 << 20
+    }
+    #expect(next?.extent != nil)
+    for index in 0..<10 {
+      let answer = attach(&rig, reader, opened, index)
+      if case .spooled(let granted) = answer {
+        #expect(granted.index == index)
+      } else {
+        #expect(answer?.extent?.index == index)
+      }
+    }
+    #expect(rig.ledger.inconsistency == nil)
+    rig.close(reader, opened.reader)
+    #expect(rig.ledger.blobs[blob.blob.generation] == nil)
+    #expect(
+      rig.trace.contains(.removeContainer(blob.blob.generation)))
+  }
 }

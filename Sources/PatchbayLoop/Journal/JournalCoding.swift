@@ -74,9 +74,10 @@ enum JournalCoding {
   private static let flagSuccessor: UInt32 = 16
   private static let flagAdmitted: UInt32 = 32
   private static let flagPaused: UInt32 = 64
+  private static let flagRead: UInt32 = 128
   private static let allFlags =
     flagUnnamed | flagPinned | flagContainer | flagPersisted | flagSuccessor | flagAdmitted
-    | flagPaused
+    | flagPaused | flagRead
 
   /// No body that is written has more bytes: what was asked for, bytes that came along, extents in
   /// memory or in scratch files, runs of them in the container, clients, how it ended, a file.
@@ -101,6 +102,7 @@ enum JournalCoding {
       | (blob.record.isPersisted ? flagPersisted : 0)
       | (blob.record.isSuccessor ? flagSuccessor : 0)
       | (blob.record.isAdmitted ? flagAdmitted : 0) | (blob.record.isPaused ? flagPaused : 0)
+      | (blob.record.isRead ? flagRead : 0)
     record.uid = info.access.uid
     record.gid = info.access.gid
     record.mode = UInt32(info.access.mode)
@@ -235,6 +237,7 @@ enum JournalCoding {
     blob.record.isSuccessor = record.flags & flagSuccessor != 0
     blob.record.isAdmitted = record.flags & flagAdmitted != 0
     blob.record.isPaused = record.flags & flagPaused != 0
+    blob.record.isRead = record.flags & flagRead != 0
     try takeRest(&blob, &reader)
     try reader.finish()
     try checkExtents(of: blob.record)
