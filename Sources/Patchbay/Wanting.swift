@@ -42,11 +42,10 @@ final class Want: Sendable {
 }
 
 extension Subscriber {
-  /// What a reader wants that waits at a position: no more than there is, and at most so many bytes.
+  /// What a reader wants that waits at a position: no more than there is, and at most so many bytes; at the
+  /// end the end, which comes when all is there.
   func want(at position: Int, count: Int) -> Want? {
-    guard handle.grant.demandPiece != nil else { return nil }
-    let end = byteCount ?? position
-    guard position < end else { return nil }
+    guard handle.grant.demandPiece != nil, let end = byteCount, position <= end else { return nil }
     return Want(handle, position..<position + min(count, end - position))
   }
 }

@@ -13,6 +13,8 @@ struct Demands: Sendable {
   private(set) var complete = RangeSet<Int>()
   /// Who waits for a piece.
   private(set) var askers: [Int: [RequestID]] = [:]
+  /// Who waits for the end, and so for all that nobody knows to be there.
+  private(set) var endAskers: [RequestID] = []
   private(set) var askerCount = 0
   private(set) var askerCounts: [SessionID: Int] = [:]
   /// Publishers that have nothing to do.
@@ -30,7 +32,9 @@ struct Demands: Sendable {
   static let pieceLimit = 64
   static let aheadLimit = 4096
 
-  var hasNothingToDo: Bool { underWay.isEmpty && wanted.isEmpty && ahead.isEmpty }
+  var hasNothingToDo: Bool {
+    underWay.isEmpty && wanted.isEmpty && ahead.isEmpty && endAskers.isEmpty
+  }
 
   /// Whether its sources wait, for something to do or for their turn.
   var isIdle: Bool { underWay.isEmpty && !idle.isEmpty }
@@ -40,7 +44,8 @@ struct Demands: Sendable {
     if idle.isEmpty { return nil }
     if !wanted.isEmpty { return 0 }
     if !ahead.isEmpty { return 1 }
-    return fills && (fillStart < pieceCount || !lost.isEmpty) ? 2 : nil
+    let goesOn = fills || !endAskers.isEmpty
+    return goesOn && (fillStart < pieceCount || !lost.isEmpty) ? 2 : nil
   }
 
   mutating func want(_ piece: Int, ahead next: Range<Int>) {
@@ -58,6 +63,13 @@ struct Demands: Sendable {
 
   mutating func add(_ asker: RequestID, for piece: Int) {
     askers[piece, default: []].append(asker)
+    count(asker, 1)
+  }
+
+  /// What could not be fetched before is tried again, too.
+  mutating func addForEnd(_ asker: RequestID) {
+    if endAskers.isEmpty { fillStart = 0 }
+    endAskers.append(asker)
     count(asker, 1)
   }
 
@@ -81,7 +93,7 @@ struct Demands: Sendable {
     while let piece = wanted.takeFirst() ?? ahead.takeFirst() {
       if isOpen(piece) { return piece }
     }
-    guard fills else { return nil }
+    guard fills || !endAskers.isEmpty else { return nil }
     while fillStart < pieceCount, !isOpen(fillStart) { fillStart += 1 }
     if fillStart < pieceCount {
       fillStart += 1
@@ -91,7 +103,8 @@ struct Demands: Sendable {
     return nil
   }
 
-  /// A fetch has ended. What is there is so also when it was the broker before who had asked for it.
+  /// A fetch has ended. What is there is so also when it was the broker before who had asked for it. Where a
+  /// piece cannot be had there is no end.
   /// - Returns: who waited for it, and whether it was under way; nil when this session does not fetch it.
   mutating func settle(
     _ piece: Int, by session: SessionID, isComplete: Bool
@@ -100,7 +113,7 @@ struct Demands: Sendable {
     guard fetcher == session || fetcher == nil && isComplete else { return nil }
     underWay[piece] = nil
     if isComplete { complete.insert(contentsOf: piece..<piece + 1) }
-    return (takeAskers(of: piece), fetcher != nil)
+    return (takeAskers(of: piece) + (isComplete ? [] : takeEndAskers()), fetcher != nil)
   }
 
   private mutating func takeAskers(of piece: Int) -> [RequestID] {
@@ -108,6 +121,12 @@ struct Demands: Sendable {
     let waiting = askers.removeValue(forKey: piece) ?? []
     for asker in waiting { count(asker, -1) }
     return waiting
+  }
+
+  private mutating func takeEndAskers() -> [RequestID] {
+    defer { endAskers = [] }
+    for asker in endAskers { count(asker, -1) }
+    return endAskers
   }
 
   /// A publisher fetches nothing more: what it had begun is wanted again by those that wait for it.
@@ -135,6 +154,8 @@ struct Demands: Sendable {
       askers[piece] = staying.isEmpty ? nil : staying
       if staying.isEmpty { wanted.remove(piece) }
     }
+    gone += endAskers.filter(isGone)
+    endAskers.removeAll(where: isGone)
     for asker in gone { count(asker, -1) }
     return gone
   }
@@ -147,9 +168,10 @@ struct Demands: Sendable {
 
   /// Everybody that waits, in the order of their pieces; nobody does afterwards.
   mutating func dismiss() -> (askers: [RequestID], idle: [RequestID]) {
-    let all = askers.sorted { $0.key < $1.key }.flatMap(\.value)
+    let all = askers.sorted { $0.key < $1.key }.flatMap(\.value) + endAskers
     defer {
       askers = [:]
+      endAskers = []
       askerCount = 0
       askerCounts = [:]
       idle = []

@@ -57,7 +57,8 @@ extension Ledger {
     }
     if blob.state == .failed { throw blob.failure }
     let range = request.range.clamped(to: 0..<byteCount)
-    guard blob.state.isLive, !range.isEmpty else { return reply(session, number, .done) }
+    guard blob.state.isLive, !isWholeOnDemand(blob) else { return reply(session, number, .done) }
+    guard !range.isEmpty else { return try awaitEnd(of: blob, session, number) }
     let first = range.lowerBound / size
     guard !blob.demands.complete.contains(first) else { return reply(session, number, .done) }
     try checkAskers(session, blob)
@@ -66,6 +67,21 @@ extension Ledger {
     blobs[generation]?.demands.add(RequestID(session: session, number: number), for: first)
     blobs[generation]?.demands.want(first, ahead: first + 1..<ahead)
     handOutDemands(of: generation)
+  }
+
+  private func isWholeOnDemand(_ blob: Blob) -> Bool {
+    blob.pieceCount == 0 || blob.demands.complete.ranges.first == 0..<blob.pieceCount
+  }
+
+  /// A reader has come to the end of a blob whose source does not know that all of it is there: some of it
+  /// was before it came.
+  private mutating func awaitEnd(
+    of blob: Blob, _ session: SessionID, _ number: UInt64
+  ) throws(PatchbayError) {
+    try checkAskers(session, blob)
+    let asker = RequestID(session: session, number: number)
+    blobs[blob.origin.generation]?.demands.addForEnd(asker)
+    handOutDemands(of: blob.origin.generation)
   }
 
   /// Another user than its own leaves places to those that wait for the blob.
@@ -102,9 +118,10 @@ extension Ledger {
     guard before.demandPiece != nil else { throw .notOnDemand(before) }
     if let fetched = request.fetched { settleDemand(fetched, request.failure, session, before) }
     guard let blob = blobs[generation] else { return }
-    guard blob.demands.complete.ranges.first != 0..<blob.pieceCount, blob.pieceCount > 0 else {
-      for server in blobs[generation]?.demands.dismiss().idle ?? [] {
-        reply(server.session, server.number, .done)
+    guard !isWholeOnDemand(blob) else {
+      let all = blobs[generation]?.demands.dismiss()
+      for waiting in (all?.askers ?? []) + (all?.idle ?? []) {
+        reply(waiting.session, waiting.number, .done)
       }
       return reply(session, number, .done)
     }

@@ -209,6 +209,60 @@ import Testing
     }
   }
 
+  // MARK: The end
+
+  private static let end = 9 * piece + 100
+
+  @Test func `whoever waits for the end has all fetched that is not known to be there`() throws {
+    var scene = try Scene()
+    _ = scene.want(0..<1)
+    #expect(scene.handedOut(scene.next()) == piece(0))
+    var slot = scene.next(piece(0))
+    #expect(scene.handedOut(slot) == nil)
+    let atEnd = scene.want(Self.end..<Self.end)
+    for index in 1..<10 {
+      #expect(scene.handedOut(slot) == piece(index))
+      #expect(scene.rig.reply(scene.reader, atEnd) == nil)
+      slot = scene.next(piece(index))
+    }
+    #expect(scene.rig.reply(scene.source, slot) == .done)
+    #expect(scene.rig.reply(scene.reader, atEnd) == .done)
+    #expect(
+      scene.rig.ask(
+        scene.reader,
+        .demand(
+          DemandRequest(generation: scene.blob.blob.generation, range: Self.end..<Self.end)))
+        == .done)
+  }
+
+  @Test func `what cannot be fetched is the end of a wait for the end, until the next one`() throws
+  {
+    var scene = try Scene()
+    let atEnd = scene.want(Self.end..<Self.end)
+    #expect(scene.handedOut(scene.next()) == piece(0))
+    let slot = scene.next(piece(0), failure: "no")
+    #expect(scene.rig.reply(scene.reader, atEnd)?.code == .inputOutput)
+    #expect(scene.rig.reply(scene.source, slot) == nil, "nobody waits for it any more")
+    let again = scene.want(Self.end..<Self.end)
+    #expect(scene.handedOut(slot) == piece(0), "tried anew")
+    #expect(scene.rig.reply(scene.reader, again) == nil)
+  }
+
+  @Test func `what a reader at the end has fetched stops when it goes, and comes behind the rest`()
+    throws
+  {
+    var scene = try Scene()
+    let atEnd = scene.want(Self.end..<Self.end)
+    let slot = scene.next()
+    #expect(scene.handedOut(slot) == piece(0))
+    _ = scene.want(5 * Self.piece..<5 * Self.piece + 1)
+    let second = scene.next()
+    #expect(scene.handedOut(second) == piece(5), "first where somebody waits")
+    scene.rig.ask(scene.reader, .cancel(CancelRequest(request: atEnd)))
+    let third = scene.next(piece(0))
+    #expect(scene.rig.reply(scene.source, third) == nil)
+  }
+
   @Test func `a drain waits for what is wanted, and for no blob that is at rest`() throws {
     var scene = try Scene()
     let idle = scene.next()
