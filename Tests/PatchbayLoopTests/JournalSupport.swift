@@ -151,9 +151,29 @@ enum Sample {
     record.subscribers = [14, 15]
     record.sealer = 16
     record.file = stamp
+    giveTimes(&record)
     return JournaledBlob(
       record: record, inodes: extents.indices.map { 9000 + UInt64($0) },
       filePath: "/tmp/a file")
+  }
+
+  /// What is settled and known of a production, of its time, and of who reads it.
+  private static func giveTimes(_ record: inout BlobRecord) {
+    record.terms.production.tenure = .nanoseconds(1)
+    record.terms.production.whenUnread = .pause
+    record.terms.production.failureLifetime = .nanoseconds(Int64.max)
+    record.terms.production.leastUses = 3
+    record.terms.lifetime.timeToLive = .nanoseconds(4)
+    record.terms.lifetime.idleExpiry = .nanoseconds(5)
+    record.terms.lifetime.grace = .nanoseconds(6)
+    record.terms.succeeds = Generation(rawValue: 7)
+    record.terms.demand = DemandTerms(pieceByteCount: 4096, readAhead: 8, fills: true)
+    record.ended = -9
+    record.used = .max
+    record.isSuccessor = true
+    record.isAdmitted = true
+    record.isPaused = true
+    record.isRead = true
   }
 
   static func client(_ clientID: UInt64) -> JournaledClient {

@@ -32,6 +32,13 @@ import Testing
     plain.record.request.labels = []
     plain.record.info.type = ""
     plain.record.request.type = ""
+    plain.record.terms = .plain
+    plain.record.ended = nil
+    plain.record.used = nil
+    plain.record.isSuccessor = false
+    plain.record.isAdmitted = false
+    plain.record.isPaused = false
+    plain.record.isRead = false
     let full = try Sample.blob(1)
     try journal.record(full)
     try journal.record(plain)
