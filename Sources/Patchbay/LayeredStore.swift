@@ -49,32 +49,47 @@ public struct LayeredStore: BlobStore {
   public func open(
     _ key: BlobKey, waitUntil: Deadline?
   ) async throws(PatchbayError) -> Subscriber {
-    await promoted(try await find(key, waitUntil: waitUntil))
-  }
-
-  private func find(
-    _ key: BlobKey, waitUntil: Deadline?
-  ) async throws(PatchbayError) -> FoundBlob {
-    if let found = try await findAboveLowest(key) { return found }
     do throws(PatchbayError) {
-      return FoundBlob(
-        reader: try await lowest.open(key, waitUntil: nil), layer: lowestIndex)
+      return await promoted(try await look(for: key))
     } catch {
       guard error.code == .noSuchKey, let waitUntil else { throw error }
-      return try await firstToHave(key, until: waitUntil).get()
+    }
+    let first = try await firstToHave(key, until: waitUntil).get()
+    // By now another one may have it, too.
+    return await promoted((try? await look(for: key)) ?? Finding(first: first, source: first))
+  }
+
+  /// Looks for a blob in all layers.
+  /// - Throws: what the lowest layer says if none has it; `cancelled`.
+  private func look(for key: BlobKey) async throws(PatchbayError) -> Finding {
+    let above = try await look(for: key, in: layers.dropLast())
+    if let above, above.source.reader.state == .sealed { return above }
+    do throws(PatchbayError) {
+      let below = FoundBlob(
+        reader: try await lowest.open(key, waitUntil: nil), layer: lowestIndex)
+      return Finding(first: above?.first ?? below, source: below)
+    } catch {
+      guard let above, error.code != .cancelled else { throw error }
+      return above
     }
   }
 
   /// What a layer cannot give, for whatever reason, the next one may have.
-  private func findAboveLowest(_ key: BlobKey) async throws(PatchbayError) -> FoundBlob? {
-    for (index, layer) in layers.dropLast().enumerated() {
+  /// - Throws: `cancelled`.
+  private func look(
+    for key: BlobKey, in some: ArraySlice<any BlobStore>
+  ) async throws(PatchbayError) -> Finding? {
+    var finding: Finding?
+    for (index, layer) in some.enumerated() {
       do throws(PatchbayError) {
-        return FoundBlob(reader: try await layer.open(key, waitUntil: nil), layer: index)
+        let found = FoundBlob(reader: try await layer.open(key, waitUntil: nil), layer: index)
+        finding = Finding(first: finding?.first ?? found, source: found)
+        if found.reader.state == .sealed { return finding }
       } catch {
         if error.code == .cancelled { throw error }
       }
     }
-    return nil
+    return finding
   }
 
   /// Waits for the key in all layers at once.
@@ -116,11 +131,27 @@ public struct LayeredStore: BlobStore {
     _ key: BlobKey, _ options: ProductionOptions, deadline: Deadline,
     orProduce produce: @escaping @Sendable (Production) async throws -> Void
   ) async throws(PatchbayError) -> Subscriber {
-    if let found = try await findAboveLowest(key) { return await promoted(found) }
+    let above = try await look(for: key, in: layers.dropLast())
+    if let above {
+      let isComplete = above.source.reader.state == .sealed
+      guard !isComplete, try await lowestHas(key, deadline) else { return await promoted(above) }
+    }
     let reader = try await lowest.get(key, options, deadline: deadline, orProduce: produce)
-    guard options.whenUnread == .finish || reader.state == .sealed else { return reader }
-    return await promoted(
-      FoundBlob(reader: reader, layer: lowestIndex), leastUses: options.leastUses)
+    let below = FoundBlob(reader: reader, layer: lowestIndex)
+    let finding = Finding(first: above?.first ?? below, source: below)
+    guard options.whenUnread == .finish || reader.state == .sealed else {
+      return finding.first.reader
+    }
+    return await promoted(finding, leastUses: options.leastUses)
+  }
+
+  private func lowestHas(_ key: BlobKey, _ deadline: Deadline) async throws(PatchbayError) -> Bool {
+    do throws(PatchbayError) {
+      return try await lowest.info(key, deadline: deadline).state != .failed
+    } catch {
+      if error.code == .cancelled { throw error }
+      return false
+    }
   }
 
   // MARK: Writing
@@ -134,7 +165,7 @@ public struct LayeredStore: BlobStore {
   ) async throws(PatchbayError) -> Publisher {
     let publisher = try await lowest.publisher(key, options, deadline: deadline)
     do throws(PatchbayError) {
-      try await removeCopies(key, above: lowestIndex, deadline: deadline)
+      try await remove(key, from: layers.dropLast(), deadline: deadline)
       return publisher
     } catch {
       try? await publisher.fail("\(error)")
@@ -147,29 +178,20 @@ public struct LayeredStore: BlobStore {
   /// - Throws: `noSuchKey` when no layer has it; else what the lowest of those says that could not do it: the
   ///   others have, and it can be asked for again.
   public func remove(_ key: BlobKey, deadline: Deadline) async throws(PatchbayError) {
-    var missing: PatchbayError?
-    do throws(PatchbayError) {
-      try await lowest.remove(key, deadline: deadline)
-    } catch  where error.code == .noSuchKey {
-      missing = error
-    } catch {
-      try? await removeCopies(key, above: lowestIndex, deadline: deadline)
-      throw error
-    }
-    let count = try await removeCopies(key, above: lowestIndex, deadline: deadline)
-    if let missing, count == 0 { throw missing }
+    guard try await remove(key, from: layers[...], deadline: deadline) == 0 else { return }
+    throw PatchbayError(.noSuchKey, "No layer has a blob with the key \(key).")
   }
 
-  /// Takes copies away, from below to the top.
-  /// - Returns: how many there were.
+  /// Takes a key away in some layers, the lowest of them first.
+  /// - Returns: how many had it.
   /// - Throws: the first refusal; the others have been asked all the same.
   @discardableResult
-  func removeCopies(
-    _ key: BlobKey, above index: Int, deadline: Deadline
+  func remove(
+    _ key: BlobKey, from some: ArraySlice<any BlobStore>, deadline: Deadline
   ) async throws(PatchbayError) -> Int {
     var count = 0
     var refusal: PatchbayError?
-    for layer in layers[..<index].reversed() {
+    for layer in some.reversed() {
       do throws(PatchbayError) {
         try await layer.remove(key, deadline: deadline)
         count += 1
@@ -230,4 +252,13 @@ public struct LayeredStore: BlobStore {
 struct FoundBlob: Sendable {
   let reader: Subscriber
   let layer: Int
+}
+
+/// Where a blob was found.
+struct Finding: Sendable {
+  /// In the first layer that has it.
+  let first: FoundBlob
+  /// What copies are made of, or gone on with: in the first layer that has it complete, else in the last that
+  /// has it. Whoever reads a copy that is not complete must be able to go on with it.
+  let source: FoundBlob
 }

@@ -57,7 +57,7 @@ private struct Promotion: Sendable {
     let info = try? await store.layers[source.layer].info(key, deadline: .standard)
     let isTimed = !wasComplete && info?.expires != nil
     guard info?.generation != source.reader.generation || isTimed else { return }
-    try await store.removeCopies(key, above: target + 1, deadline: .standard)
+    try await store.remove(key, from: store.layers[...target], deadline: .standard)
   }
 }
 
@@ -69,21 +69,16 @@ extension LayeredStore {
   /// How long the blob itself is served after its copy has failed.
   private static let failureLifetime = Duration.seconds(10)
 
-  /// Has a blob copied into all layers above the one that it was found in.
-  /// - Returns: a reader of the uppermost copy, or of the blob itself.
-  func promoted(_ found: FoundBlob, leastUses: UInt32 = 0) async -> Subscriber {
-    guard found.layer > 0, let blob = await copyableInfo(of: found),
-      var options = ProductionOptions(copying: blob)
-    else { return found.reader }
-    options.leastUses = leastUses
-    options.failureLifetime = Self.failureLifetime
-    // What is still written may stand still by itself.
-    let wasComplete = blob.state == .sealed
-    options.stallTimeout = wasComplete ? Self.stallTimeout : nil
-    var best = found
-    for target in (0..<found.layer).reversed() {
+  /// Has a blob copied into all layers above its source, or stands by where somebody else copies it.
+  /// - Returns: a reader of the uppermost copy, or of what was found first.
+  func promoted(_ finding: Finding, leastUses: UInt32 = 0) async -> Subscriber {
+    guard finding.source.layer > 0, let info = await copyableInfo(of: finding.source),
+      let options = Self.options(copying: info, leastUses)
+    else { return finding.first.reader }
+    var best = finding.source
+    for target in (0..<best.layer).reversed() {
       let promotion = Promotion(
-        store: self, source: best, target: target, wasComplete: wasComplete)
+        store: self, source: best, target: target, wasComplete: info.state == .sealed)
       // Without this copy the next one is made of what there is.
       guard
         let reader = try? await layers[target].get(
@@ -91,7 +86,17 @@ extension LayeredStore {
       else { continue }
       best = FoundBlob(reader: reader, layer: target)
     }
-    return best.reader
+    return best.layer <= finding.first.layer ? best.reader : finding.first.reader
+  }
+
+  /// Nil for a blob whose time is over.
+  private static func options(copying info: BlobInfo, _ leastUses: UInt32) -> ProductionOptions? {
+    guard var options = ProductionOptions(copying: info) else { return nil }
+    options.leastUses = leastUses
+    options.failureLifetime = failureLifetime
+    // What is still written may stand still by itself.
+    options.stallTimeout = info.state == .sealed ? stallTimeout : nil
+    return options
   }
 
   /// What is known of a blob whose bytes come in order, and how many; nil of any other.
