@@ -1,6 +1,6 @@
-// What a store of blobs offers, whatever is behind it: one broker, layers of them, partitions of them. Only
-// what all of these can do is asked of them. What follows from it by itself is given to all alike, and none of
-// it takes the place of a call that a store has of its own.
+// What a store of blobs offers, whatever is behind it: one broker, layers of them, partitions of them.
+// Only what all of these can do is asked of them. What follows from it by itself is given to all alike,
+// and none of it takes the place of a call that a store has of its own.
 
 import PatchbaySystem
 import PatchbayTypes
@@ -9,9 +9,9 @@ import PatchbayWire
 /// A store of blobs: a `PatchbayClient`, or several stores that are used as one, `LayeredStore` and
 /// `PartitionedStore`. They nest. All methods may be called from any task at once.
 ///
-/// Publishers and subscribers are always those of a broker: a store decides which broker, and the bytes go
-/// no other way than they do without it. Every call here has a form without a deadline, which waits as long as
-/// the client's own calls do by default.
+/// Publishers and subscribers are always those of a broker: a store decides which broker, and the bytes
+/// go no other way than they do without it. Every call here has a form without a deadline, which waits
+/// as long as the client's own calls do by default.
 public protocol BlobStore: Sendable {
   /// Opens a blob for reading, complete or not, and with `waitUntil` waits until the key exists.
   /// - Parameters:
@@ -27,8 +27,8 @@ public protocol BlobStore: Sendable {
     _ key: BlobKey, _ options: BlobOptions, deadline: Deadline
   ) async throws(PatchbayError) -> Publisher
 
-  /// Publishes bytes that are all there. Sealed afterwards. A store that has no better way creates the blob,
-  /// appends and seals.
+  /// Publishes bytes that are all there. Sealed afterwards. A store that has no better way creates the
+  /// blob, appends and seals.
   /// - Returns: the blob's generation, in the broker that it went to.
   /// - Throws: as `publisher` and `Publisher.seal`.
   @discardableResult
@@ -36,8 +36,8 @@ public protocol BlobStore: Sendable {
     _ bytes: [UInt8], as key: BlobKey, _ options: BlobOptions, deadline: Deadline
   ) async throws(PatchbayError) -> Generation
 
-  /// Opens the blob with this key, or has it produced: of all callers in all processes one runs its closure,
-  /// and all read the same blob while it is written. As `PatchbayClient.get`.
+  /// Opens the blob with this key, or has it produced: of all callers in all processes one runs its
+  /// closure, and all read the same blob while it is written. As `PatchbayClient.get`.
   /// - Parameters:
   ///   - key: the blob's name.
   ///   - options: what is created, and how.
@@ -57,8 +57,8 @@ public protocol BlobStore: Sendable {
   /// - Parameters:
   ///   - prefix: only keys that begin with these bytes.
   ///   - after: only keys behind this one: the last of the page before.
-  ///   - limit: at most so many; a page may have fewer and still not be the last, but only the last one may
-  ///     have none.
+  ///   - limit: at most so many; a page may have fewer and still not be the last, but only the last one
+  ///     may have none.
   ///   - deadline: when to give up.
   /// - Throws: `noBroker`, `timedOut`, `cancelled`.
   func list(
@@ -163,8 +163,8 @@ extension BlobStore {
     }
   }
 
-  /// Creates a blob, lets `body` write it, and seals it when `body` returns. When `body` throws, or the seal is
-  /// refused, the blob has failed with that as its cause.
+  /// Creates a blob, lets `body` write it, and seals it when `body` returns. When `body` throws, or the
+  /// seal is refused, the blob has failed with that as its cause.
   /// - Returns: what `body` returned; the blob is sealed then.
   /// - Throws: what `body` threw, or as `publisher` and `Publisher.seal`.
   @_disfavoredOverload
@@ -197,11 +197,12 @@ extension BlobStore {
     }
   }
 
-  /// Publishes a file and announces its length. Sealed afterwards. The file is opened and read by threads that
-  /// do nothing else; the deadline is for the broker's answer at the beginning.
+  /// Publishes a file and announces its length. Sealed afterwards. The file is opened and read by
+  /// threads that do nothing else; the deadline is for the broker's answer at the beginning.
   /// - Returns: the blob's generation, in the broker that it went to.
-  /// - Throws: `inputOutput` for the file, `lengthMismatch` or `rangeOutOfBounds` when it turns out shorter or
-  ///   longer than when it was opened; else as `publisher` and `Publisher.seal`. The blob has failed then.
+  /// - Throws: `inputOutput` for the file, `lengthMismatch` or `rangeOutOfBounds` when it turns out
+  ///   shorter or longer than when it was opened; else as `publisher` and `Publisher.seal`. The blob
+  ///   has failed then.
   @discardableResult
   public func publish(
     contentsOf path: String, as key: BlobKey, _ options: BlobOptions = BlobOptions(),

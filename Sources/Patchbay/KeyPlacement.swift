@@ -1,7 +1,7 @@
-// Where a key belongs, by numbers that are the same everywhere and for ever. A partition of weight n draws n
-// numbers for each key, and the highest of all numbers wins: so each wins in proportion to its weight, with whole
-// numbers alone, which no two machines round differently. Draws of other partitions do not change when one is
-// added or taken away: hence no key moves between those that stay.
+// Where a key belongs, by numbers that are the same everywhere and for ever. A partition of weight n
+// draws n numbers for each key, and the highest of all numbers wins: so each wins in proportion to its
+// weight, with whole numbers alone, which no two machines round differently. Draws of other partitions
+// do not change when one is added or taken away: hence no key moves between those that stay.
 
 import PatchbayTypes
 
@@ -38,7 +38,8 @@ struct KeyPlacement: Sendable {
     }
   }
 
-  /// The number of a draw of a partition: of its name, then of which draw it is, as four bytes, lowest first.
+  /// The number of a draw of a partition: of its name, then of which draw it is, as four bytes, lowest
+  /// first.
   private static func seed(_ name: String, _ draw: Int) -> UInt64 {
     let number = (0..<4).map { UInt8(truncatingIfNeeded: draw >> ($0 * 8)) }
     return StableHash.mixed(StableHash.ofBytes(Array(name.utf8) + number))
@@ -63,8 +64,8 @@ enum StableHash {
     bytes.reduce(0xcbf2_9ce4_8422_2325) { ($0 ^ UInt64($1)) &* 0x0000_0100_0000_01b3 }
   }
 
-  /// The finalizer of splitmix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA
-  /// 2014; constants of Stafford's variant 13): every bit of the result depends on all.
+  /// The finalizer of splitmix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators",
+  /// OOPSLA 2014; constants of Stafford's variant 13): every bit of the result depends on all.
   static func mixed(_ word: UInt64) -> UInt64 {
     var word = word
     word = (word ^ word >> 30) &* 0xbf58_476d_1ce4_e5b9

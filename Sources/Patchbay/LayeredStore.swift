@@ -1,20 +1,22 @@
-// Several stores, one above the other, used as one: caches over the store that keeps. The lowest layer alone
-// decides what exists: everything is created there, and its word counts when no layer above has a blob. What
-// stands above are copies, and a copy may be missing at any time.
+// Several stores, one above the other, used as one: caches over the store that keeps. The lowest layer
+// alone decides what exists: everything is created there, and its word counts when no layer above has a
+// blob. What stands above are copies, and a copy may be missing at any time.
 //
-// Whatever takes a blob away begins at the lowest layer and goes upwards. The other way round a reader between
-// the two steps would find the old blob below and copy it upwards again, where nobody would take it away any
-// more. This way round a copy that was begun before the first step stands above before the last one, and goes
-// with it; one that was begun later finds, before its first byte, that what it copies has gone (Promotion.swift).
+// Whatever takes a blob away begins at the lowest layer and goes upwards. The other way round a reader
+// between the two steps would find the old blob below and copy it upwards again, where nobody would
+// take it away any more. This way round a copy that was begun before the first step stands above before
+// the last one, and goes with it; one that was begun later finds, before its first byte, that what it
+// copies has gone (Promotion.swift).
 
 import PatchbayTypes
 
-/// Stores in layers, the fastest first. A blob is read from the first layer that has it, and copied into those
-/// above, once for all processes, while it is read. Everything is created in the lowest layer.
+/// Stores in layers, the fastest first. A blob is read from the first layer that has it, and copied
+/// into those above, once for all processes, while it is read. Everything is created in the lowest
+/// layer.
 ///
-/// An upper layer that is full, refuses or cannot be reached fails no read. All processes that use the same
-/// stores in layers should write and remove through their layers: what is replaced in the lowest layer alone is
-/// served from the upper ones until it is evicted there.
+/// An upper layer that is full, refuses or cannot be reached fails no read. All processes that use the
+/// same stores in layers should write and remove through their layers: what is replaced in the lowest
+/// layer alone is served from the upper ones until it is evicted there.
 public struct LayeredStore: BlobStore {
   /// At least two. The fastest is the first one.
   let layers: [any BlobStore]
@@ -36,16 +38,17 @@ public struct LayeredStore: BlobStore {
 
   // MARK: Reading
 
-  /// Opens a blob in the first layer that has it. Where that is not the first one, the blob is copied into the
-  /// layers above, and the reader is one of the uppermost copy, which is served while it is made; or of the
-  /// blob itself, when there is to be no copy or none can be made.
+  /// Opens a blob in the first layer that has it. Where that is not the first one, the blob is copied
+  /// into the layers above, and the reader is one of the uppermost copy, which is served while it is
+  /// made; or of the blob itself, when there is to be no copy or none can be made.
   ///
-  /// A blob that has failed in a layer counts as none there. With `waitUntil` all layers are waited for.
+  /// A blob that has failed in a layer counts as none there. With `waitUntil` all layers are waited
+  /// for.
   /// - Parameters:
   ///   - key: the blob's name.
   ///   - waitUntil: when to give up waiting for the key; nil: it must exist now.
-  /// - Throws: what the lowest layer says when no other has the blob; `cancelled`. A reader of a copy is told
-  ///   why the original failed.
+  /// - Throws: what the lowest layer says when no other has the blob; `cancelled`. A reader of a copy
+  ///   is told why the original failed.
   public func open(
     _ key: BlobKey, waitUntil: Deadline?
   ) async throws(PatchbayError) -> Subscriber {
@@ -53,10 +56,10 @@ public struct LayeredStore: BlobStore {
       return await promoted(try await look(for: key))
     } catch {
       guard error.code == .noSuchKey, let waitUntil else { throw error }
+      let first = try await firstToHave(key, until: waitUntil).get()
+      // By now another one may have it, too.
+      return await promoted((try? await look(for: key)) ?? Finding(first: first, source: first))
     }
-    let first = try await firstToHave(key, until: waitUntil).get()
-    // By now another one may have it, too.
-    return await promoted((try? await look(for: key)) ?? Finding(first: first, source: first))
   }
 
   /// Looks for a blob in all layers.
@@ -116,14 +119,14 @@ public struct LayeredStore: BlobStore {
     }
   }
 
-  /// Opens a blob through the layers, or has it produced in the lowest one: only what all processes share can
-  /// give one of them the right to produce. It is read through a copy above as any other blob, from the moment
-  /// when it can be copied.
+  /// Opens a blob through the layers, or has it produced in the lowest one: only what all processes
+  /// share can give one of them the right to produce. It is read through a copy above as any other
+  /// blob, from the moment when it can be copied.
   /// - Parameters:
   ///   - key: the blob's name.
-  ///   - options: what is created in the lowest layer, and how. A blob that is to stop or pause while nobody
-  ///     reads is copied when it is complete, for a copy under way is a reader. `leastUses` holds for copies,
-  ///     too.
+  ///   - options: what is created in the lowest layer, and how. A blob that is to stop or pause while
+  ///     nobody reads is copied when it is complete, for a copy under way is a reader. `leastUses`
+  ///     holds for copies, too.
   ///   - deadline: when to give up waiting for the lowest layer's answer.
   ///   - produce: may run now, later, again, or never, in a task of its own.
   /// - Throws: as `get` of the lowest layer.
@@ -156,10 +159,10 @@ public struct LayeredStore: BlobStore {
 
   // MARK: Writing
 
-  /// Creates a blob in the lowest layer. Copies of an older one with this key are taken away from the others
-  /// before this returns.
-  /// - Throws: as `publisher` of the lowest layer; what an upper layer says that cannot take its copy away, and
-  ///   the blob has failed then.
+  /// Creates a blob in the lowest layer. Copies of an older one with this key are taken away from the
+  /// others before this returns.
+  /// - Throws: as `publisher` of the lowest layer; what an upper layer says that cannot take its copy
+  ///   away, and the blob has failed then.
   public func publisher(
     _ key: BlobKey, _ options: BlobOptions, deadline: Deadline
   ) async throws(PatchbayError) -> Publisher {
@@ -173,10 +176,10 @@ public struct LayeredStore: BlobStore {
     }
   }
 
-  /// Takes a blob's key away in all layers, the lowest first. Nobody who asks afterwards gets the blob, also
-  /// when it was being copied.
-  /// - Throws: `noSuchKey` when no layer has it; else what the lowest of those says that could not do it: the
-  ///   others have, and it can be asked for again.
+  /// Takes a blob's key away in all layers, the lowest first. Nobody who asks afterwards gets the blob,
+  /// also when it was being copied.
+  /// - Throws: `noSuchKey` when no layer has it; else what the lowest of those says that could not do
+  ///   it: the others have, and it can be asked for again.
   public func remove(_ key: BlobKey, deadline: Deadline) async throws(PatchbayError) {
     guard try await remove(key, from: layers[...], deadline: deadline) == 0 else { return }
     throw PatchbayError(.noSuchKey, "No layer has a blob with the key \(key).")
@@ -205,7 +208,8 @@ public struct LayeredStore: BlobStore {
 
   // MARK: Looking
 
-  /// What the first layer says that has the blob; one in which it has failed only where no other has it.
+  /// What the first layer says that has the blob; one in which it has failed only where no other has
+  /// it.
   /// - Throws: as `info` of the lowest layer; `cancelled`.
   public func info(_ key: BlobKey, deadline: Deadline) async throws(PatchbayError) -> BlobInfo {
     var failed: BlobInfo?
@@ -223,8 +227,8 @@ public struct LayeredStore: BlobStore {
     return failed
   }
 
-  /// One page of the blobs of all layers, each key once, as `info` tells it. A layer above the lowest that
-  /// cannot be reached is left out.
+  /// One page of the blobs of all layers, each key once, as `info` tells it. A layer above the lowest
+  /// that cannot be reached is left out.
   /// - Parameters:
   ///   - prefix: only keys that begin with these bytes.
   ///   - after: only keys behind this one: the last of the page before.
@@ -258,7 +262,7 @@ struct FoundBlob: Sendable {
 struct Finding: Sendable {
   /// In the first layer that has it.
   let first: FoundBlob
-  /// What copies are made of, or gone on with: in the first layer that has it complete, else in the last that
-  /// has it. Whoever reads a copy that is not complete must be able to go on with it.
+  /// What copies are made of, or gone on with: in the first layer that has it complete, else in the
+  /// last that has it. Whoever reads a copy that is not complete must be able to go on with it.
   let source: FoundBlob
 }

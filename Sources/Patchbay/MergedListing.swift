@@ -1,5 +1,5 @@
-// One listing made of several, in the byte order of keys. A page of one store that is not its last one says
-// nothing of the keys behind its end: the merged page ends where the first of such pages does.
+// One listing made of several, in the byte order of keys. A page of one store that is not its last one
+// says nothing of the keys behind its end: the merged page ends where the first of such pages does.
 
 import PatchbayTypes
 
@@ -9,8 +9,8 @@ struct MergedListing {
   /// The last key that is known for all stores; nil: all keys are.
   private var end: BlobKey?
 
-  /// Takes a store's page in. Of a key that an earlier one had already, this one's blob counts only if the other
-  /// has failed.
+  /// Takes a store's page in. Of a key that an earlier one had already, this one's blob counts only if
+  /// the other has failed.
   /// - Parameter isWanted: which of the page's blobs are to be listed.
   mutating func add(_ page: BlobPage, where isWanted: (BlobKey) -> Bool = { _ in true }) {
     for blob in page.blobs where isWanted(blob.key) {

@@ -1,17 +1,17 @@
-// Several stores beside each other, used as one: each key belongs to one of them. Which one depends on nothing
-// but the key and the names and weights of the partitions, so that all processes on all machines agree; the
-// rule must never change, for it says where blobs are that exist.
+// Several stores beside each other, used as one: each key belongs to one of them. Which one depends on
+// nothing but the key and the names and weights of the partitions, so that all processes on all
+// machines agree; the rule must never change, for it says where blobs are that exist.
 
 import PatchbayTypes
 
-/// Stores beside each other. Each key belongs to one of them, by rendezvous hashing (highest random weight:
-/// Thaler and Ravishankar, "Using name-based mappings to increase hit rates", IEEE/ACM Transactions on
-/// Networking 6(1), 1998).
+/// Stores beside each other. Each key belongs to one of them, by rendezvous hashing (highest random
+/// weight: Thaler and Ravishankar, "Using name-based mappings to increase hit rates", IEEE/ACM
+/// Transactions on Networking 6(1), 1998).
 ///
-/// Where a key belongs depends on the key and on the names and weights of the partitions: not on their order,
-/// on the process or the machine. A partition that is added takes its share of the keys and moves no other; when
-/// one is taken away, its own keys go to the others and no other moves. Blobs are not carried along: what has
-/// moved is found again where it is published or produced anew.
+/// Where a key belongs depends on the key and on the names and weights of the partitions: not on their
+/// order, on the process or the machine. A partition that is added takes its share of the keys and
+/// moves no other; when one is taken away, its own keys go to the others and no other moves. Blobs are
+/// not carried along: what has moved is found again where it is published or produced anew.
 public struct PartitionedStore: BlobStore {
   /// A store among others.
   public struct Partition: Sendable {
@@ -98,8 +98,8 @@ public struct PartitionedStore: BlobStore {
     try await store(of: key).info(key, deadline: deadline)
   }
 
-  /// One page of the blobs of all stores: those that `open` would find. What was left behind in a store that
-  /// its key does not belong to any more is not listed.
+  /// One page of the blobs of all stores: those that `open` would find. What was left behind in a store
+  /// that its key does not belong to any more is not listed.
   /// - Parameters:
   ///   - prefix: only keys that begin with these bytes.
   ///   - after: only keys behind this one: the last of the page before.

@@ -1,16 +1,18 @@
-// A blob that was found in a lower layer is copied into those above, by a production of the upper layer: it
-// streams, one of all processes copies, another one goes on where that one dies, and a copy is sealed only when
-// its source has ended as a whole. A source that fails fails its copy with the same cause.
+// A blob that was found in a lower layer is copied into those above, by a production of the upper
+// layer: it streams, one of all processes copies, another one goes on where that one dies, and a copy
+// is sealed only when its source has ended as a whole. A source that fails fails its copy with the same
+// cause.
 //
-// A copy is appended from the first byte on, and whoever goes on with another's copy compares before it appends:
-// it may have opened another life of the key. A copy's reader must get no less than the original's would:
-// therefore only what has a known length is copied, whose room is reserved when the copy is created, and what
-// is still written in any order, or fetched where it is read, is not, for its bytes do not come in order.
+// A copy is appended from the first byte on, and whoever goes on with another's copy compares before it
+// appends: it may have opened another life of the key. A copy's reader must get no less than the
+// original's would: therefore only what has a known length is copied, whose room is reserved when the
+// copy is created, and what is still written in any order, or fetched where it is read, is not, for its
+// bytes do not come in order.
 //
-// A removal may come between the opening of the source and the creation of the copy. So the copy asks, after it
-// has been created and before its first byte, whether the key still leads to what it copies. If it does, the
-// removal has not begun, and will find the copy on its way up. If not, the copy takes its own key away; those
-// that read it already finish.
+// A removal may come between the opening of the source and the creation of the copy. So the copy asks,
+// after it has been created and before its first byte, whether the key still leads to what it copies.
+// If it does, the removal has not begun, and will find the copy on its way up. If not, the copy takes
+// its own key away; those that read it already finish.
 
 import Glibc
 import PatchbaySystem
@@ -127,8 +129,8 @@ extension ProductionOptions {
 }
 
 extension Access {
-  /// A copy belongs to whoever makes it. What the group of another owner could read is for others only where
-  /// everybody could.
+  /// A copy belongs to whoever makes it. What the group of another owner could read is for others only
+  /// where everybody could.
   fileprivate var modeOfCopy: UInt16 {
     guard uid != geteuid() || gid != getegid() else { return mode }
     let shared = mode & mode >> 3 & 0o7

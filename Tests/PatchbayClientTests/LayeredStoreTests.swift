@@ -291,7 +291,8 @@ func inOrder(_ byteCount: Int?) -> BlobOptions {
 
     func get(
       _ key: BlobKey, _ options: ProductionOptions, deadline: Deadline,
-      orProduce produce: @escaping @Sendable (Production) async throws -> Void
+      orProduce produce:
+        nonisolated(nonsending) @escaping @Sendable (Production) async throws -> Void
     ) async throws(PatchbayError) -> Subscriber {
       try await client.get(key, options, deadline: deadline, orProduce: produce)
     }
@@ -326,7 +327,8 @@ func inOrder(_ byteCount: Int?) -> BlobOptions {
     try await withLayers { layers in
       for round in 1...3 {
         let options = BlobOptions(replaces: true)
-        try await layers.store.publish([UInt8](repeating: UInt8(round), count: 99), as: "k", options)
+        try await layers.store.publish(
+          [UInt8](repeating: UInt8(round), count: 99), as: "k", options)
         let reader = try await layers.store.open("k")
         #expect(try await reader.readFully(0..<1) == [UInt8(round)])
         #expect(try await reader.waitUntilSealed() == 99)

@@ -89,7 +89,7 @@ import Testing
         [.init("heavy", weight: 1025, client)],
       ]
       for partitions in refused {
-        #expect(code { _ = try PartitionedStore(partitions) } == .protocolViolation)
+        #expect(await code { _ = try PartitionedStore(partitions) } == .protocolViolation)
       }
     }
   }

@@ -95,7 +95,8 @@ import Testing
         orFetch: RangeSource { range, publisher in
           try await publisher.write(pattern(range), at: range.lowerBound)
         })
-      #expect(try await fetched.readFully(5 << 20..<(5 << 20) + 9) == pattern(5 << 20..<(5 << 20) + 9))
+      #expect(
+        try await fetched.readFully(5 << 20..<(5 << 20) + 9) == pattern(5 << 20..<(5 << 20) + 9))
       #expect(try await store.info("fetched").coveredByteCount == 1 << 20)
       try await store.remove("fetched")
     }
@@ -189,7 +190,9 @@ import Testing
       let keys = try (100..<160).map { try BlobKey("k\($0)") }
       for key in keys.shuffled() { try await store.publish([1, 2, 3], as: key) }
       #expect(try await all(store, limit: limit).map(\.key) == keys)
-      let (left, right) = (try await all(layers.upper, limit: 480), try await all(layers.lower, limit: 480))
+      let (left, right) = (
+        try await all(layers.upper, limit: 480), try await all(layers.lower, limit: 480)
+      )
       #expect(left.count + right.count == keys.count && !left.isEmpty && !right.isEmpty)
       // What stands where it does not belong is not found, and not listed.
       let stray = try #require(left.first?.key)

@@ -391,7 +391,8 @@ private final class Screen {
       try await withBroker { (broker) async throws in
         let cache = try await broker.makeClient()
         let store = try PartitionedStore([
-          .init("a", LayeredStore(cache, over: diskA)), .init("b", LayeredStore(cache, over: diskB)),
+          .init("a", LayeredStore(cache, over: diskA)),
+          .init("b", LayeredStore(cache, over: diskB)),
         ])
         try await store.publish(tile, as: "tile/7/3")
         #expect(try await store.open("tile/7/3").readFully(0..<500) == tile)

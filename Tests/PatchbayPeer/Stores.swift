@@ -16,11 +16,13 @@ func place(_ arguments: [String]) throws {
   for key in arguments[3...] { say(store.partition(of: try BlobKey(key)).name) }
 }
 
-/// `layers UPPER LOWER KEY`: opens a key through two layers; says `open`, then how many bytes it had, or why not.
+/// `layers UPPER LOWER KEY`: opens a key through two layers; says `open`, then how many bytes it had,
+/// or why not.
 func readLayers(_ arguments: [String]) throws {
   guard arguments.count == 4 else { throw HarnessError("layers UPPER LOWER KEY") }
   let store = LayeredStore(
-    try PatchbayClient(socketPath: arguments[1]), over: try PatchbayClient(socketPath: arguments[2]))
+    try PatchbayClient(socketPath: arguments[1]), over: try PatchbayClient(socketPath: arguments[2])
+  )
   let key = try BlobKey(arguments[3])
   Task.detached {
     do {
