@@ -9,6 +9,13 @@ import Testing
 
 @testable import Patchbay
 
+/// How often something has happened.
+private final class Count: Sendable {
+  private let count = Mutex(0)
+  func add() { count.withLock { $0 += 1 } }
+  var value: Int { count.withLock { $0 } }
+}
+
 @Suite struct StoreTests {
   @Test func `a client that is used as a store blocks no task`() async throws {
     try await withBroker { (_, client) async throws in
@@ -73,12 +80,12 @@ import Testing
 
   @Test func `all stores have a blob produced once, and fetched where it is read`() async throws {
     try await withStores { store in
-      let runs = Mutex(0)
+      let runs = Count()
       let readers = try await withThrowingTaskGroup { group in
         for _ in 0..<8 {
           group.addTask {
             try await store.get("k", ProductionOptions(inOrder(20_000), start: .fromZero)) { job in
-              runs.withLock { $0 += 1 }
+              runs.add()
               try await job.publisher.append(pattern(0..<20_000))
             }
           }
@@ -89,7 +96,7 @@ import Testing
         #expect(try await reader.readFully(0..<20_000) == pattern(0..<20_000))
         #expect(try await reader.waitUntilSealed() == 20_000)
       }
-      #expect(runs.withLock { $0 } == 1)
+      #expect(runs.value == 1)
       let fetched = try await store.get(
         "fetched", ProductionOptions(BlobOptions(byteCount: 8 << 20)),
         orFetch: RangeSource { range, publisher in

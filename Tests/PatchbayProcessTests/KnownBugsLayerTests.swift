@@ -32,9 +32,10 @@ private protocol LayeredCache {
         throw HarnessError("nothing is copied")
       }
       try kill(broker)
-      do {
+      do throws(PatchbayError) {
         _ = try await reader.waitUntilSealed()
-      } catch let error as PatchbayError where error.code == .blobFailed {
+      } catch {
+        guard error.code == .blobFailed else { throw error }
         return
       }
       throw HarnessError("the copy took no notice of the broker's end")
