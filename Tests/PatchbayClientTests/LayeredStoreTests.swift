@@ -197,8 +197,8 @@ func inOrder(_ byteCount: Int?) -> BlobOptions {
   }
 
   @Test func `an upper layer that is full fails no read`() async throws {
-    try await withLayers(upperMemory: 4 << 20) { layers in
-      let length = 8 << 20
+    try await withLayers(upperMemory: 16 << 20) { layers in
+      let length = 24 << 20
       try await layers.lower.publish(pattern(0..<length), as: "k")
       let reader = try await layers.store.open("k")
       #expect(try await reader.readFully(length - 5000..<length) == pattern(length - 5000..<length))
@@ -214,7 +214,7 @@ func inOrder(_ byteCount: Int?) -> BlobOptions {
       let directory = try TemporaryDirectory()
       let path = directory.file("s")
       let upper = try await Broker.withBroker(
-        BrokerConfiguration(socketPath: path, memoryLimit: 8 << 20)
+        BrokerConfiguration(socketPath: path, memoryLimit: 16 << 20)
       ) { _ in try await PatchbayClient(socketPath: path, reconnectLimit: .zero) }
       let store = LayeredStore(upper, over: lower)
       try await lower.publish(pattern(0..<9000), as: "k")
@@ -250,33 +250,48 @@ func inOrder(_ byteCount: Int?) -> BlobOptions {
     }
   }
 
-  /// A layer in which something happens after it has told of a blob for the first time.
+  /// A layer in which something happens after it has first told of a blob, or removed one.
   private struct Eventful: BlobStore {
-    let client: PatchbayClient
-    let event: @Sendable () async throws(PatchbayError) -> Void
-    private let hasHappened = Latch()
+    enum Call { case info, remove }
 
-    private final class Latch: Sendable {
-      private let isSet = Mutex(false)
-      func set() -> Bool {
-        isSet.withLock { value in
+    /// What happens, once.
+    private final class Event: Sendable {
+      private let body: @Sendable () async throws(PatchbayError) -> Void
+      private let hasHappened = Mutex(false)
+
+      init(_ body: @escaping @Sendable () async throws(PatchbayError) -> Void) { self.body = body }
+
+      func happen() async throws(PatchbayError) {
+        let isFirst = hasHappened.withLock { value in
           defer { value = true }
           return !value
         }
+        if isFirst { try await body() }
       }
     }
 
+    private let client: PatchbayClient
+    private let call: Call
+    private let event: Event
+
     init(
-      _ client: PatchbayClient, _ event: @escaping @Sendable () async throws(PatchbayError) -> Void
+      _ client: PatchbayClient, after call: Call,
+      _ body: @escaping @Sendable () async throws(PatchbayError) -> Void
     ) {
       self.client = client
-      self.event = event
+      self.call = call
+      event = Event(body)
     }
 
     func info(_ key: BlobKey, deadline: Deadline) async throws(PatchbayError) -> BlobInfo {
       let info = try await client.info(key, deadline: deadline)
-      if hasHappened.set() { try await event() }
+      if call == .info { try await event.happen() }
       return info
+    }
+
+    func remove(_ key: BlobKey, deadline: Deadline) async throws(PatchbayError) {
+      try await client.remove(key, deadline: deadline)
+      if call == .remove { try await event.happen() }
     }
 
     func open(_ key: BlobKey, waitUntil: Deadline?) async throws(PatchbayError) -> Subscriber {
@@ -302,17 +317,13 @@ func inOrder(_ byteCount: Int?) -> BlobOptions {
     ) async throws(PatchbayError) -> BlobPage {
       try await client.list(prefix: prefix, after: after, limit: limit, deadline: deadline)
     }
-
-    func remove(_ key: BlobKey, deadline: Deadline) async throws(PatchbayError) {
-      try await client.remove(key, deadline: deadline)
-    }
   }
 
   @Test func `a copy that is begun behind a removal does not bring the blob back`() async throws {
     try await withLayers { layers in
       try await layers.lower.publish(pattern(0..<9000), as: "k")
       let removing = layers.store
-      let lower = Eventful(layers.lower) { () throws(PatchbayError) in
+      let lower = Eventful(layers.lower, after: .info) { () async throws(PatchbayError) in
         try await removing.remove("k")
       }
       let reader = try await LayeredStore(layers.upper, over: lower).open("k")
@@ -320,6 +331,27 @@ func inOrder(_ byteCount: Int?) -> BlobOptions {
       #expect(try await reader.readFully(0..<9000) == pattern(0..<9000))
       #expect(try await !layers.upper.exists("k"))
       #expect(await code { _ = try await layers.store.open("k") } == .noSuchKey)
+    }
+  }
+
+  @Test func `a blob that is read between the steps of its removal is gone after the last one`()
+    async throws
+  {
+    try await withLayers { layers in
+      try await layers.lower.publish(pattern(0..<9000), as: "k")
+      #expect(try await layers.store.open("k").waitUntilSealed() == 9000)
+      let reading = layers.store
+      let read: @Sendable () async throws(PatchbayError) -> Void = {
+        () async throws(PatchbayError) in
+        #expect(try await reading.open("k").readFully(0..<9000) == pattern(0..<9000))
+      }
+      let store = LayeredStore(
+        Eventful(layers.upper, after: .remove) { () async throws(PatchbayError) in
+          let answer = await code { try await read() }
+          #expect(answer == .noSuchKey)
+        }, over: Eventful(layers.lower, after: .remove, read))
+      try await store.remove("k")
+      for layer in [layers.upper, layers.lower] { #expect(try await !layer.exists("k")) }
     }
   }
 

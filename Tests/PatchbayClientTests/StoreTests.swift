@@ -105,6 +105,8 @@ private final class Count: Sendable {
       #expect(
         try await fetched.readFully(5 << 20..<(5 << 20) + 9) == pattern(5 << 20..<(5 << 20) + 9))
       #expect(try await store.info("fetched").coveredByteCount == 1 << 20)
+      #expect(try await fetched.readFully(0..<8 << 20) == pattern(0..<8 << 20))
+      #expect(try await fetched.waitUntilSealed() == 8 << 20)
       try await store.remove("fetched")
     }
   }
