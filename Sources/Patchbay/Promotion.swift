@@ -66,8 +66,12 @@ private struct Promotion: Sendable {
 extension LayeredStore {
   /// How long an upper layer may think about a copy before the read goes on without.
   private static let patience = Duration.seconds(1)
-  /// How long the copy of a complete blob may stand still before another process goes on that reads it.
-  private static let stallTimeout = Duration.seconds(30)
+  /// How long a copy may stand still before another process goes on that reads it, for the one that
+  /// copies may be stopped: long enough to compare what is there, at a quarter of a gigabyte in a
+  /// second, before it appends.
+  private static func stallTimeout(_ byteCount: Int) -> Duration {
+    .seconds(30 + byteCount >> 28)
+  }
   /// How long the blob itself is served after its copy has failed.
   private static let failureLifetime = Duration.seconds(10)
 
@@ -96,8 +100,7 @@ extension LayeredStore {
     guard var options = ProductionOptions(copying: info) else { return nil }
     options.leastUses = leastUses
     options.failureLifetime = failureLifetime
-    // What is still written may stand still by itself.
-    options.stallTimeout = info.state == .sealed ? stallTimeout : nil
+    options.stallTimeout = stallTimeout(info.byteCount ?? 0)
     return options
   }
 
