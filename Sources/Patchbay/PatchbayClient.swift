@@ -344,4 +344,10 @@ public struct BlobPage: Sendable, Hashable {
   public var blobs: [BlobInfo]
   /// Whether more follow behind the last one.
   public var hasMore: Bool
+
+  /// A page, for stores that make one of several.
+  public init(blobs: [BlobInfo], hasMore: Bool) {
+    self.blobs = blobs
+    self.hasMore = hasMore
+  }
 }

@@ -67,47 +67,6 @@ extension PatchbayClient {
     return try delivery.created.blob.generation
   }
 
-  /// Publishes a file and announces its length; as the blocking one. The file is opened and read by
-  /// threads that do nothing else.
-  /// - Throws: as the blocking one; `cancelled`. The blob has failed then.
-  @discardableResult
-  public func publish(
-    contentsOf path: String, as key: BlobKey, _ options: BlobOptions = BlobOptions(),
-    deadline: Deadline = .standard
-  ) async throws(PatchbayError) -> Generation {
-    try Self.checkWhole(key, options)
-    let file = try await FileThreads.shared.run { () throws(PatchbayError) in
-      try OpenFile(path)
-    }
-    if let byteCount = file.byteCount, byteCount <= Frame.inlineByteLimit, options.isInlinable {
-      let bytes = try await FileThreads.shared.run { () throws(PatchbayError) in
-        try file.readAll(byteCount)
-      }
-      return try await publish(bytes, as: key, options, deadline: deadline)
-    }
-    return try await publishWhole(byteCount: file.byteCount, key, options, deadline: deadline) {
-      (publisher) async throws(PatchbayError) in
-      try await publisher.append(from: file.descriptor)
-    }
-  }
-
-  private func publishWhole(
-    byteCount: Int?, _ key: BlobKey, _ options: BlobOptions, deadline: Deadline,
-    _ write: (Publisher) async throws(PatchbayError) -> Void
-  ) async throws(PatchbayError) -> Generation {
-    let publisher = try await publisher(
-      key, options.appended(byteCount: byteCount), deadline: deadline)
-    do throws(PatchbayError) {
-      try await write(publisher)
-      // The source may have taken its time: the deadline is the creation's, the seal has its own.
-      try await publisher.seal(deadline: options.sealDeadline)
-      return publisher.generation
-    } catch {
-      try? await publisher.fail("\(error)")
-      throw error
-    }
-  }
-
   // MARK: Subscribing
 
   /// Opens a blob for reading, complete or not; with `waitUntil` waits until the key exists. As the
@@ -205,20 +164,5 @@ extension PatchbayClient {
   /// - Throws: `noBroker`, `timedOut`, `cancelled`.
   public func ping(deadline: Deadline = .standard) async throws(PatchbayError) {
     try await session.connection.call(.ping, deadline: deadline).checkPong()
-  }
-}
-
-/// An input file that several jobs share.
-private final class OpenFile: Sendable {
-  private let file: InputFile
-
-  /// Opens it without waiting for a pipe's other end: reading waits for that.
-  init(_ path: String) throws(PatchbayError) { file = try InputFile(path, waits: false) }
-
-  var byteCount: Int? { file.byteCount }
-  var descriptor: Int32 { file.descriptor.rawValue }
-
-  func readAll(_ byteCount: Int) throws(PatchbayError) -> [UInt8] {
-    try file.readAll(byteCount)
   }
 }

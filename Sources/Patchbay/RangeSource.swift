@@ -37,7 +37,7 @@ public struct RangeSource: Sendable {
   }
 }
 
-extension PatchbayClient {
+extension BlobStore {
   /// Opens the blob with this key, or has it fetched on demand: of all callers in all processes one fetches,
   /// and only what readers wait for, wherever they are. Else as `get` with a closure: when the process that
   /// fetches dies another one goes on, and when all is there the blob is sealed.
@@ -55,7 +55,9 @@ extension PatchbayClient {
       try await job.publisher.serve(source)
     }
   }
+}
 
+extension PatchbayClient {
   /// Creates a blob that is fetched on demand, and gives its publisher, for `Publisher.serve`.
   /// - Throws: as `publisher`; `protocolViolation` without a length, or with impossible pieces.
   public func publisher(

@@ -351,4 +351,56 @@ private final class Screen {
       #expect(try await client.info("layer").state == .open)
     }
   }
+
+  // MARK: Stores
+
+  /// Two brokers with a client each, one above the other.
+  private func withTwoBrokers(
+    _ body: (PatchbayClient, PatchbayClient) async throws -> Void
+  ) async throws {
+    try await withBroker { (upper) async throws in
+      try await withBroker { (lower) async throws in
+        try await body(try await upper.makeClient(), try await lower.makeClient())
+      }
+    }
+  }
+
+  @Test func `a cache over a store that keeps`() async throws {
+    let directory = try TemporaryDirectory()
+    let path = directory.file("v7")
+    try writeFile(path, oracleBytes(1, 0..<100_000))
+    try await withTwoBrokers { (memory, disk) async throws in
+      let store = LayeredStore(memory, over: disk)
+      try await store.publish(contentsOf: path, as: "models/v7")
+      let model = try await store.open("models/v7")
+      #expect(try await model.readFully(0..<100_000) == oracleBytes(1, 0..<100_000))
+      #expect(try await model.generation == memory.info("models/v7").generation)
+      #expect(try await disk.info("models/v7").state == .sealed)
+    }
+  }
+
+  @Test func `keys over several stores`() async throws {
+    let tile = oracleBytes(1, 0..<500)
+    try await withTwoBrokers { (fast, large) async throws in
+      let store = try PartitionedStore([
+        .init("disk1", fast), .init("disk2", weight: 3, large),
+      ])
+      try await store.publish(tile, as: "tile/7/3")
+      let home = store.partition(of: "tile/7/3").name
+      let client = home == "disk1" ? fast : large
+      #expect(try await client.open("tile/7/3").readFully(0..<500) == tile)
+    }
+    try await withTwoBrokers { (diskA, diskB) async throws in
+      try await withBroker { (broker) async throws in
+        let cache = try await broker.makeClient()
+        let store = try PartitionedStore([
+          .init("a", LayeredStore(cache, over: diskA)),
+          .init("b", LayeredStore(cache, over: diskB)),
+        ])
+        try await store.publish(tile, as: "tile/7/3")
+        #expect(try await store.open("tile/7/3").readFully(0..<500) == tile)
+        #expect(try await cache.exists("tile/7/3"))
+      }
+    }
+  }
 }

@@ -9,6 +9,8 @@ do {
   case "ring": try writeRaggedNeighbours(arguments)
   case "life": try Life(arguments).run()
   case "produce": try Producer(arguments).run()
+  case "place": try place(arguments)
+  case "layers": try readLayers(arguments)
   case let role? where Crowd.roles.contains(role): try Crowd(arguments).run(role)
   default: Conversation().run()
   }
