@@ -37,7 +37,9 @@ private final class Notes: Sendable {
 
   // MARK: Callers
 
-  @Test func `a caller that is cancelled, and a reader that closes, end no production`() async throws {
+  @Test func `a caller that is cancelled, and a reader that closes, end no production`()
+    async throws
+  {
     try await withBroker { (broker, client) async throws in
       let gate = Notes()
       let caller = Task {
@@ -58,7 +60,9 @@ private final class Notes: Sendable {
     }
   }
 
-  @Test func `two that ask in one client read one blob, and one goes on for the other`() async throws {
+  @Test func `two that ask in one client read one blob, and one goes on for the other`()
+    async throws
+  {
     try await withBroker { (_, client) async throws in
       let options = ProductionOptions(
         BlobOptions(byteCount: 10), stallTimeout: .milliseconds(20))
@@ -114,10 +118,13 @@ private final class Notes: Sendable {
 
   @Test func `what a closure throws, or leaves out, is the cause that others get`() async throws {
     let ways: [(expected: String, produce: @Sendable (Production) async throws -> Void)] = [
-      ("the render farm is on fire", { _ in throw Fault(description: "the render farm is on fire") }),
+      (
+        "the render farm is on fire",
+        { _ in throw Fault(description: "the render farm is on fire") }
+      ),
       ("CancellationError", { _ in throw CancellationError() }),
       ("of its own", { _ in throw PatchbayError(.inputOutput, "It failed.", cause: "of its own") }),
-      ("4..<10", { job in try await job.publisher.write(pattern(0..<4), at: 0) }),
+      ("4 of 10 bytes", { job in try await job.publisher.write(pattern(0..<4), at: 0) }),
       ("by itself", { job in try await job.publisher.fail("by itself") }),
     ]
     try await withBroker { (broker, client) async throws in
@@ -158,29 +165,31 @@ private final class Notes: Sendable {
     }
   }
 
-  @Test func `a closure runs again as often as it may, and not for a blob that is gone`() async throws {
+  @Test func `a closure runs again as often as it may, and not for a blob that is gone`()
+    async throws
+  {
     try await withBroker { (_, client) async throws in
       var options = ProductionOptions(BlobOptions(byteCount: 10))
       options.attempts = 3
       let notes = Notes()
       let blob = try await client.get("k", options) { job in
-        notes.add("\(job.attempt) \(job.missing)")
+        notes.add("\(job.attempt): \(job.missing.map { "\($0)" })")
         try await job.publisher.write(pattern(job.attempt - 1..<job.attempt), at: job.attempt - 1)
         throw Fault(description: "try \(job.attempt)")
       }
       #expect(await cause(blob).1 == "try 3")
-      #expect(notes.all == ["1 [0..<10]", "2 [1..<10]", "3 [2..<10]"])
+      #expect(notes.all == (1...3).map { "\($0): \(["\($0 - 1)..<10"])" })
 
       let runs = Notes()
-      let removed = try await client.get("gone", options) { job in
+      options.whenUnread = .stop
+      let stopped = try await client.get("gone", options) { _ in
         runs.add("run")
         try await Self.hang()
       }
       try await eventually("it runs") { runs.all.count == 1 }
-      try await client.remove("gone")
+      stopped.close()
       try await client.finishProducing(deadline: .after(.seconds(20)))
       #expect(runs.all == ["run"])
-      removed.close()
     }
   }
 
@@ -249,7 +258,8 @@ private final class Notes: Sendable {
     }
   }
 
-  @Test func `the first byte that differs, and a missing end, fail the blob for all`() async throws {
+  @Test func `the first byte that differs, and a missing end, fail the blob for all`() async throws
+  {
     try await withBroker { (broker, client) async throws in
       for wrong in [0, 9] {
         let (code, cause, _) = try await goOn(broker, client) { publisher in
@@ -286,7 +296,8 @@ private final class Notes: Sendable {
 
   // MARK: Sources
 
-  @Test func `a source that writes too little, elsewhere, or throws an error of ours fails its askers`()
+  @Test
+  func `a source that writes too little, elsewhere, or throws an error of ours fails its askers`()
     async throws
   {
     try await withBroker { (_, client) async throws in
@@ -300,8 +311,9 @@ private final class Notes: Sendable {
       }
       source.pieceByteCount = 4096
       source.fetchesAtOnce = 1
-      let blob = try await client.get(
-        "k", ProductionOptions(BlobOptions(byteCount: 20480)), orFetch: source)
+      var options = ProductionOptions(BlobOptions(byteCount: 20480))
+      options.whenUnread = .stop
+      let blob = try await client.get("k", options, orFetch: source)
       #expect(try await blob.readFully(0..<100) == pattern(0..<100))
       for (position, cause) in [
         (100, "did not write all"), (4096, "handle is closed"), (8192, "did not write all"),
@@ -314,8 +326,9 @@ private final class Notes: Sendable {
       }
       #expect(try await blob.readFully(12288..<20480) == pattern(12288..<20480))
       #expect(
-        await code { _ = try await blob.readFully(100..<101, deadline: .after(.zero)) } == .timedOut)
-      try await client.remove("k")
+        await code { _ = try await blob.readFully(100..<101, deadline: .after(.zero)) } == .timedOut
+      )
+      blob.close()
       try await client.finishProducing(deadline: .after(.seconds(20)))
     }
   }

@@ -162,7 +162,9 @@ import Testing
       try await publisher.write(bytes, at: range.lowerBound)
     }
     source.pieceByteCount = Self.piece
-    let blob = try await client.get("k", ProductionOptions(options(1 << 20)), orFetch: source)
+    var terms = ProductionOptions(options(1 << 20))
+    terms.whenUnread = .stop
+    let blob = try await client.get("k", terms, orFetch: source)
     let reading = Task { try await blob.readFully(100..<200) }
     try await eventually("it is being fetched") { dam.askedCount == 1 }
     try brokers.kill()

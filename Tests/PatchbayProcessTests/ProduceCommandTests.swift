@@ -51,6 +51,7 @@ import Testing
       #expect(outcome.exitCode == 79)
       #expect(outcome.error.contains("the output of /bin/sh \(words)"), "\(outcome.error)")
     }
+    #expect(try broker.run(produce("k", "echo hi", ["--stall", "0s"])).exitCode == 64)
     let failing = try broker.run(produce("k", "echo hi; exit 3", ["--length", "10"]))
     #expect(failing.error.contains("exited with status 3"), "\(failing.error)")
     try broker.stop()
