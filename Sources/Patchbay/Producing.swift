@@ -25,15 +25,31 @@ extension PatchbayClient {
   ///   - deadline: when to give up waiting for the broker's answer.
   ///   - produce: may run now, later, again, or never, in a task of its own. It is cancelled when the blob
   ///     has been taken from it.
-  /// - Throws: `noSpaceMemory`, `limitReached`, `noBroker`, `timedOut`, `cancelled`.
+  /// - Throws: `noSpaceMemory`, `limitReached`, `noBroker`, `timedOut`; `cancelled`: the closure may run
+  ///   all the same.
   public func get(
     _ key: BlobKey, _ options: ProductionOptions = ProductionOptions(),
     deadline: Deadline = .standard,
     orProduce produce: @escaping @Sendable (Production) async throws -> Void
   ) async throws(PatchbayError) -> Subscriber {
+    let cancelled = PatchbayError(
+      .cancelled,
+      "The task was cancelled while it waited for the blob \(key) to be opened or created.")
+    guard !Task.isCancelled else { throw cancelled }
     let request = producedRequest(key, options)
-    let opened = try await openOrCreate(request, options.publisherOptions, deadline)
-    return begin(opened, request, Producer(session: session, options: options, produce: produce))
+    let producer = Producer(session: session, options: options, produce: produce)
+    let opening = Awaited<Subscriber>()
+    // What is created here others may read at once: it is produced, whatever becomes of the caller.
+    Task.detached {
+      do throws(PatchbayError) {
+        let opened = try await openOrCreate(request, options.publisherOptions, deadline)
+        let subscriber = begin(opened, request, producer)
+        if !opening.finish(.success(subscriber)) { subscriber.close() }
+      } catch {
+        opening.finish(.failure(error))
+      }
+    }
+    return try await opening.outcome { opening.finish(.failure(cancelled)) }.get()
   }
 
   // Disfavoured: async code whose closure happens not to wait must not resolve to the blocking one.

@@ -41,22 +41,26 @@ private final class Notes: Sendable {
     async throws
   {
     try await withBroker { (broker, client) async throws in
-      let gate = Notes()
-      let caller = Task {
-        let blob = try await client.get("k", ProductionOptions(BlobOptions(byteCount: 10))) { job in
-          while gate.all.isEmpty { try await Task.sleep(for: .milliseconds(1)) }
-          try await job.publisher.write(pattern(0..<10), at: 0)
-        }
-        _ = try await blob.readFully(0..<10)
-      }
       let other = try await broker.makeClient()
-      let reader = try await other.open("k", waitUntil: .standard)
-      caller.cancel()
-      let outcome = await caller.result
-      #expect(throws: (any Error).self) { try outcome.get() }
-      gate.add("open")
-      #expect(try await reader.readFully(0..<10) == pattern(0..<10))
-      #expect(try await reader.waitUntilSealed() == 10)
+      // At once: the caller may not have its subscriber yet.
+      for key in try (0..<20).map({ try BlobKey("k\($0)") }) {
+        let gate = Notes()
+        let caller = Task {
+          let options = ProductionOptions(BlobOptions(byteCount: 10))
+          let blob = try await client.get(key, options) { job in
+            while gate.all.isEmpty { try await Task.sleep(for: .milliseconds(1)) }
+            try await job.publisher.write(pattern(0..<10), at: 0)
+          }
+          _ = try await blob.readFully(0..<10)
+        }
+        let reader = try await other.open(key, waitUntil: .standard)
+        caller.cancel()
+        let outcome = await caller.result
+        #expect(throws: (any Error).self) { try outcome.get() }
+        gate.add("open")
+        #expect(try await reader.readFully(0..<10) == pattern(0..<10))
+        #expect(try await reader.waitUntilSealed() == 10)
+      }
     }
   }
 
@@ -304,6 +308,7 @@ private final class Notes: Sendable {
       var source = RangeSource { range, publisher in
         switch range.lowerBound {
         case 0: try await publisher.write(pattern(0..<100), at: 0)
+        case 100: break
         case 4096: throw PatchbayError(.closed, "The origin's handle is closed.")
         case 8192: try await publisher.write(pattern(12288..<16384), at: 12288)
         default: try await publisher.write(pattern(range), at: range.lowerBound)
@@ -316,7 +321,7 @@ private final class Notes: Sendable {
       let blob = try await client.get("k", options, orFetch: source)
       #expect(try await blob.readFully(0..<100) == pattern(0..<100))
       for (position, cause) in [
-        (100, "did not write all"), (4096, "handle is closed"), (8192, "did not write all"),
+        (100, "did not write all"), (4096, "handle is closed"), (8192, "covered already"),
       ] {
         let error = await #expect(throws: PatchbayError.self) {
           _ = try await blob.readFully(position..<position + 1)
