@@ -40,7 +40,7 @@ extension PatchbayClient {
     let producer = Producer(session: session, options: options, produce: produce)
     let opening = Awaited<Subscriber>()
     // What is created here others may read at once: it is produced, whatever becomes of the caller.
-    Task.detached {
+    Task.detached { [self] in
       do throws(PatchbayError) {
         let opened = try await openOrCreate(request, options.publisherOptions, deadline)
         let subscriber = begin(opened, request, producer)
