@@ -93,7 +93,7 @@ struct ProduceVerb: Verb {
     let subscriber = try Failure.about(key) {
       try client.get(key, options) { job in try making.run(job) }
     }
-    try Failure.reading(key) { try print(subscriber, making, client) }
+    try Failure.reading(key) { try print(subscriber, client) }
     // Of a stale one: what the command prints here is for who comes next.
     try client.finishProducing()
     try report(subscriber, making, since: started)
@@ -109,7 +109,7 @@ struct ProduceVerb: Verb {
   }
 
   private func print(
-    _ subscriber: Subscriber, _ making: Making, _ client: PatchbayClient
+    _ subscriber: Subscriber, _ client: PatchbayClient
   ) throws {
     var progress = Progress(
       "\(key)", quiet: common.quiet || !noOutput && !StandardOutput.isRegularFile)
@@ -123,12 +123,12 @@ struct ProduceVerb: Verb {
         progress.update(count, of: subscriber.byteCount)
       }
     } catch {
-      if error.systemErrno != nil, making.isBegun { leave(subscriber, client) }
+      if error.systemErrno != nil { leave(subscriber, client) }
       throw error.ofOutput("standard output")
     }
   }
 
-  /// Our output takes no more, as when nobody reads it: what was begun here is finished for whoever else reads the blob, or
+  /// Our output takes no more, as when nobody reads it: what is made here is finished for whoever else reads the blob, or
   /// as it was wanted without a reader.
   private func leave(_ subscriber: Subscriber, _ client: PatchbayClient) {
     subscriber.close()
