@@ -123,13 +123,13 @@ struct ProduceVerb: Verb {
         progress.update(count, of: subscriber.byteCount)
       }
     } catch {
-      if error.systemErrno != nil { leave(subscriber, client) }
+      if error.code == .inputOutput, error.systemErrno != nil { leave(subscriber, client) }
       throw error.ofOutput("standard output")
     }
   }
 
-  /// Our output takes no more, as when nobody reads it: what is made here is finished for whoever else reads the blob, or
-  /// as it was wanted without a reader.
+  /// Our output takes no more, as when nobody reads it: what is made here is finished for whoever else
+  /// reads the blob, or as it was wanted without a reader.
   private func leave(_ subscriber: Subscriber, _ client: PatchbayClient) {
     subscriber.close()
     try? client.finishProducing()
