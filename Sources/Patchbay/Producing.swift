@@ -25,15 +25,31 @@ extension PatchbayClient {
   ///   - deadline: when to give up waiting for the broker's answer.
   ///   - produce: may run now, later, again, or never, in a task of its own. It is cancelled when the blob
   ///     has been taken from it.
-  /// - Throws: `noSpaceMemory`, `limitReached`, `noBroker`, `timedOut`, `cancelled`.
+  /// - Throws: `noSpaceMemory`, `limitReached`, `noBroker`, `timedOut`; `cancelled`: the closure may run
+  ///   all the same.
   public func get(
     _ key: BlobKey, _ options: ProductionOptions = ProductionOptions(),
     deadline: Deadline = .standard,
     orProduce produce: @escaping @Sendable (Production) async throws -> Void
   ) async throws(PatchbayError) -> Subscriber {
+    let cancelled = PatchbayError(
+      .cancelled,
+      "The task was cancelled while it waited for the blob \(key) to be opened or created.")
+    guard !Task.isCancelled else { throw cancelled }
     let request = producedRequest(key, options)
-    let opened = try await openOrCreate(request, options.publisherOptions, deadline)
-    return begin(opened, request, Producer(session: session, options: options, produce: produce))
+    let producer = Producer(session: session, options: options, produce: produce)
+    let opening = Awaited<Subscriber>()
+    // What is created here others may read at once: it is produced, whatever becomes of the caller.
+    Task.detached { [self] in
+      do throws(PatchbayError) {
+        let opened = try await openOrCreate(request, options.publisherOptions, deadline)
+        let subscriber = begin(opened, request, producer)
+        if !opening.finish(.success(subscriber)) { subscriber.close() }
+      } catch {
+        opening.finish(.failure(error))
+      }
+    }
+    return try await opening.outcome { opening.finish(.failure(cancelled)) }.get()
   }
 
   // Disfavoured: async code whose closure happens not to wait must not resolve to the blocking one.
@@ -158,7 +174,8 @@ struct Producer: Sendable {
           publisher.endTakenOver()
           return true
         }
-        guard !publisher.isEnded else { return false }
+        // What has ended needs no other run, whoever has ended it.
+        guard !publisher.isEnded, publisher.isAlive else { return false }
         if attempt == most { try? await publisher.fail("\(error)") }
       }
     }
@@ -169,11 +186,18 @@ struct Producer: Sendable {
     if options.start == .fromZero { publisher.repeatsFromZero() }
     let job = Production(
       publisher: publisher, missing: try await missing(of: publisher), attempt: attempt)
-    try await withThrowingTaskGroup(of: Void.self) { group in
-      group.addTask { try await produce(job) }
-      group.addTask { try await publisher.untilLost() }
+    try await withThrowingTaskGroup(of: Bool.self) { group in
+      group.addTask {
+        try await produce(job)
+        return true
+      }
+      group.addTask {
+        try await publisher.untilLost()
+        return false
+      }
       defer { group.cancelAll() }
-      try await group.next()
+      // A closure that has ended the blob itself may have other things to do.
+      while try await group.next() == false {}
     }
     if !publisher.isEnded { try await publisher.seal(deadline: options.blob.sealDeadline) }
   }
@@ -193,6 +217,12 @@ extension Publisher {
     return status.epoch != handle.grant.blob.epoch && (state == .open || state == .suspended)
   }
 
+  /// Whether the blob has not ended.
+  fileprivate var isAlive: Bool {
+    let state = handle.entry?.status.state(of: generation)
+    return state == .open || state == .suspended
+  }
+
   /// Whether the blob is open, and this publisher's.
   var isCurrent: Bool {
     guard let status = handle.entry?.status else { return false }
@@ -200,7 +230,7 @@ extension Publisher {
   }
 
   /// Waits until nothing that this publisher writes can be seen any more, because the blob has ended
-  /// otherwise than by its doing, or was taken over.
+  /// otherwise than by its doing, or was taken over; returns when it ends the blob itself.
   /// - Throws: what became of the blob; `cancelled`.
   func untilLost() async throws(PatchbayError) {
     guard let bell = handle.spaceBell, let entry = handle.entry else { return }
@@ -212,8 +242,10 @@ extension Publisher {
       let status = entry.status
       return status.state(of: generation) == .open && status.epoch == epoch ? nil : true
     }
-    guard isLost == true, !isEnded else { return }
-    throw isTakenOver ? takenOver : handle.failure()
+    guard isLost == true else { return }
+    if isTakenOver { throw takenOver }
+    guard !isEnding else { return }
+    throw handle.failure()
   }
 
   private var takenOver: PatchbayError {

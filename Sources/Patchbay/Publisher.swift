@@ -120,6 +120,9 @@ public final class Publisher: Sendable {
   /// Whether the blob was sealed or failed, or this handle closed.
   public var isEnded: Bool { ending.withLock { $0 == .ended || $0 == .closing } }
 
+  /// The same, or a call that does so is under way.
+  var isEnding: Bool { ending.withLock { $0 != .none && $0 != .unanswered } }
+
   static let closed = PatchbayError(
     .closed, "This publisher has ended: it was sealed, failed or closed.")
   static let sealing = PatchbayError(

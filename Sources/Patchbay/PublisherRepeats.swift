@@ -69,6 +69,8 @@ extension Publisher {
     let now = MonotonicTime.now
     let isDue = appending.withLock { state in
       state.end = range.upperBound
+      // A batch has nothing to cover of it.
+      if state.batchStart != nil { state.batchStart = range.upperBound }
       if state.end == state.repeatedEnd { state.repeatedEnd = nil }
       guard state.nextRenewal <= now else { return false }
       state.nextRenewal = now.advanced(by: Self.renewalInterval)

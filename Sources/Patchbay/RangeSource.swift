@@ -83,7 +83,8 @@ extension ProductionOptions {
 
 extension Publisher {
   /// Fetches what readers of this blob wait for, until all of it is there, or the blob has ended. Sealing it
-  /// is the caller's. Fetches that fail are told to those that wait for them, and end nothing.
+  /// is the caller's. Fetches that fail are told to those that wait for them, and end nothing. Called once:
+  /// what a cancelled call had begun is fetched again when this publisher has gone, and another one serves.
   /// - Throws: `notPermitted` for a blob that was not created to be fetched on demand; what becomes of the
   ///   blob otherwise; `cancelled`, `noBroker`.
   public func serve(_ source: RangeSource) async throws {
@@ -106,9 +107,9 @@ extension Publisher {
       request.failure = nil
       do {
         try await fetch(range, source, flights)
-      } catch let error as PatchbayError where error.code == .fenced || error.code == .closed {
-        throw error
       } catch {
+        // The source's own handles may be closed or fenced, too: then those that wait are told.
+        guard !isEnded, !isTakenOver else { throw error }
         try Task.checkCancellation()
         request.failure = "\(error)".cut(toUTF8Count: WireLimit.cause)
       }
@@ -117,10 +118,8 @@ extension Publisher {
 
   /// Fetches what is missing of a piece.
   private func fetch(_ range: Range<Int>, _ source: RangeSource, _ flights: Flights) async throws {
-    // A broker that takes the place of another does not know what is under way.
-    guard flights.begin(range) else {
-      throw PatchbayError(.limitReached, "It is being fetched already.")
-    }
+    // A broker that takes the place of another does not know what is under way: the outcome is awaited.
+    try await flights.begin(range)
     defer { flights.end(range) }
     var failure: (any Error)?
     for _ in 0..<max(1, source.attempts) {
@@ -133,6 +132,8 @@ extension Publisher {
         failure = error
       }
     }
+    // Who fetches another piece may have written more than that.
+    if try await missing(in: range).isEmpty { return }
     throw failure ?? unwritten(range)
   }
 
@@ -157,10 +158,48 @@ extension Publisher {
   }
 }
 
-/// Pieces that are being fetched by this publisher.
+/// Pieces that are being fetched by this publisher, each by one task at a time.
 private final class Flights: Sendable {
-  private let ranges = Mutex<Set<Range<Int>>>([])
+  private struct State {
+    var ranges: Set<Range<Int>> = []
+    var line = WaitingLine()
+  }
 
-  func begin(_ range: Range<Int>) -> Bool { ranges.withLock { $0.insert(range).inserted } }
-  func end(_ range: Range<Int>) { _ = ranges.withLock { $0.remove(range) } }
+  private let state = Mutex(State())
+  private let signal = LineSignal()
+
+  /// Enters a piece, once no other task is in it.
+  func begin(_ range: Range<Int>) async throws(PatchbayError) {
+    var wait: Awaited<Void>?
+    while !enter(range, { $0.add(&wait) }) {
+      guard let turn = wait else { return }
+      do throws(PatchbayError) {
+        try await turn.value(
+          until: .never, timedOut: Self.cancelled, cancelled: Self.cancelled)
+      } catch {
+        state.withLock { $0.line.remove(turn) }
+        throw error
+      }
+    }
+  }
+
+  /// Whether nobody was in it; else the caller stands in line.
+  private func enter(_ range: Range<Int>, _ stand: (inout WaitingLine) -> Void) -> Bool {
+    state.withLock { state in
+      guard !state.ranges.insert(range).inserted else { return true }
+      stand(&state.line)
+      return false
+    }
+  }
+
+  func end(_ range: Range<Int>) {
+    let call = state.withLock { state in
+      state.ranges.remove(range)
+      return state.line.call()
+    }
+    signal.wake(call)
+  }
+
+  private static let cancelled = PatchbayError(
+    .cancelled, "The task was cancelled while another one fetched what it was to fetch.")
 }

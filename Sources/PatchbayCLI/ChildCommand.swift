@@ -107,6 +107,12 @@ final class ChildCommand {
 
   // MARK: The end
 
+  /// Waits a while for the command's end; whether it has come.
+  /// - Throws: `Interrupted` when a signal comes first.
+  func awaitEnd(for duration: Duration) throws -> Bool {
+    try status != nil || Interruption.waitReadable(end.rawValue, for: duration)
+  }
+
   /// Waits for the command's end.
   /// - Throws: `blobFailed`, with how it ended as the cause, unless that was with status 0;
   ///   `Interrupted` when a signal comes first.

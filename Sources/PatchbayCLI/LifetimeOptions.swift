@@ -43,7 +43,7 @@ struct LifetimeOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
       "How often the key must have been asked for before the blob is kept.",
-      discussion: "Until then it goes with its last reader. (default: 0)", valueName: "n"))
+      discussion: "Until then it goes with its last reader.", valueName: "n"))
   var leastUses: UInt32 = 0
 
   func validate() throws {

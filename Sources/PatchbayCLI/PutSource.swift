@@ -124,10 +124,16 @@ struct PutSource: ~Copyable {
     guard let byteCount else { return }
     var extra = [UInt8](repeating: 0, count: 1)
     let more = try unsafe extra.withUnsafeMutableBytes { try unsafe read(into: $0) }
-    guard more == 0 else {
-      throw PatchbayError(
-        .lengthMismatch, "\(name) has more than the announced \(byteCount) bytes.")
-    }
+    guard more == 0 else { throw longer(than: byteCount) }
+  }
+
+  func longer(than byteCount: Int) -> PatchbayError {
+    PatchbayError(.lengthMismatch, "\(name) has more than the announced \(byteCount) bytes.")
+  }
+
+  /// Waits a while for the end of a command; whether it has come.
+  borrowing func awaitEnd(for duration: Duration) throws -> Bool {
+    try command?.awaitEnd(for: duration) ?? true
   }
 
   /// - Throws: `blobFailed` when the bytes come from a command that did not succeed.

@@ -35,6 +35,20 @@ import Testing
     }
   }
 
+  /// Holds fetches up until it is opened.
+  private final class Dam: Sendable {
+    private let asked = Mutex(0)
+    private let isOpen = Mutex(false)
+
+    var askedCount: Int { asked.withLock { $0 } }
+    func open() { isOpen.withLock { $0 = true } }
+
+    func pass() async throws {
+      asked.withLock { $0 += 1 }
+      while !isOpen.withLock({ $0 }) { try await Task.sleep(for: .milliseconds(1)) }
+    }
+  }
+
   private func options(_ byteCount: Int) -> BlobOptions {
     var options = BlobOptions(byteCount: byteCount)
     options.firstExtentByteCount = 1 << 20
@@ -166,5 +180,40 @@ import Testing
     #expect(origin.ranges.count == 3_000_000 / Self.piece + 1)
     blob.close()
     try broker.stop()
+  }
+
+  @Test func `a fetch that is under way when the broker is replaced is the next one's, too`()
+    async throws
+  {
+    let brokers = try Succession()
+    try brokers.start()
+    let client = try await PatchbayClient(socketPath: brokers.socket)
+    let dam = Dam()
+    var source = RangeSource { range, publisher in
+      try await dam.pass()
+      let bytes = oracleBytes(publisher.generation.rawValue, range)
+      try await publisher.write(bytes, at: range.lowerBound)
+    }
+    source.pieceByteCount = Self.piece
+    var terms = ProductionOptions(options(1 << 20))
+    terms.whenUnread = .stop
+    let blob = try await client.get("k", terms, orFetch: source)
+    let reading = Task { try await blob.readFully(100..<200) }
+    try await eventually("it is being fetched") { dam.askedCount == 1 }
+    try brokers.kill()
+    try brokers.start()
+    // Somebody else's demand is handed out by the next broker when it has handed out the first.
+    try await eventually("the next broker knows the blob") {
+      try brokers.run(["info", "k"]).exitCode == 0
+    }
+    let other = try await PatchbayClient(socketPath: brokers.socket).open("k")
+    let alsoReading = Task { try await other.readFully(300_000..<300_010) }
+    try await eventually("both pieces are being fetched") { dam.askedCount == 2 }
+    dam.open()
+    #expect(try await reading.value == oracleBytes(blob.generation.rawValue, 100..<200))
+    #expect(try await alsoReading.value.count == 10)
+    #expect(dam.askedCount == 2, "each once")
+    for reader in [blob, other] { reader.close() }
+    try brokers.stop()
   }
 }

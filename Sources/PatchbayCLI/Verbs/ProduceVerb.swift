@@ -46,7 +46,7 @@ struct ProduceVerb: Verb {
     help: ArgumentHelp(
       "How long the command may print nothing while others wait: then one of them runs its own.",
       discussion: "Default: as long as it runs.", valueName: "duration"),
-    transform: Typed.duration)
+    transform: Typed.positiveDuration)
   var stall: Duration?
 
   @Flag(help: "Prints nothing: only sees to it that the blob is there.")
@@ -93,7 +93,7 @@ struct ProduceVerb: Verb {
     let subscriber = try Failure.about(key) {
       try client.get(key, options) { job in try making.run(job) }
     }
-    try Failure.reading(key) { try print(subscriber, making, client) }
+    try Failure.reading(key) { try print(subscriber, client) }
     // Of a stale one: what the command prints here is for who comes next.
     try client.finishProducing()
     try report(subscriber, making, since: started)
@@ -109,7 +109,7 @@ struct ProduceVerb: Verb {
   }
 
   private func print(
-    _ subscriber: Subscriber, _ making: Making, _ client: PatchbayClient
+    _ subscriber: Subscriber, _ client: PatchbayClient
   ) throws {
     var progress = Progress(
       "\(key)", quiet: common.quiet || !noOutput && !StandardOutput.isRegularFile)
@@ -123,13 +123,13 @@ struct ProduceVerb: Verb {
         progress.update(count, of: subscriber.byteCount)
       }
     } catch {
-      if error.systemErrno == EPIPE, making.isBegun { leave(subscriber, client) }
+      if error.code == .inputOutput, error.systemErrno != nil { leave(subscriber, client) }
       throw error.ofOutput("standard output")
     }
   }
 
-  /// Nobody reads our output any more: what was begun here is finished for whoever else reads the blob, or
-  /// as it was wanted without a reader.
+  /// Our output takes no more, as when nobody reads it: what is made here is finished for whoever else
+  /// reads the blob, or as it was wanted without a reader.
   private func leave(_ subscriber: Subscriber, _ client: PatchbayClient) {
     subscriber.close()
     try? client.finishProducing()
@@ -174,18 +174,39 @@ private final class Making: Sendable {
     begun.store(true, ordering: .relaxed)
     let source = try PutSource(outputOf: command, input: .none, length: length)
     do {
-      while let piece = try next(source, job) { try job.publisher.append(piece) }
+      let count = try appendAll(source, job)
+      while try !source.awaitEnd(for: Self.look) { try check(job, source) }
       try source.expectSuccess(for: job.publisher.key)
+      if let length, count < length { throw source.shrunk(to: count) }
     } catch {
       source.stop()
       throw Stopped(error)
     }
   }
 
+  /// How often it is looked whether the blob is still wanted of a command that says nothing.
+  private static let look = Duration.milliseconds(200)
+
+  private func check(_ job: Production, _ source: borrowing PutSource) throws {
+    guard job.isCurrent else { throw source.unwanted }
+  }
+
+  /// - Returns: how many bytes there were.
+  private func appendAll(_ source: borrowing PutSource, _ job: Production) throws -> Int {
+    var count = 0
+    while let piece = try next(source, job) {
+      count += piece.count
+      if let length, count > length { throw source.longer(than: length) }
+      try check(job, source)
+      try job.publisher.append(piece)
+    }
+    return count
+  }
+
   /// The next piece; nil at the end.
   private func next(_ source: borrowing PutSource, _ job: Production) throws -> [UInt8]? {
-    while try !Interruption.waitReadable(source.descriptor.rawValue, for: .milliseconds(200)) {
-      guard job.isCurrent else { throw source.unwanted }
+    while try !Interruption.waitReadable(source.descriptor.rawValue, for: Self.look) {
+      try check(job, source)
     }
     var count = 0
     let piece = try unsafe [UInt8](unsafeUninitializedCapacity: 256 << 10) { place, filled in

@@ -1,0 +1,59 @@
+// The command `produce` where what runs it, or what it runs, does not behave.
+
+import Glibc
+import PatchbayTestSupport
+import Testing
+
+@Suite(.serialized) struct ProduceCommandTests {
+  private func produce(_ key: String, _ script: String, _ options: [String] = []) -> [String] {
+    ["produce", key] + options + ["--", "/bin/sh", "-c", script]
+  }
+
+  /// Standard output that is no place to write to.
+  @Test(arguments: ["> /dev/full", ">&-"])
+  func `who cannot print what its command makes still sees it made`(output: String) throws {
+    let broker = try BrokerProcess(memory: "64MiB")
+    let gate = broker.directory.file("gate")
+    let script = "echo one; while ! [ -e '\(gate)' ]; do :; done; echo two"
+    let errors = broker.directory.file("errors")
+    let caller = try ChildProcess(
+      "/bin/sh",
+      ["-c", "exec \"$0\" \"$@\" \(output)", try program("patchbay")] + produce("k", script),
+      environment: ["PATCHBAY_SOCKET": broker.socket], errorPath: errors)
+    let reader = try broker.start(["cat", "k", "--wait-for", "20s"])
+    #expect(try reader.line() == "one")
+    try writeFile(gate, [])
+    #expect(try reader.rest() == Array("two\n".utf8))
+    #expect(try reader.waitForExit() == 0)
+    #expect(try caller.waitForExit() == 74)
+    #expect(try readFile(errors).contains("failed"))
+    try broker.stop()
+  }
+
+  @Test func `a fenced command that prints nothing more is ended`() throws {
+    let broker = try BrokerProcess(memory: "64MiB")
+    // It has closed its output, so that only its end is waited for.
+    let silent = try broker.start(
+      produce("k", "echo one; exec >&- 2>&-; sleep 1000", ["--stall", "50ms"]))
+    #expect(try silent.line() == "one")
+    #expect(try broker.run(produce("k", "echo one")).output == "one\n")
+    #expect(try silent.waitForExit() == 0)
+    try broker.stop()
+  }
+
+  @Test func `a command whose output has another length is told so with the numbers`() throws {
+    let broker = try BrokerProcess(memory: "64MiB")
+    for (length, words) in [
+      ("10", "ended after 3 of the announced 10 bytes"),
+      ("2", "has more than the announced 2 bytes"),
+    ] {
+      let outcome = try broker.run(produce("k", "echo hi", ["--length", length]))
+      #expect(outcome.exitCode == 79)
+      #expect(outcome.error.contains("the output of /bin/sh \(words)"), "\(outcome.error)")
+    }
+    #expect(try broker.run(produce("k", "echo hi", ["--stall", "0s"])).exitCode == 64)
+    let failing = try broker.run(produce("k", "echo hi; exit 3", ["--length", "10"]))
+    #expect(failing.error.contains("exited with status 3"), "\(failing.error)")
+    try broker.stop()
+  }
+}
