@@ -14,13 +14,15 @@ extension Subscriber {
   ///   - publisher: of an empty blob.
   ///   - deadline: when to give up waiting for bytes.
   /// - Returns: how many bytes were copied.
-  /// - Throws: as `read`, `Publisher.append` and `Publisher.seal`; the other blob has failed then.
+  /// - Throws: as `read`, `Publisher.append` and `Publisher.seal`; `rangeOverlap` for a publisher that has
+  ///   appended something before. The other blob has failed then.
   @available(*, noasync)
   @discardableResult
   public func pipe(
     to publisher: Publisher, deadline: Deadline = .never
   ) throws(PatchbayError) -> Int {
     do throws(PatchbayError) {
+      try publisher.checkEmpty()
       var cursor = cursor()
       while let bytes = try cursor.read(upTo: Self.step, deadline: deadline) {
         try publisher.append(bytes)
@@ -41,6 +43,7 @@ extension Subscriber {
     to publisher: Publisher, deadline: Deadline = .never
   ) async throws(PatchbayError) -> Int {
     do throws(PatchbayError) {
+      try publisher.checkEmpty()
       var cursor = cursor()
       while let bytes = try await cursor.read(upTo: Self.step, deadline: deadline) {
         try await publisher.append(bytes)
@@ -117,6 +120,17 @@ private final class FileInMaking: Sendable {
 }
 
 extension Publisher {
+  /// - Throws: `rangeOverlap` when something was appended before: what comes next would stand elsewhere than
+  ///   in the original.
+  fileprivate func checkEmpty() throws(PatchbayError) {
+    guard position == 0 else {
+      throw PatchbayError(
+        .rangeOverlap,
+        "The blob \(key) has \(position) bytes already, and a copy begins with its first one. Pipe into an "
+          + "empty blob.")
+    }
+  }
+
   /// Writes what a file has already of this blob, at the same positions: it counts as written from then on,
   /// and `missing` leaves it out. What is covered is skipped. Blocks as the file does.
   /// - Parameters:

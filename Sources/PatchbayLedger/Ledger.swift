@@ -205,10 +205,11 @@ package struct Ledger: Sendable {
   }
 
   /// Whether a broker that drains may end: no publisher has a blob open, but for those that write only
-  /// what readers want and of which none waits for anything, and no answer is owed.
-  /// Subscribers do not hold it up; they keep what they have mapped.
+  /// what readers want and of which none waits for anything, nobody is about to go on with one, and no
+  /// answer is owed. Subscribers do not hold it up; they keep what they have mapped.
   package var isDrained: Bool {
     isDraining && askerCount == 0 && pendingRingCount == 0 && openBlobCount == restingBlobCount
+      && !blobs.values.contains { $0.production.isInTransit }
   }
 
   /// Whether nobody is connected and nothing is being written, or waits for somebody to write it.

@@ -84,6 +84,58 @@ import Testing
     }
   }
 
+  @Test func `a pipe that is cancelled fails its copy`() async throws {
+    try await withBroker { (_, client) async throws in
+      let source = try await client.publisher("a", BlobOptions(order: .appendOnly))
+      let copy = try await client.publisher("b", BlobOptions(order: .appendOnly))
+      let reader = try await client.open("b")
+      let subscriber = try await client.open("a")
+      let piping = Task { try await subscriber.pipe(to: copy) }
+      try await source.append(pattern(0..<5000))
+      #expect(try await reader.readFully(0..<5000) == pattern(0..<5000))
+      piping.cancel()
+      let error = await #expect(throws: PatchbayError.self) { try await piping.value }
+      #expect(error?.code == .cancelled)
+      let code = await code { _ = try await reader.waitUntilSealed() }
+      #expect(code == .blobFailed)
+      try await source.seal()
+    }
+  }
+
+  @Test(arguments: [false, true])
+  func `bytes that a pipe has missed fail its copy`(asTask: Bool) async throws {
+    try await withBroker { (_, client) async throws in
+      var options = BlobOptions(policy: .dropOldest)
+      options.ringByteCount = 64 << 10
+      let source = try await client.publisher("a", options)
+      let copy = try await client.publisher("b", BlobOptions(order: .appendOnly))
+      let subscriber = try await client.open("a")
+      try await source.append(pattern(0..<1_000_000))
+      try await source.seal()
+      let result = await pipe(subscriber, copy, asTask: asTask)
+      let error = #expect(throws: PatchbayError.self) { try result.get() }
+      #expect(error?.code == .overrun)
+      let info = try await client.info("b")
+      #expect(info.state == .failed && info.coveredByteCount == 0)
+    }
+  }
+
+  @Test(arguments: [false, true])
+  func `a pipe into a blob that has bytes already is refused, and fails it`(
+    asTask: Bool
+  ) async throws {
+    try await withBroker { (_, client) async throws in
+      try await client.publish(pattern(0..<20_000), as: "a")
+      let copy = try await client.publisher("b", BlobOptions(order: .appendOnly))
+      try await copy.append(pattern(0..<10))
+      let result = await pipe(try await client.open("a"), copy, asTask: asTask)
+      let error = #expect(throws: PatchbayError.self) { try result.get() }
+      #expect(error?.code == .rangeOverlap && error?.message.contains("10 bytes") == true)
+      let info = try await client.info("b")
+      #expect(info.state == .failed)
+    }
+  }
+
   @Test(arguments: [false, true])
   func `an export is a whole file or none`(asTask: Bool) async throws {
     let directory = try TemporaryDirectory()

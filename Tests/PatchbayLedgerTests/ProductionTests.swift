@@ -174,6 +174,24 @@ import Testing
     #expect(scene.reply(1) == .done)
   }
 
+  @Test func `a drain waits for who goes on, and not for a production that nobody goes on with`()
+    throws
+  {
+    for count in [1, 0] {
+      var scene = try Scene(others: count)
+      scene.rig.send(.drainBegan)
+      scene.rig.send(.hungUp(scene.producer))
+      #expect(scene.rig.ledger.isDrained == (count == 0))
+      scene.rig.send(.exited(scene.producer))
+      guard count > 0 else { continue }
+      let grant = try need(scene.reply(0)?.grant)
+      #expect(!scene.rig.ledger.isDrained)
+      let writer = scene.others[0].session
+      #expect(scene.seal(writer, grant.blob) == .done)
+      #expect(scene.rig.ledger.isDrained)
+    }
+  }
+
   @Test func `after a hang-up the end of the process is waited for, and nothing is copied`() throws
   {
     var scene = try Scene()
