@@ -71,6 +71,9 @@ public struct BrokerConfiguration: Sendable {
   public var cachePolicy: (@Sendable (BlobInfo) -> CacheDecision)?
   /// Where its own lines go.
   public var logger: Logger
+  /// How long memory that nobody uses is kept for the next blob; nil: ten seconds. For tests that wait for it
+  /// to be given back.
+  package var poolRest: Duration?
   /// For tests that count system calls: whatever has a thread of its own otherwise runs on the broker's.
   package var runsWorkersInline = false
 
@@ -127,6 +130,7 @@ public final class Broker: Sendable {
     inner.cacheByteLimit = configuration.cacheByteLimit
     inner.cacheBlobLimit = configuration.cacheBlobLimit
     inner.transferLimit = configuration.transferLimit
+    inner.poolRest = configuration.poolRest
     inner.cachePolicy = configuration.cachePolicy
     inner.runsWorkersInline = configuration.runsWorkersInline
     inner.spool = configuration.spool.map {

@@ -112,6 +112,7 @@ final class SoakBrokers {
       logger: Logger(label: "broker", factory: BrokerProcess.quiet))
     configuration.clientMemoryLimit = clientByteCount
     configuration.drainLimit = drainLimit
+    configuration.poolRest = .seconds(1)
     let broker = try Broker(configuration)
     Worker.say("ready")
     let word = readLine()

@@ -228,7 +228,7 @@ final class SoakDirector {
       let page = try client.list()
       for blob in page.blobs {
         crew.forgetPromise("\(blob.key)")
-        try client.remove(blob.key)
+        try remove(blob.key, client)
       }
       if !page.hasMore { break }
     }
@@ -240,6 +240,15 @@ final class SoakDirector {
         return now
       }
       try crew.listen(milliseconds: 50)
+    }
+  }
+
+  /// What has its time may be gone by itself meanwhile.
+  private func remove(_ key: BlobKey, _ client: PatchbayClient) throws(PatchbayError) {
+    do throws(PatchbayError) {
+      try client.remove(key)
+    } catch {
+      guard error.code == .noSuchKey else { throw error }
     }
   }
 

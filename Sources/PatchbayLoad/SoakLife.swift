@@ -48,8 +48,9 @@ enum SoakKind: String, CaseIterable {
     case .shared: 100_000...900_000
     case .small: 1...60_000
     case .cache: 1...2_000_000
-    case .kept, .task, .made: 1...1_200_000
-    case .fetched: 100_000...2_000_000
+    case .kept, .task: 1...1_200_000
+    case .made: 1...500_000
+    case .fetched: 50_000...800_000
     }
   }
 

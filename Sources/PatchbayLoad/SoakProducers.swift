@@ -75,6 +75,7 @@ struct SoakProducers: SoakWork {
     }
     guard let subscriber else { return desk.breathe(milliseconds: 100) }
     try SoakReading(desk, subscriber).readSomehow()
+    desk.breathe(milliseconds: 40)
   }
 }
 
@@ -143,6 +144,7 @@ struct SoakFetchers: SoakWork {
     }
     guard let subscriber else { return desk.breathe(milliseconds: 100) }
     try SoakReading(desk, subscriber).readSomehow()
+    desk.breathe(milliseconds: 40)
   }
 
   private func source() -> RangeSource {

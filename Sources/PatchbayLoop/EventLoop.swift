@@ -175,6 +175,7 @@ final class EventLoop {
     limits.memoryPerClient = configuration.clientMemoryLimit
     limits.cachedByteCount = configuration.cacheByteLimit
     limits.cachedBlobCount = configuration.cacheBlobLimit
+    if let rest = configuration.poolRest { limits.poolRest = rest }
     if let most = configuration.transferLimit { limits.transferLimit = max(1, most) }
     limits.spool = try configuration.spool?.terms(found: opened?.findings.byteCount ?? 0)
     limits.importCount = min(limits.importCount, Int(descriptorLimit) / 4)

@@ -59,6 +59,8 @@ package struct LoopConfiguration: Sendable {
   /// Bounds of what is kept although nobody uses it; nil: as much as there is room for.
   package var cacheByteLimit: Int?
   package var cacheBlobLimit: Int?
+  /// How long a ring is kept for its next use; nil: as long as the ledger likes.
+  package var poolRest: Duration?
   /// Ranges that are fetched on demand at the same time; nil: as many as are asked for.
   package var transferLimit: Int?
   /// Asked about each complete blob that has lost its last user, on the loop's thread.

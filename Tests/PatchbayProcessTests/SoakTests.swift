@@ -15,7 +15,8 @@ import Testing
   @Test func `everything may be killed and stopped, and every byte is right`() throws {
     let place = try TemporaryDirectory()
     let seed = announcedSeed("soak") & 0x7fff_ffff
-    let seconds = isFullTier ? 600 : 60
+    // What is looked at before, between and afterwards makes it a minute and more.
+    let seconds = isFullTier ? 600 : 40
     let outcome = try runProgram(
       "/usr/bin/unshare",
       [
@@ -55,12 +56,13 @@ import Testing
     private let tool: ChildProcess
     private let errorPath: String
 
-    init(_ arguments: [String] = []) throws {
+    init(_ arguments: [String] = [], patience: String = "40s") throws {
       place = try TemporaryDirectory()
       let errors = try TemporaryDirectory()
       errorPath = errors.file("errors")
       tool = try ChildProcess(
-        try program("patchbay-load"), ["soak", "--seconds", "60", "--patience", "10s"] + arguments,
+        try program("patchbay-load"),
+        ["soak", "--seconds", "60", "--patience", patience] + arguments,
         environment: ["TMPDIR": place.path], errorPath: errorPath)
       self.errors = errors
     }
@@ -132,7 +134,7 @@ import Testing
   @Test func `a worker that comes no further fails the soak, which says what it was about to do`()
     throws
   {
-    let run = try Run()
+    let run = try Run(patience: "10s")
     let process = try run.process("part=look")
     #expect(kill(process, SIGSTOP) == 0)
     let end = try run.end()
@@ -192,7 +194,7 @@ import Testing
   @Test func `what somebody still holds in the end fails the soak, which says what has grown`()
     throws
   {
-    let run = try Run(["--seconds", "10"])
+    let run = try Run(["--seconds", "10"], patience: "10s")
     _ = try run.process("part=keep")
     // What there is in the beginning is looked at when everybody has gone for the first time.
     try eventually("the workers have gone", within: 60) { run.processes("part=keep").isEmpty }
