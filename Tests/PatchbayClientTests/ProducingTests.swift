@@ -300,37 +300,6 @@ private final class Notes: Sendable {
 
   // MARK: Sources
 
-  @Test(arguments: [false, true])
-  func `who has read what it waited for asks for it no more, though the piece is not there yet`(
-    blocks: Bool
-  ) async throws {
-    try await withBroker { (broker, client) async throws in
-      let allowed = Mutex(0)
-      let source = RangeSource { range, publisher in
-        for position in range {
-          while allowed.withLock({ $0 }) <= position {
-            try await Task.sleep(for: .milliseconds(1))
-          }
-          try await publisher.write(pattern(position..<position + 1), at: position)
-        }
-      }
-      let whole = try await client.get(
-        "k", ProductionOptions(BlobOptions(byteCount: 20)), orFetch: source)
-      let other = try await broker.makeClient()
-      let reader = try await other.open("k")
-      for position in 0..<19 {
-        let range = position..<position + 1
-        async let byte = blocks ? inThread { try reader.readFully(range) } : reader.readFully(range)
-        try await eventually("it waits") { other.session.connection.pendingCount > 0 }
-        allowed.withLock { $0 = position + 1 }
-        #expect(try await byte == pattern(range))
-      }
-      try await eventually("it waits for nothing") { other.session.connection.pendingCount == 0 }
-      allowed.withLock { $0 = 20 }
-      #expect(try await whole.waitUntilSealed() == 20)
-    }
-  }
-
   @Test
   func `a source that writes too little, elsewhere, or throws an error of ours fails its askers`()
     async throws
