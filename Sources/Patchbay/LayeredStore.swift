@@ -1,6 +1,6 @@
 // Several stores, one above the other, used as one: caches over the store that keeps. The lowest layer
 // alone decides what exists: everything is created there, and its word counts when no layer above has a
-// blob. What stands above are copies, and a copy may be missing at any time.
+// blob complete. What stands above are copies, and a copy may be missing at any time.
 //
 // Whatever takes a blob away begins at the lowest layer and goes upwards. The other way round a reader
 // between the two steps would find the old blob below and copy it upwards again, where nobody would
@@ -88,7 +88,7 @@ public struct LayeredStore: BlobStore {
   private static func soon(
     _ key: BlobKey, in layer: any BlobStore
   ) async -> Result<Subscriber, PatchbayError> {
-    await withTaskGroup { group in
+    await withTaskGroup(of: Result<Subscriber, PatchbayError>.self) { group in
       group.addTask {
         do throws(PatchbayError) {
           return .success(try await layer.open(key, waitUntil: nil))

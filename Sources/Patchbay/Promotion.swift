@@ -56,7 +56,8 @@ private struct Promotion: Sendable {
     let look = Task { beginning.finish(await firstByte(of: copy)) }
     defer { look.cancel() }
     let cancelled = PatchbayError(.cancelled, "The task was cancelled while a copy was begun.")
-    guard case .success = await beginning.outcome({ beginning.finish(.failure(cancelled)) }),
+    let outcome = await beginning.outcome { beginning.finish(.failure(cancelled)) }
+    guard case .success = outcome,
       let info = try? await store.layers[target].info(
         key, deadline: .after(LayeredStore.patience))
     else { return false }
