@@ -225,7 +225,7 @@ import Testing
     }
   }
 
-  @Test func `rings of which the copy came to nothing are copied again, though nobody can write them`()
+  @Test func `rings of which the copy came to nothing are copied again, whoever can write them`()
     throws
   {
     var scene = try Scene()
