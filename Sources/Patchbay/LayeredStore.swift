@@ -1,6 +1,6 @@
 // Several stores, one above the other, used as one: caches over the store that keeps. The lowest layer
 // alone decides what exists: everything is created there, and its word counts when no layer above has a
-// blob. What stands above are copies, and a copy may be missing at any time.
+// blob complete. What stands above are copies, and a copy may be missing at any time.
 //
 // Whatever takes a blob away begins at the lowest layer and goes upwards. The other way round a reader
 // between the two steps would find the old blob below and copy it upwards again, where nobody would
@@ -38,9 +38,10 @@ public struct LayeredStore: BlobStore {
 
   // MARK: Reading
 
-  /// Opens a blob in the first layer that has it. Where that is not the first one, the blob is copied
-  /// into the layers above, and the reader is one of the uppermost copy, which is served while it is
-  /// made; or of the blob itself, when there is to be no copy or none can be made.
+  /// Opens a blob in the first layer that has it complete, or else in the lowest. Where that is not the
+  /// first one, the blob is copied into the layers above, and the reader is one of the uppermost copy,
+  /// which is served while it is made; or of the blob itself, when there is to be no copy or none can be
+  /// made.
   ///
   /// A blob that has failed in a layer counts as none there. With `waitUntil` all layers are waited
   /// for.
@@ -56,43 +57,75 @@ public struct LayeredStore: BlobStore {
       return await promoted(try await look(for: key))
     } catch {
       guard error.code == .noSuchKey, let waitUntil else { throw error }
-      let first = try await firstToHave(key, until: waitUntil).get()
-      // By now another one may have it, too.
-      return await promoted((try? await look(for: key)) ?? Finding(first: first, source: first))
+      return await promoted(try await appearance(of: key, until: waitUntil))
     }
   }
 
   /// Looks for a blob in all layers.
   /// - Throws: what the lowest layer says if none has it; `cancelled`.
-  private func look(for key: BlobKey) async throws(PatchbayError) -> Finding {
-    let above = try await look(for: key, in: layers.dropLast())
-    if let above, above.source.reader.state == .sealed { return above }
-    do throws(PatchbayError) {
-      let below = FoundBlob(
-        reader: try await lowest.open(key, waitUntil: nil), layer: lowestIndex)
-      return Finding(first: above?.first ?? below, source: below)
-    } catch {
-      guard let above, error.code != .cancelled else { throw error }
-      return above
+  private func look(for key: BlobKey) async throws(PatchbayError) -> FoundBlob {
+    if let above = try await lookAbove(for: key) { return above }
+    return FoundBlob(reader: try await lowest.open(key, waitUntil: nil), layer: lowestIndex)
+  }
+
+  /// Looks for a complete blob in the layers above the lowest. One that is not is a copy in the making, and
+  /// of what nobody can tell here: it is found again by who finds what it copies. What a layer cannot give,
+  /// for whatever reason, the next one may have.
+  /// - Throws: `cancelled`.
+  private func lookAbove(for key: BlobKey) async throws(PatchbayError) -> FoundBlob? {
+    for (index, layer) in layers.dropLast().enumerated() {
+      do throws(PatchbayError) {
+        let reader = try await Self.soon(key, in: layer).get()
+        if reader.state == .sealed { return FoundBlob(reader: reader, layer: index) }
+      } catch {
+        if error.code == .cancelled || Task.isCancelled { throw error }
+      }
+    }
+    return nil
+  }
+
+  /// Opens a blob in a layer, if that answers soon.
+  private static func soon(
+    _ key: BlobKey, in layer: any BlobStore
+  ) async -> Result<Subscriber, PatchbayError> {
+    await withTaskGroup(of: Result<Subscriber, PatchbayError>.self) { group in
+      group.addTask {
+        do throws(PatchbayError) {
+          return .success(try await layer.open(key, waitUntil: nil))
+        } catch {
+          return .failure(error)
+        }
+      }
+      group.addTask {
+        try? await Task.sleep(for: patience)
+        return .failure(slow(key))
+      }
+      defer { group.cancelAll() }
+      return await group.next() ?? .failure(slow(key))
     }
   }
 
-  /// What a layer cannot give, for whatever reason, the next one may have.
-  /// - Throws: `cancelled`.
-  private func look(
-    for key: BlobKey, in some: ArraySlice<any BlobStore>
-  ) async throws(PatchbayError) -> Finding? {
-    var finding: Finding?
-    for (index, layer) in some.enumerated() {
-      do throws(PatchbayError) {
-        let found = FoundBlob(reader: try await layer.open(key, waitUntil: nil), layer: index)
-        finding = Finding(first: finding?.first ?? found, source: found)
-        if found.reader.state == .sealed { return finding }
-      } catch {
-        if error.code == .cancelled { throw error }
-      }
+  private static func slow(_ key: BlobKey) -> PatchbayError {
+    PatchbayError(
+      Task.isCancelled ? .cancelled : .timedOut,
+      "An upper layer was asked for the blob \(key), and did not answer in time.")
+  }
+
+  /// Waits until a layer has the key.
+  private func appearance(
+    of key: BlobKey, until deadline: Deadline
+  ) async throws(PatchbayError) -> FoundBlob {
+    let first = try await firstToHave(key, until: deadline).get()
+    do throws(PatchbayError) {
+      // By now another one may have it, too.
+      return try await look(for: key)
+    } catch {
+      guard first.layer < lowestIndex else { return first }
+      guard error.code == .noSuchKey else { throw error }
+      // It was a copy in the making of what has gone.
+      return FoundBlob(
+        reader: try await lowest.open(key, waitUntil: deadline), layer: lowestIndex)
     }
-    return finding
   }
 
   /// Waits for the key in all layers at once.
@@ -134,27 +167,11 @@ public struct LayeredStore: BlobStore {
     _ key: BlobKey, _ options: ProductionOptions, deadline: Deadline,
     orProduce produce: @escaping @Sendable (Production) async throws -> Void
   ) async throws(PatchbayError) -> Subscriber {
-    let above = try await look(for: key, in: layers.dropLast())
-    if let above {
-      let isComplete = above.source.reader.state == .sealed
-      guard !isComplete, try await lowestHas(key, deadline) else { return await promoted(above) }
-    }
+    if let above = try await lookAbove(for: key) { return await promoted(above) }
     let reader = try await lowest.get(key, options, deadline: deadline, orProduce: produce)
-    let below = FoundBlob(reader: reader, layer: lowestIndex)
-    let finding = Finding(first: above?.first ?? below, source: below)
-    guard options.whenUnread == .finish || reader.state == .sealed else {
-      return finding.first.reader
-    }
-    return await promoted(finding, leastUses: options.leastUses)
-  }
-
-  private func lowestHas(_ key: BlobKey, _ deadline: Deadline) async throws(PatchbayError) -> Bool {
-    do throws(PatchbayError) {
-      return try await lowest.info(key, deadline: deadline).state != .failed
-    } catch {
-      if error.code == .cancelled { throw error }
-      return false
-    }
+    guard options.whenUnread == .finish || reader.state == .sealed else { return reader }
+    return await promoted(
+      FoundBlob(reader: reader, layer: lowestIndex), leastUses: options.leastUses)
   }
 
   // MARK: Writing
@@ -215,7 +232,7 @@ public struct LayeredStore: BlobStore {
     var failed: BlobInfo?
     for (index, layer) in layers.enumerated() {
       do throws(PatchbayError) {
-        let info = try await layer.info(key, deadline: deadline)
+        let info = try await layer.info(key, deadline: patient(deadline, index))
         guard info.state == .failed else { return info }
         failed = info
       } catch {
@@ -243,7 +260,8 @@ public struct LayeredStore: BlobStore {
       for (index, layer) in layers.enumerated() {
         do throws(PatchbayError) {
           listing.add(
-            try await layer.list(prefix: prefix, after: after, limit: limit, deadline: deadline))
+            try await layer.list(
+              prefix: prefix, after: after, limit: limit, deadline: patient(deadline, index)))
         } catch {
           if index == lowestIndex || error.code == .cancelled { throw error }
         }
@@ -252,17 +270,15 @@ public struct LayeredStore: BlobStore {
   }
 }
 
+extension LayeredStore {
+  /// An upper layer that does not answer leaves the lowest its time.
+  private func patient(_ deadline: Deadline, _ layer: Int) -> Deadline {
+    layer == lowestIndex ? deadline : deadline.atMost(Self.patience)
+  }
+}
+
 /// A blob's reader, and the layer that it was found in.
 struct FoundBlob: Sendable {
   let reader: Subscriber
   let layer: Int
-}
-
-/// Where a blob was found.
-struct Finding: Sendable {
-  /// In the first layer that has it.
-  let first: FoundBlob
-  /// What copies are made of, or gone on with: in the first layer that has it complete, else in the
-  /// last that has it. Whoever reads a copy that is not complete must be able to go on with it.
-  let source: FoundBlob
 }

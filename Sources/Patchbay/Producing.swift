@@ -135,7 +135,7 @@ struct Producer: Sendable {
   func standBy(_ place: StandByRequest, _ key: BlobKey) async {
     while let publisher = await nextRight(place, key) {
       session.productions.begin()
-      let isTakenOver = await run(publisher)
+      let isTakenOver = await run(publisher, takesOver: true)
       session.productions.end()
       guard isTakenOver else { return }
     }
@@ -162,12 +162,13 @@ struct Producer: Sendable {
   }
 
   /// Produces the blob and ends it.
+  /// - Parameter takesOver: somebody else has begun it.
   /// - Returns: whether it was taken over by somebody else, so that there may be something to do again.
-  func run(_ publisher: Publisher) async -> Bool {
+  func run(_ publisher: Publisher, takesOver: Bool = false) async -> Bool {
     let most = max(1, options.attempts)
     for attempt in 1...most {
       do {
-        try await attemptOnce(publisher, attempt)
+        try await attemptOnce(publisher, attempt, takesOver)
         return false
       } catch {
         guard !publisher.isTakenOver else {
@@ -182,10 +183,13 @@ struct Producer: Sendable {
     return false
   }
 
-  private func attemptOnce(_ publisher: Publisher, _ attempt: Int) async throws {
+  private func attemptOnce(
+    _ publisher: Publisher, _ attempt: Int, _ takesOver: Bool
+  ) async throws {
     if options.start == .fromZero { publisher.repeatsFromZero() }
     let job = Production(
-      publisher: publisher, missing: try await missing(of: publisher), attempt: attempt)
+      publisher: publisher, missing: try await missing(of: publisher), attempt: attempt,
+      isTakenOver: takesOver)
     try await withThrowingTaskGroup(of: Bool.self) { group in
       group.addTask {
         try await produce(job)

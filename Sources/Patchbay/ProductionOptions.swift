@@ -58,6 +58,8 @@ public struct Production: Sendable {
   public let missing: [Range<Int>]
   /// Which run of the closure in this process this is, from 1 on.
   public let attempt: Int
+  /// Whether somebody else has begun it: what the blob was created with is not this producer's.
+  let isTakenOver: Bool
 
   /// Whether what is written still counts: not when the blob has ended, or somebody else goes on with it.
   public var isCurrent: Bool { publisher.isCurrent }

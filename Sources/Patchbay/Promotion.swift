@@ -12,7 +12,9 @@
 // A removal may come between the opening of the source and the creation of the copy. So the copy asks,
 // after it has been created and before its first byte, whether the key still leads to what it copies.
 // If it does, the removal has not begun, and will find the copy on its way up. If not, the copy takes
-// its own key away; those that read it already finish.
+// its own key away; those that read it already finish. Until it has asked nobody can know what it is a
+// copy of, so nobody is given it: its first byte tells those of other processes, and that it still has
+// the key then.
 
 import Glibc
 import PatchbaySystem
@@ -26,14 +28,54 @@ private struct Promotion: Sendable {
   let target: Int
   /// Whether the source was complete when its times were looked at.
   let wasComplete: Bool
+  /// Ends when what makes the copy here has looked at its source, or it has a byte, whoever makes it.
+  private let beginning = Awaited<Void>()
+
+  init(_ store: LayeredStore, of source: FoundBlob, in target: Int, wasComplete: Bool) {
+    self.store = store
+    self.source = source
+    self.target = target
+    self.wasComplete = wasComplete
+  }
 
   private var key: BlobKey { source.reader.key }
 
   func run(_ job: Production) async throws {
-    try await removeUnlessCurrent()
+    // When its time is over a blob says only when it is complete; and what another one has begun was given
+    // what that one knew.
+    let knowsTimes = wasComplete && !job.isTakenOver
+    try await removeUnlessCurrent(knowsTimes)
+    beginning.finish(.success(()))
     try await copy(to: job.publisher)
-    // When its time is over a blob says only when it is complete.
-    if !wasComplete { try await removeUnlessCurrent() }
+    if !knowsTimes { try await removeUnlessCurrent(knowsTimes) }
+  }
+
+  /// Whether a copy is known to be one of what the key leads to. Not waited for any longer than a layer is:
+  /// whoever makes it may have been stopped, or have nothing to copy yet.
+  func isBegun(_ copy: Subscriber) async -> Bool {
+    let look = Task { beginning.finish(await firstByte(of: copy)) }
+    defer { look.cancel() }
+    let cancelled = PatchbayError(.cancelled, "The task was cancelled while a copy was begun.")
+    let outcome = await beginning.outcome { beginning.finish(.failure(cancelled)) }
+    guard case .success = outcome,
+      let info = try? await store.layers[target].info(
+        key, deadline: .after(LayeredStore.patience))
+    else { return false }
+    return info.generation == copy.generation
+  }
+
+  private func firstByte(of copy: Subscriber) async -> Result<Void, PatchbayError> {
+    do throws(PatchbayError) {
+      let deadline = Deadline.after(LayeredStore.patience)
+      if copy.byteCount == 0 {
+        _ = try await copy.waitUntilSealed(deadline: deadline)
+      } else {
+        _ = try await copy.readFully(0..<1, deadline: deadline)
+      }
+      return .success(())
+    } catch {
+      return .failure(error)
+    }
   }
 
   private func copy(to publisher: Publisher) async throws(PatchbayError) {
@@ -55,17 +97,17 @@ private struct Promotion: Sendable {
   }
 
   /// Takes the copy's key away, and those of copies of it, when it would outlive what it is a copy of.
-  private func removeUnlessCurrent() async throws(PatchbayError) {
+  private func removeUnlessCurrent(_ knowsTimes: Bool) async throws(PatchbayError) {
     let info = try? await store.layers[source.layer].info(key, deadline: .standard)
-    let isTimed = !wasComplete && info?.expires != nil
+    let isTimed = !knowsTimes && info?.expires != nil
     guard info?.generation != source.reader.generation || isTimed else { return }
     try await store.remove(key, from: store.layers[...target], deadline: .standard)
   }
 }
 
 extension LayeredStore {
-  /// How long an upper layer may think about a copy before the read goes on without.
-  private static let patience = Duration.seconds(1)
+  /// How long an upper layer may think before the read goes on without.
+  static let patience = Duration.seconds(1)
   /// How long a copy may stand still before another process goes on that reads it, for the one that
   /// copies may be stopped: long enough to compare what is there, at a quarter of a gigabyte in a
   /// second, before it appends.
@@ -75,24 +117,26 @@ extension LayeredStore {
   /// How long the blob itself is served after its copy has failed.
   private static let failureLifetime = Duration.seconds(10)
 
-  /// Has a blob copied into all layers above its source, or stands by where somebody else copies it.
-  /// - Returns: a reader of the uppermost copy, or of what was found first.
-  func promoted(_ finding: Finding, leastUses: UInt32 = 0) async -> Subscriber {
-    guard finding.source.layer > 0, let info = await copyableInfo(of: finding.source),
+  /// Has a blob copied into all layers above it, or stands by where somebody else copies it.
+  /// - Returns: a reader of the uppermost copy; of the blob itself where there is to be none or none can
+  ///   be made.
+  func promoted(_ source: FoundBlob, leastUses: UInt32 = 0) async -> Subscriber {
+    guard source.layer > 0, let info = await copyableInfo(of: source),
       let options = Self.options(copying: info, leastUses)
-    else { return finding.first.reader }
-    var best = finding.source
+    else { return source.reader }
+    var best = source
     for target in (0..<best.layer).reversed() {
       let promotion = Promotion(
-        store: self, source: best, target: target, wasComplete: info.state == .sealed)
+        self, of: best, in: target, wasComplete: info.state == .sealed)
       // Without this copy the next one is made of what there is.
       guard
         let reader = try? await layers[target].get(
-          best.reader.key, options, deadline: .after(Self.patience), orProduce: promotion.run)
+          best.reader.key, options, deadline: .after(Self.patience), orProduce: promotion.run),
+        await promotion.isBegun(reader)
       else { continue }
       best = FoundBlob(reader: reader, layer: target)
     }
-    return best.layer <= finding.first.layer ? best.reader : finding.first.reader
+    return best.reader
   }
 
   /// Nil for a blob whose time is over.

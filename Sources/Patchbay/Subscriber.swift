@@ -303,15 +303,12 @@ public final class Subscriber: Sendable {
     guard let want = want(at: position, count: count) else {
       return try wait(at: position, deadline: deadline, look)
     }
-    do throws(PatchbayError) {
-      return try wait(at: position, deadline: deadline) { () throws(PatchbayError) in
-        if let found = try look() { return found }
-        try want.check()
-        return nil
-      }
-    } catch {
-      want.cancel()
-      throw error
+    // What it waited for may be there before the rest that is fetched with it.
+    defer { want.cancel() }
+    return try wait(at: position, deadline: deadline) { () throws(PatchbayError) in
+      if let found = try look() { return found }
+      try want.check()
+      return nil
     }
   }
 

@@ -65,16 +65,13 @@ extension Subscriber {
     let look = try look(at: position, count: count)
     guard case .nothingYet = look else { return look }
     let want = want(at: position, count: count)
-    do throws(PatchbayError) {
-      return try await wait(at: position, deadline: deadline) { [self] () throws(PatchbayError) in
-        let look = try self.look(at: position, count: count)
-        guard case .nothingYet = look else { return look }
-        try want?.check()
-        return nil
-      }
-    } catch {
-      want?.cancel()
-      throw error
+    // What it waited for may be there before the rest that is fetched with it.
+    defer { want?.cancel() }
+    return try await wait(at: position, deadline: deadline) { [self] () throws(PatchbayError) in
+      let look = try self.look(at: position, count: count)
+      guard case .nothingYet = look else { return look }
+      try want?.check()
+      return nil
     }
   }
 

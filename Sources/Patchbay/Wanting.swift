@@ -37,7 +37,7 @@ final class Want: Sendable {
     if let failure = failure.withLock({ $0 }) { throw failure }
   }
 
-  /// Whoever wanted it has given up.
+  /// Whoever wanted it has it, or has given up.
   func cancel() { task.withLock { $0?.cancel() } }
 }
 

@@ -120,6 +120,7 @@ extension Ledger {
     guard let blob = blobs[generation] else { return }
     guard !isWholeOnDemand(blob) else {
       let all = blobs[generation]?.demands.dismiss()
+      demandSources.remove(generation)
       for waiting in (all?.askers ?? []) + (all?.idle ?? []) {
         reply(waiting.session, waiting.number, .done)
       }
@@ -221,6 +222,7 @@ extension Ledger {
   mutating func cancelDemand(_ asker: RequestID, _ generation: Generation) {
     guard let blob = blobs[generation], blob.demandPiece != nil else { return }
     if blobs[generation]?.demands.dropIdle(asker) == true {
+      if blobs[generation]?.demands.idle.isEmpty == true { demandSources.remove(generation) }
       return reply(asker.session, asker.number, .done)
     }
     for gone in blobs[generation]?.demands.drop(where: { $0 == asker }) ?? [] {

@@ -26,7 +26,8 @@ extension Ledger {
   ) {
     guard let blob = blobs[generation], blob.production.phase == .surveying else { return }
     do throws(PatchbayError) {
-      let complete = try result.get()
+      // What readers cannot read is not complete, whatever a fenced publisher has made of it since.
+      let complete = try result.get().subtracting(blob.production.retracted)
       // Of complete ones the last marks may still be counted, in whatever blob they serve then.
       for extent in blob.extents where complete.contains(extent.index) {
         rings[extent.ring]?.isAbandoned = true
@@ -92,6 +93,7 @@ extension Ledger {
 
   /// Whether a reader finds nothing in an extent at the moment.
   func isBeingCopied(_ index: Int, of blob: Blob) -> Bool {
+    if blob.production.retracted.contains(index) { return true }
     guard case .copying = blob.production.phase else { return false }
     return blob.production.fresh.contains { $0.index == index }
   }
@@ -99,7 +101,10 @@ extension Ledger {
   /// Answer to `refit`.
   mutating func refitted(_ generation: Generation, _ error: PatchbayError?) {
     guard let blob = blobs[generation] else { return }
-    if let error { return failRefit(of: generation, error) }
+    if let error {
+      blobs[generation]?.production.retracted = Set(blob.production.fresh.map(\.index))
+      return failRefit(of: generation, error)
+    }
     for fresh in blob.production.fresh {
       guard let old = blob.extent(at: fresh.index) else { continue }
       blobs[generation]?.extents.removeAll { $0.index == fresh.index }
@@ -120,6 +125,7 @@ extension Ledger {
     }
     blobs[generation]?.production.fenced = []
     blobs[generation]?.production.hindrance = nil
+    blobs[generation]?.production.retracted = []
     blobs[generation]?.production.isTainted = false
     blobs[generation]?.production.phase = .vacant
     record(generation)

@@ -50,13 +50,16 @@ struct Production: Sendable {
   var retryMoment: Int64?
   /// Rings that take the place of incomplete ones.
   var fresh: [ExtentRecord] = []
+  /// Extents whose rings serve nobody any more, and that no fresh one has taken the place of: a copy of them
+  /// came to nothing.
+  var retracted: Set<Int> = []
   /// How much was covered when that was last seen to grow, and when.
   var progress: (covered: Int, since: Int64)?
   var isBeingMeasured = false
   /// When it is next looked at.
   var nextMoment: Int64?
 
-  var mustRefit: Bool { isTainted || !fenced.isEmpty }
+  var mustRefit: Bool { isTainted || !fenced.isEmpty || !retracted.isEmpty }
   /// Whether the right is on its way to somebody else.
   var isInTransit: Bool { phase != .steady }
   /// Whether its rings are being changed.

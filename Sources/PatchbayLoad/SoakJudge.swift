@@ -44,7 +44,8 @@ enum SoakJudge {
     case .open: ended.union([.noSuchKey])
     case .read, .lease: ended.union([.overrun])
     case .demand: ended.union([.inputOutput])
-    case .get: noRoom.union([.blobFailed])
+    // A failure is told for a while, and so is that whoever made it was killed.
+    case .get: noRoom.union([.blobFailed, .abandoned])
     case .create: noRoom.union([.keyExists])
     case .join: ended.union([.noSuchKey, .closed])
     case .write: noRoom.union(ofOthers)

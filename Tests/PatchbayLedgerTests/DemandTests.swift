@@ -279,6 +279,33 @@ import Testing
     #expect(!scene.rig.ledger.isDrained, "it has not ended yet, and somebody waits")
   }
 
+  @Test func `a drain waits for the seal of a blob of which all is there`() throws {
+    var scene = try Scene()
+    let slots = [scene.next(), scene.next()]
+    for index in 0..<10 {
+      let wanted = scene.want(piece(index).lowerBound..<piece(index).lowerBound + 1)
+      _ = scene.next(piece(index))
+      #expect(scene.rig.reply(scene.reader, wanted) == .done)
+    }
+    #expect(slots.allSatisfy { scene.rig.reply(scene.source, $0) != nil })
+    scene.rig.send(.drainBegan)
+    #expect(!scene.rig.ledger.isDrained)
+    scene.rig.ask(
+      scene.source, .seal(SealRequest(blob: scene.blob.blob, byteCount: Self.end)))
+    #expect(scene.rig.ledger.isDrained)
+  }
+
+  @Test func `a drain waits for a publisher that has stopped asking for something to do`() throws {
+    var scene = try Scene()
+    let idle = scene.next()
+    scene.rig.ask(scene.source, .cancel(CancelRequest(request: idle)))
+    #expect(scene.rig.reply(scene.source, idle) == .done)
+    scene.rig.send(.drainBegan)
+    #expect(!scene.rig.ledger.isDrained, "it may write something else")
+    _ = scene.next()
+    #expect(scene.rig.ledger.isDrained)
+  }
+
   @Test func `a drain waits for a blob that becomes complete by itself`() throws {
     var scene = try Scene(fills: true)
     scene.rig.send(.drainBegan)

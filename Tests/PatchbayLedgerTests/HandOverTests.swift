@@ -225,6 +225,37 @@ import Testing
     }
   }
 
+  @Test func `rings of which the copy came to nothing are copied again, whoever can write them`()
+    throws
+  {
+    var scene = try Scene()
+    scene.rig.partial = [0]
+    scene.rig.holdsCopies = true
+    scene.hangUp()
+    let reader = scene.rig.connect(process: 3)
+    #expect(scene.rig.open(reader, "k")?.grant != nil)
+    let first = try need(scene.refit)
+    scene.rig.send(
+      .copied(first, PatchbayError(.limitReached, "no descriptor is left for the copy")))
+    #expect(scene.state?.state == .suspended)
+    // Its ring says no more that it serves the blob: who is given it again takes it for meddled with.
+    let attach = Request.attachExtent(ExtentRequest(generation: scene.generation, index: 0))
+    #expect(scene.rig.ask(reader, attach)?.extent == nil)
+    // The fenced publisher may have completed it behind the tag's back; and then it goes.
+    scene.rig.partial = []
+    scene.rig.send(.exited(scene.producer))
+    #expect(scene.right == nil, "who goes on with the old ring writes what nobody can read")
+    scene.rig.pass(Production.refitPause)
+    scene.rig.send(.tick)
+    let second = try need(scene.refit)
+    #expect(second != first)
+    scene.rig.send(.copied(second, nil))
+    let grant = try need(scene.right)
+    #expect(grant.extent?.ringID != scene.blob.extent?.ringID)
+    #expect(scene.rig.ask(reader, attach)?.extent?.ringID == grant.extent?.ringID)
+    #expect(scene.rig.ledger.inconsistency == nil)
+  }
+
   @Test func `who created it asks again when another has it, and reads it`() throws {
     var scene = try Scene()
     let token = try need(scene.rig.welcome(of: scene.producer)).token

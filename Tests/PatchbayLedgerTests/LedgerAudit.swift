@@ -67,6 +67,8 @@ extension Ledger {
       ("waiters of sessions", spilling.line.count, spilling.line.counts.values.reduce(0, +)),
       ("spills", spilling.underWay.count, blobs.values.count { $0.spillingIndex != nil }),
       ("files", importCount, blobs.values.count(where: \.holdsFile)),
+      ("transfers", transferCount, blobs.values.reduce(0) { $0 + $1.demands.underWay.count }),
+      ("sources", demandSources.count, blobs.values.count { !$0.demands.idle.isEmpty }),
       ("successors", successors.count, blobs.values.count { $0.succeeds != nil }),
       ("cached blobs", cache.count, blobs.values.count { $0.isIdle && $0.state == .sealed }),
       ("owners", owners.count, blobs.values.count { $0.isNamed && !$0.isSource }),
@@ -143,6 +145,12 @@ extension Ledger {
       return "\(blob.spoolByteCount) bytes on disk of \(blob.persistReserve ?? 0) set aside"
     }
     if let wrong = patchworkInconsistency(of: blob) { return wrong }
+    let wanting = blob.demands.askers.values.reduce(blob.demands.endAskers) { $0 + $1 }
+    if blob.demands.askerCount != wanting.count { return "\(wanting.count) wait for bytes" }
+    if blob.demands.askerCounts != Dictionary(wanting.map { ($0.session, 1) }, uniquingKeysWith: +)
+    {
+      return "who waits for bytes"
+    }
     if blob.readerCount != handles.reduce(0, { $0 + $1.readers.count }) { return "readers" }
     if blob.observerCount != handles.reduce(0, { $0 + $1.observers.count }) { return "observers" }
     for session in blob.writers.keys where sessions[session]?.writes.contains(generation) != true {

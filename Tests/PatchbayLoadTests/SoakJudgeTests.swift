@@ -112,6 +112,7 @@ import Testing
       SoakJudge.verdict(on: code, in: deed)
     }
     #expect(verdict(.abandoned, .read) == .plausible)
+    #expect(verdict(.abandoned, .get) == .plausible)
     #expect(verdict(.noSuchKey, .open) == .plausible)
     #expect(verdict(.noSpaceSpool, .write) == .plausible)
     #expect(verdict(.timedOut, .watch) == .plausible)
