@@ -77,8 +77,9 @@ final class Connection: Sendable {
     /// What the broker is still to be told: what nobody waits for, as ends of handles and grants
     /// that came too late, and requests of tasks. Sent before anything else.
     var outbox = Outbox()
-    /// Imports that nobody waits for any more, until the broker answers them.
-    var lateImports: [UInt64: BlobKey] = [:]
+    /// Imports, and questions for something to fetch, that nobody waits for any more, until the broker
+    /// answers them.
+    var late: [UInt64: Request] = [:]
     /// Joins that nobody waits for any more, and the leaves that give back what they grant, until a
     /// broker answers them. One that dies may have made this client a publisher, whom nobody names to the
     /// next: that one would take it for a publisher that does not come back, and fail the blob. So
@@ -387,7 +388,10 @@ extension Connection.State {
     }
     // What it would have granted the next broker takes back by itself.
     guard phase == .connected else { return }
-    lateImports[number] = pending.request.importKey
+    switch pending.request {
+    case .import, .nextDemand: late[number] = pending.request
+    default: break
+    }
   }
 
   /// Takes in what is to be said to the broker; the caller sends it. The mirror stays as it is.
@@ -404,7 +408,7 @@ extension Connection.State {
   /// A grant whose caller has gone; it is not in the mirror. Sent after the reader's role is passed on: a
   /// reader that waited until it can send would read nothing.
   mutating func giveBack(_ reply: Reply, to number: UInt64, over link: Link) {
-    let lateImport = lateImports.removeValue(forKey: number)
+    let question = late.removeValue(forKey: number)
     // Another broker takes back by itself what this one has granted and nobody names.
     guard usableLink === link else { return }
     unsettled[number] = nil
@@ -414,7 +418,7 @@ extension Connection.State {
       let generation = grant.blob.generation
       // Nobody has looked whether its file is still what it was.
       owe(
-        lateImport.map { .remove(RemoveRequest(key: $0, generation: generation)) }
+        question?.importKey.map { .remove(RemoveRequest(key: $0, generation: generation)) }
           ?? .abandon(grant.blob))
       // Whoever opens or creates has a reader of it besides.
       owe(.close(CloseRequest(blob: grant.reader, opened: number)))
@@ -422,6 +426,9 @@ extension Connection.State {
       let leave = owe(.leave(grant.blob))
       if let leave { unsettled[leave.number] = leave }
     case .claimed(let grant): owe(RangeClaim.release(grant))
+    case .demanded(let range):
+      guard case .nextDemand(let blob) = question else { return }
+      owe(.settleDemand(SettleDemandRequest(blob: blob, range: range, outcome: .returned)))
     default: break
     }
   }
@@ -432,7 +439,7 @@ extension Connection.State {
     let end = Connection.End(failure: failure, calls: Array(calls.values), link: link)
     self.failure = failure
     outbox = Outbox()
-    lateImports = [:]
+    late = [:]
     unsettled = [:]
     attachments = Attachments()
     taskCount = 0

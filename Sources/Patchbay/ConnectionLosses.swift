@@ -150,7 +150,7 @@ extension Connection.State {
     interruptedAt = .now
     outbox = Outbox()
     // What these would have granted the next broker takes back by itself.
-    lateImports = [:]
+    late = [:]
     for (number, pending) in calls {
       if case .nobody = pending.recipient { _ = takeCall(number) }
     }

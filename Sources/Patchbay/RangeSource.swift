@@ -82,9 +82,10 @@ extension ProductionOptions {
 }
 
 extension Publisher {
-  /// Fetches what readers of this blob wait for, until all of it is there, or the blob has ended. Sealing it
-  /// is the caller's. Fetches that fail are told to those that wait for them, and end nothing. Called once:
-  /// what a cancelled call had begun is fetched again when this publisher has gone, and another one serves.
+  /// Fetches what readers of this blob wait for, until all of it is there, or the blob has ended. Sealing
+  /// it is the caller's. Fetches that fail are told to those that wait for them, and end nothing. What a
+  /// cancelled call had begun is begun anew by whoever serves next: this publisher called again, or
+  /// another one.
   /// - Throws: `notPermitted` for a blob that was not created to be fetched on demand; what becomes of the
   ///   blob otherwise; `cancelled`, `noBroker`.
   public func serve(_ source: RangeSource) async throws {
@@ -98,22 +99,31 @@ extension Publisher {
   }
 
   private func serveOneByOne(_ source: RangeSource, _ flights: Flights) async throws {
-    var request = NextDemandRequest(blob: handle.grant.blob)
-    while true {
-      let delivery = try await handle.session.connection.call(
-        .nextDemand(request), deadline: .never)
-      guard case .demanded(let range) = delivery.reply else { return }
-      request.fetched = range
-      request.failure = nil
+    let connection = handle.session.connection
+    let question = Request.nextDemand(handle.grant.blob)
+    while case .demanded(let range) = try await connection.call(question, deadline: .never).reply {
       do {
         try await fetch(range, source, flights)
+        settle(range, .fetched)
       } catch {
+        // What was begun is another one's, of this publisher or the next.
+        guard !Task.isCancelled else {
+          settle(range, .returned)
+          throw error
+        }
         // The source's own handles may be closed or fenced, too: then those that wait are told.
         guard !isEnded, !isTakenOver else { throw error }
-        try Task.checkCancellation()
-        request.failure = "\(error)".cut(toUTF8Count: WireLimit.cause)
+        settle(range, .failed("\(error)".cut(toUTF8Count: WireLimit.cause)))
       }
     }
+  }
+
+  /// Tells the broker what has become of a piece. One that takes its place is not told: it has the piece
+  /// fetched again by whoever then finds nothing missing.
+  private func settle(_ range: Range<Int>, _ outcome: SettleDemandRequest.Outcome) {
+    handle.session.connection.post(
+      .settleDemand(
+        SettleDemandRequest(blob: handle.grant.blob, range: range, outcome: outcome)))
   }
 
   /// Fetches what is missing of a piece.

@@ -133,14 +133,25 @@ struct Demands: Sendable {
   /// - Returns: its requests for something to do, and how many fetches it had under way.
   mutating func withdraw(_ session: SessionID) -> (idle: [RequestID], count: Int) {
     let begun = underWay.filter { $0.value == session }.keys.sorted()
-    for piece in begun {
-      underWay[piece] = nil
-      lost.add(piece)
-      if askers[piece] != nil { wanted.add(piece) }
-    }
+    for piece in begun { reopen(piece) }
     let own = idle.filter { $0.session == session }
     idle.removeAll { $0.session == session }
     return (own, begun.count)
+  }
+
+  /// A publisher does not fetch a piece any more.
+  /// - Returns: whether it did.
+  mutating func putBack(_ piece: Int, by session: SessionID) -> Bool {
+    guard underWay[piece] == session else { return false }
+    reopen(piece)
+    return true
+  }
+
+  /// What was begun in vain is wanted again by those that wait for it, and part of the rest.
+  private mutating func reopen(_ piece: Int) {
+    underWay[piece] = nil
+    lost.add(piece)
+    if askers[piece] != nil { wanted.add(piece) }
   }
 
   /// Whoever does not wait any more.

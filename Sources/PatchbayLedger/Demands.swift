@@ -16,6 +16,13 @@ extension Blob {
   /// Bytes of a piece; nil for a blob that nobody fetches on demand.
   var demandPiece: Int? { origin.terms.demand?.pieceByteCount }
 
+  /// The piece that takes just this range; nil: none does.
+  func piece(at range: Range<Int>) -> Int? {
+    guard let demandPiece, range.lowerBound >= 0 else { return nil }
+    let piece = range.lowerBound / demandPiece
+    return piece < pieceCount && self.range(ofPiece: piece) == range ? piece : nil
+  }
+
   var fillsOnDemand: Bool { origin.terms.demand?.fills ?? false }
 
   var pieceCount: Int {
@@ -109,51 +116,64 @@ extension Ledger {
     return end..<max(end, min(end + min(count, Demands.pieceLimit), blob.pieceCount))
   }
 
-  /// A publisher has fetched what it was to fetch, and wants the next.
+  /// A publisher wants something to fetch.
   mutating func nextDemand(
-    _ session: SessionID, _ number: UInt64, _ request: NextDemandRequest
+    _ session: SessionID, _ number: UInt64, _ reference: BlobReference
   ) throws(PatchbayError) {
-    let generation = request.blob.generation
-    let before = try published(request.blob, by: session, for: .grow)
-    guard before.demandPiece != nil else { throw .notOnDemand(before) }
-    if let fetched = request.fetched { settleDemand(fetched, request.failure, session, before) }
-    guard let blob = blobs[generation] else { return }
-    guard !isWholeOnDemand(blob) else {
-      let all = blobs[generation]?.demands.dismiss()
-      demandSources.remove(generation)
-      for waiting in (all?.askers ?? []) + (all?.idle ?? []) {
-        reply(waiting.session, waiting.number, .done)
-      }
-      return reply(session, number, .done)
-    }
+    let blob = try publishedOnDemand(reference, by: session)
+    guard !isWholeOnDemand(blob) else { return reply(session, number, .done) }
     try checkWaitingRequests(of: session)
     guard blob.demands.idle.count < Demands.idleLimit else {
       throw .tooManyWaiters(blob, limit: Demands.idleLimit)
     }
+    let generation = reference.generation
     blobs[generation]?.demands.addIdle(RequestID(session: session, number: number))
     demandSources.insert(generation)
     handOutDemands(of: generation)
   }
 
-  private mutating func settleDemand(
-    _ range: Range<Int>, _ failure: String?, _ session: SessionID, _ blob: Blob
-  ) {
-    guard let size = blob.demandPiece, range.lowerBound >= 0 else { return }
-    let piece = range.lowerBound / size
+  private func publishedOnDemand(
+    _ reference: BlobReference, by session: SessionID
+  ) throws(PatchbayError) -> Blob {
+    let blob = try published(reference, by: session, for: .grow)
+    guard blob.demandPiece != nil else { throw .notOnDemand(blob) }
+    return blob
+  }
+
+  /// What a publisher was given to fetch is there, or could not be had, or is to be fetched by somebody
+  /// else.
+  mutating func settleDemand(
+    _ session: SessionID, _ number: UInt64, _ request: SettleDemandRequest
+  ) throws(PatchbayError) {
+    let blob = try publishedOnDemand(request.blob, by: session)
+    reply(session, number, .done)
     // Compared with what there is before anything is counted with it: a client sent it.
-    guard piece < blob.pieceCount, blob.range(ofPiece: piece) == range,
-      let (waiting, wasUnderWay) = blobs[blob.origin.generation]?.demands.settle(
-        piece, by: session, isComplete: failure == nil)
-    else { return }
-    if wasUnderWay { transferCount -= 1 }
-    for asker in waiting {
-      if let failure {
-        refuse(asker.session, asker.number, .notFetched(blob, range, failure))
-      } else {
-        reply(asker.session, asker.number, .done)
-      }
+    guard let piece = blob.piece(at: request.range) else { return }
+    let generation = request.blob.generation
+    switch request.outcome {
+    case .fetched: endFetch(of: piece, by: session, generation, answer: .done)
+    case .failed(let cause):
+      let error = PatchbayError.notFetched(blob, request.range, cause)
+      endFetch(of: piece, by: session, generation, answer: .failure(error))
+    case .returned:
+      guard blobs[generation]?.demands.putBack(piece, by: session) == true else { return }
+      transferCount -= 1
     }
     handOutTurns()
+    handOutDemands(of: generation)
+  }
+
+  private mutating func endFetch(
+    of piece: Int, by session: SessionID, _ generation: Generation, answer: Reply
+  ) {
+    guard
+      let (waiting, wasUnderWay) = blobs[generation]?.demands.settle(
+        piece, by: session, isComplete: answer == .done)
+    else { return }
+    if wasUnderWay { transferCount -= 1 }
+    for asker in waiting { reply(asker.session, asker.number, answer) }
+    guard let blob = blobs[generation], isWholeOnDemand(blob) else { return }
+    dismissDemands(of: generation, nil)
   }
 
   /// Gives publishers something to do, as long as there is something and more may be fetched at once.

@@ -25,7 +25,7 @@ extension Request {
     case .openOrCreate(let request): .key(request.create.key)
     case .standBy(let request): .blob(request.generation)
     case .demand(let request): .blob(request.generation)
-    case .nextDemand(let request): .blob(request.blob.generation)
+    case .nextDemand(let blob): .blob(blob.generation)
     case .grow(let grow): .blob(grow.blob.generation)
     case .seal(let seal): .blob(seal.blob.generation)
     default: nil

@@ -296,7 +296,8 @@ package struct Ledger: Sendable {
     case .openOrCreate(let request): try openOrCreate(session, number, request)
     case .renew(let blob): try renew(session, number, blob)
     case .demand(let request): try demand(session, number, request)
-    case .nextDemand(let request): try nextDemand(session, number, request)
+    case .nextDemand(let blob): try nextDemand(session, number, blob)
+    case .settleDemand(let request): try settleDemand(session, number, request)
     case .standBy(let request): try standBy(session, number, request)
     }
   }

@@ -64,8 +64,10 @@ package enum Request: Sendable, Hashable {
   case renew(BlobReference)
   /// A reader waits for bytes of a blob that is fetched on demand.
   case demand(DemandRequest)
-  /// A publisher has fetched something, or nothing yet, and waits for something to fetch.
-  case nextDemand(NextDemandRequest)
+  /// A publisher waits for something to fetch.
+  case nextDemand(BlobReference)
+  /// What a publisher was given to fetch is over.
+  case settleDemand(SettleDemandRequest)
 
   package enum Kind: UInt16, Sendable, CaseIterable {
     case hello = 1
@@ -77,6 +79,7 @@ package enum Request: Sendable, Hashable {
     case why, pin, `import`
     case giveBack = 36
     case reattach, reattached, openOrCreate, standBy, renew, demand, nextDemand
+    case settleDemand
   }
 }
 
@@ -224,16 +227,24 @@ package struct DemandRequest: Sendable, Hashable {
   }
 }
 
-package struct NextDemandRequest: Sendable, Hashable {
+package struct SettleDemandRequest: Sendable, Hashable {
+  package enum Outcome: Sendable, Hashable {
+    /// All of it is covered.
+    case fetched
+    /// With the cause.
+    case failed(String)
+    /// Nobody fetches it any more: another one may.
+    case returned
+  }
+
   package var blob: BlobReference
-  /// What was demanded of it before, and is over.
-  package var fetched: Range<Int>?
-  /// Why that could not be fetched; nil: all of it is covered.
-  package var failure: String?
-  package init(blob: BlobReference, fetched: Range<Int>? = nil, failure: String? = nil) {
+  /// What was handed out.
+  package var range: Range<Int>
+  package var outcome: Outcome
+  package init(blob: BlobReference, range: Range<Int>, outcome: Outcome) {
     self.blob = blob
-    self.fetched = fetched
-    self.failure = failure
+    self.range = range
+    self.outcome = outcome
   }
 }
 

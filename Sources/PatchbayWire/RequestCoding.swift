@@ -45,6 +45,7 @@ extension Request {
     case .renew: .renew
     case .demand: .demand
     case .nextDemand: .nextDemand
+    case .settleDemand: .settleDemand
     }
   }
 
@@ -72,7 +73,7 @@ extension Request {
       writer.put(fail.code.rawValue)
       writer.put(fail.cause)
     case .abandon(let blob), .subscriptions(let blob), .leave(let blob), .quiesced(let blob),
-      .renew(let blob):
+      .renew(let blob), .nextDemand(let blob):
       writer.put(blob)
     case .close(let close):
       writer.put(close.blob)
@@ -87,12 +88,10 @@ extension Request {
     case .demand(let request):
       writer.put(request.generation.rawValue)
       writer.put(request.range)
-    case .nextDemand(let request):
+    case .settleDemand(let request):
       writer.put(request.blob)
-      writer.put(request.fetched != nil)
-      if let fetched = request.fetched { writer.put(fetched) }
-      writer.put(request.failure != nil)
-      if let failure = request.failure { writer.put(failure) }
+      writer.put(request.range)
+      request.outcome.encode(&writer)
     case .open(let open):
       writer.put(open.key)
       writer.put(open.waits)
@@ -233,17 +232,42 @@ extension Request {
         DemandRequest(
           generation: Generation(rawValue: try reader.take()),
           range: try reader.takeRange("a demand")))
-    case .nextDemand:
-      self = .nextDemand(
-        NextDemandRequest(
-          blob: try reader.takeReference(),
-          fetched: try reader.takeFlag() ? reader.takeRange("what was fetched") : nil,
-          failure: try reader.takeFlag()
-            ? reader.takeText(atMost: WireLimit.cause, "a cause") : nil))
+    case .nextDemand: self = .nextDemand(try reader.takeReference())
+    case .settleDemand:
+      self = .settleDemand(
+        SettleDemandRequest(
+          blob: try reader.takeReference(), range: try reader.takeRange("what was handed out"),
+          outcome: try SettleDemandRequest.Outcome(from: &reader)))
     case .standBy:
       self = .standBy(
         StandByRequest(
           generation: Generation(rawValue: try reader.take()), opened: try reader.take()))
+    }
+  }
+}
+
+extension SettleDemandRequest.Outcome {
+  fileprivate func encode(_ writer: inout WireWriter) {
+    switch self {
+    case .fetched: writer.put(UInt8(0))
+    case .failed: writer.put(UInt8(1))
+    case .returned: writer.put(UInt8(2))
+    }
+    if case .failed(let cause) = self { writer.put(cause) } else { writer.put("") }
+  }
+
+  fileprivate init(from reader: inout WireReader) throws(PatchbayError) {
+    let number = try reader.take(UInt8.self)
+    let cause = try reader.takeText(atMost: WireLimit.cause, "a cause")
+    switch (number, cause.isEmpty) {
+    case (0, true): self = .fetched
+    case (1, _): self = .failed(cause)
+    case (2, true): self = .returned
+    case (0, _), (2, _):
+      throw PatchbayError(.protocolViolation, "Only a fetch that has failed has a cause.")
+    default:
+      throw PatchbayError(
+        .protocolViolation, "No outcome of a fetch has the number \(number): 0 to 2 do.")
     }
   }
 }

@@ -80,7 +80,7 @@ import Testing
       case 5: want(atEnd: true)
       case 6...7: cancelWant()
       case 8...11: askForMore(place)
-      case 12...16: report(place, fails: chance(1, in: 4))
+      case 12...16: report(place, anyOutcome())
       case 17: cancelSlot(place)
       case 18 where chance(1, in: 3): reopen()
       default: if chance(1, in: 4) { leaveOrJoin(place) }
@@ -106,16 +106,26 @@ import Testing
     private mutating func askForMore(_ place: Int) {
       guard let blob = sources[place].blob, sources[place].slots.count < 3 else { return }
       sources[place].slots.append(
-        rig.post(sources[place].session, .nextDemand(NextDemandRequest(blob: blob))))
+        rig.post(sources[place].session, .nextDemand(blob)))
     }
 
-    private mutating func report(_ place: Int, fails: Bool) {
+    private mutating func report(_ place: Int, _ outcome: SettleDemandRequest.Outcome) {
       guard let blob = sources[place].blob,
         let range = sources[place].held.randomElement(using: &random)
       else { return }
       sources[place].held.removeAll { $0 == range }
-      let request = NextDemandRequest(blob: blob, fetched: range, failure: fails ? "no" : nil)
-      sources[place].slots.append(rig.post(sources[place].session, .nextDemand(request)))
+      rig.ask(
+        sources[place].session,
+        .settleDemand(SettleDemandRequest(blob: blob, range: range, outcome: outcome)))
+      if chance(7, in: 8) { askForMore(place) }
+    }
+
+    private mutating func anyOutcome() -> SettleDemandRequest.Outcome {
+      switch Int.random(in: 0..<8, using: &random) {
+      case 0...1: .failed("no")
+      case 2: .returned
+      default: .fetched
+      }
     }
 
     private mutating func cancelSlot(_ place: Int) {
@@ -163,7 +173,7 @@ import Testing
           if sources[place].slots.isEmpty { askForMore(place) }
           harvest()
           while !sources[place].held.isEmpty {
-            report(place, fails: false)
+            report(place, .fetched)
             harvest()
           }
         }

@@ -42,9 +42,12 @@ import Testing
     }
 
     mutating func next(_ fetched: Range<Int>? = nil, failure: String? = nil) -> UInt64 {
-      rig.post(
-        source,
-        .nextDemand(NextDemandRequest(blob: blob.blob, fetched: fetched, failure: failure)))
+      if let fetched { settle(fetched, failure.map { .failed($0) } ?? .fetched) }
+      return rig.post(source, .nextDemand(blob.blob))
+    }
+
+    mutating func settle(_ range: Range<Int>, _ outcome: SettleDemandRequest.Outcome) {
+      rig.ask(source, .settle(range, of: blob, outcome))
     }
 
     func handedOut(_ number: UInt64) -> Range<Int>? {
@@ -172,10 +175,10 @@ import Testing
     scene.rig.send(.exited(scene.source))
     let grant = try need(scene.rig.reply(scene.reader, waiting)?.grant)
     let next = scene.rig.ask(
-      scene.reader, .nextDemand(NextDemandRequest(blob: grant.blob)))
+      scene.reader, .nextDemand(grant.blob))
     #expect(next == .demanded(piece(0)))
     scene.rig.ask(
-      scene.reader, .nextDemand(NextDemandRequest(blob: grant.blob, fetched: piece(0))))
+      scene.reader, .settle(piece(0), of: grant))
     #expect(scene.rig.reply(scene.reader, wanted) == .done)
     #expect(scene.rig.ledger.transferCount == 0)
   }
@@ -332,7 +335,7 @@ import Testing
     let opened = rig.post(other, .openOrCreate(request))
     let waiting = rig.post(
       other, .standBy(StandByRequest(generation: blob.blob.generation, opened: opened)))
-    rig.ask(source, .nextDemand(NextDemandRequest(blob: blob.blob)))
+    rig.ask(source, .nextDemand(blob.blob))
     func wait(_ rig: inout Rig) {
       for _ in 0..<8 {
         rig.pass(.seconds(1))
@@ -365,7 +368,7 @@ import Testing
     let demand = DemandRequest(generation: plain.blob.generation, range: 0..<1)
     #expect(rig.ask(session, .demand(demand))?.code == .notPermitted)
     #expect(
-      rig.ask(session, .nextDemand(NextDemandRequest(blob: plain.blob)))?.code == .notPermitted)
+      rig.ask(session, .nextDemand(plain.blob))?.code == .notPermitted)
   }
 
   // MARK: Bounds
@@ -440,10 +443,9 @@ import Testing
     #expect(scene.handedOut(begun) == piece(0))
     scene.rig.send(.exited(scene.source))
     var order: [Range<Int>?] = []
-    var request = NextDemandRequest(blob: joined.blob)
-    while case .demanded(let range) = scene.rig.ask(other, .nextDemand(request)) {
+    while case .demanded(let range) = scene.rig.ask(other, .nextDemand(joined.blob)) {
       order.append(range)
-      request.fetched = range
+      scene.rig.ask(other, .settle(range, of: joined))
     }
     #expect(order == ([1, 2, 3, 4, 5, 6, 7, 8, 9, 0].map(piece)))
   }
@@ -467,7 +469,7 @@ import Testing
     var rig = Rig { $0.transferLimit = 1 }
     let all = try sources(of: &rig, ["a", "b", "c"]) { _ in true }
     for source in all {
-      rig.post(source.session, .nextDemand(NextDemandRequest(blob: source.blob.blob)))
+      rig.post(source.session, .nextDemand(source.blob.blob))
     }
     var turns = [0, 0, 0]
     var seen = 0
@@ -480,7 +482,8 @@ import Testing
       else { break }
       seen = given + 1
       turns[place] += 1
-      rig.post(session, .nextDemand(NextDemandRequest(blob: all[place].blob.blob, fetched: range)))
+      rig.post(session, .settle(range, of: all[place].blob))
+      rig.post(session, .nextDemand(all[place].blob.blob))
     }
     #expect(turns == [5, 5, 5])
   }
@@ -491,7 +494,7 @@ import Testing
     var rig = Rig { $0.transferLimit = 1 }
     let all = try sources(of: &rig, ["a", "b", "c"]) { $0 < 2 }
     for source in all {
-      rig.post(source.session, .nextDemand(NextDemandRequest(blob: source.blob.blob)))
+      rig.post(source.session, .nextDemand(source.blob.blob))
     }
     let reader = rig.connect(process: 2)
     _ = rig.open(reader, "c")
@@ -499,7 +502,7 @@ import Testing
     let before = rig.trace.count
     rig.post(
       all[0].session,
-      .nextDemand(NextDemandRequest(blob: all[0].blob.blob, fetched: 0..<Self.piece)))
+      .settle(0..<Self.piece, of: all[0].blob))
     let next = rig.trace[before...].compactMap {
       if case .reply(let session, _, .demanded, _) = $0 { session } else { nil }
     }
@@ -533,7 +536,7 @@ import Testing
     var rig = Rig()
     let source = rig.connect(process: 1)
     let blob = try need(rig.ask(source, .openOrCreate(Self.tenured))?.grant)
-    rig.ask(source, .nextDemand(NextDemandRequest(blob: blob.blob)))
+    rig.ask(source, .nextDemand(blob.blob))
     let first = try heir(of: blob, Self.tenured, &rig, process: 2)
     rig.ask(first.session, .cancel(CancelRequest(request: first.waiting)))
     for _ in 0..<100 {
@@ -556,10 +559,10 @@ import Testing
   @Test func `a source that waits for its turn keeps its tenure`() throws {
     var rig = Rig { $0.transferLimit = 1 }
     let other = try sources(of: &rig, ["other"]) { _ in true }[0]
-    rig.ask(other.session, .nextDemand(NextDemandRequest(blob: other.blob.blob)))
+    rig.ask(other.session, .nextDemand(other.blob.blob))
     let source = rig.connect(process: 1)
     let blob = try need(rig.ask(source, .openOrCreate(Self.tenured))?.grant)
-    rig.ask(source, .nextDemand(NextDemandRequest(blob: blob.blob)))
+    rig.ask(source, .nextDemand(blob.blob))
     let next = try heir(of: blob, Self.tenured, &rig, process: 2)
     rig.post(next.session, .demand(DemandRequest(generation: blob.blob.generation, range: 0..<1)))
     for _ in 0..<12 {

@@ -347,7 +347,7 @@ import Testing
       terms.demand = DemandTerms(pieceByteCount: 4096, readAhead: 0, fills: false)
       let blob = try need(rig.ask(session, .createWith(create, terms))?.grant)
       for _ in 0..<8 {
-        codes.append(rig.ask(session, .nextDemand(NextDemandRequest(blob: blob.blob)))?.code)
+        codes.append(rig.ask(session, .nextDemand(blob.blob))?.code)
       }
     }
     #expect(codes.prefix(10).allSatisfy { $0 == nil })

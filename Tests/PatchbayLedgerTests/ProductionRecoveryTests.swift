@@ -208,7 +208,7 @@ import Testing
     let reader = scene.others[0].session
     let wanted = [scene.rig.post(reader, want(first)), scene.rig.post(reader, want(second))]
     let servers = (0..<2).map { _ in
-      scene.rig.ask(scene.producer, .nextDemand(NextDemandRequest(blob: scene.blob.blob)))
+      scene.rig.ask(scene.producer, .nextDemand(scene.blob.blob))
     }
     #expect(servers == [.demanded(first), .demanded(second)])
     var broker = scene.rig.killed()
@@ -217,15 +217,15 @@ import Testing
       broker.send(.request(back, number: number, want(range)))
     }
     let producer = try scene.producerBack(to: &broker)
-    func report(_ range: Range<Int>, _ failure: String?) -> Request {
-      .nextDemand(
-        NextDemandRequest(blob: scene.blob.blob, fetched: range, failure: failure))
+    func settle(_ range: Range<Int>, _ outcome: SettleDemandRequest.Outcome) -> Request {
+      .settle(range, of: scene.blob, outcome)
     }
-    #expect(broker.ask(producer, report(first, nil)) == .demanded(second))
+    broker.ask(producer, settle(first, .fetched))
     #expect(broker.reply(back, wanted[0]) == .done)
-    broker.ask(producer, report(first, "it failed once"))
+    #expect(broker.ask(producer, .nextDemand(scene.blob.blob)) == .demanded(second))
+    broker.ask(producer, settle(first, .failed("it failed once")))
     #expect(broker.reply(back, wanted[1]) == nil, "that was about another one")
-    broker.ask(producer, report(second, nil))
+    broker.ask(producer, settle(second, .fetched))
     #expect(broker.reply(back, wanted[1]) == .done)
     #expect(broker.ledger.transferCount == 0)
   }
@@ -241,7 +241,7 @@ import Testing
     let heir = try scene.back(0, to: &broker)
     let grant = try need(broker.reply(heir, scene.others[0].waiting)?.grant)
     #expect(
-      broker.ask(heir, .nextDemand(NextDemandRequest(blob: grant.blob)))
+      broker.ask(heir, .nextDemand(grant.blob))
         == .demanded(0..<Self.piece))
     #expect(broker.reply(reader, wanted) == nil)
     broker.ask(heir, .fail(FailRequest(blob: grant.blob, cause: "no")))

@@ -361,6 +361,16 @@ func need<Value>(_ value: Value?, _ location: SourceLocation = #_sourceLocation)
   try #require(value, sourceLocation: location)
 }
 
+extension Request {
+  /// What a source says of a piece that it was to fetch.
+  static func settle(
+    _ range: Range<Int>, of grant: BlobGrant,
+    _ outcome: SettleDemandRequest.Outcome = .fetched
+  ) -> Request {
+    .settleDemand(SettleDemandRequest(blob: grant.blob, range: range, outcome: outcome))
+  }
+}
+
 extension Reply {
   var grant: BlobGrant? {
     switch self {

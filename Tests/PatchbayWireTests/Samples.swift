@@ -155,11 +155,20 @@ enum Golden {
     Sample(
       "demand", 44,
       .demand(DemandRequest(generation: reference.generation, range: 4096..<1_000_000))),
-    Sample("nextDemand", 45, .nextDemand(NextDemandRequest(blob: reference))),
+    Sample("nextDemand", 45, .nextDemand(reference)),
     Sample(
-      "nextDemand, failed", 46,
-      .nextDemand(
-        NextDemandRequest(blob: reference, fetched: 65536..<131_072, failure: "no route"))),
+      "settleDemand", 46,
+      .settleDemand(
+        SettleDemandRequest(blob: reference, range: 65536..<131_072, outcome: .fetched))),
+    Sample(
+      "settleDemand, failed", 47,
+      .settleDemand(
+        SettleDemandRequest(
+          blob: reference, range: 65536..<131_072, outcome: .failed("no route")))),
+    Sample(
+      "settleDemand, returned", 48,
+      .settleDemand(
+        SettleDemandRequest(blob: reference, range: 65536..<131_072, outcome: .returned))),
     Sample("standBy", 42, .standBy(StandByRequest(generation: reference.generation, opened: 41))),
   ]
 
@@ -497,11 +506,12 @@ enum Extreme {
       "demand", .max,
       .demand(DemandRequest(generation: highest.generation, range: top..<top))),
     Sample(
-      "nextDemand", .max,
-      .nextDemand(
-        NextDemandRequest(
-          blob: highest, fetched: top..<top,
-          failure: String(repeating: "x", count: WireLimit.cause)))),
+      "settleDemand", .max,
+      .settleDemand(
+        SettleDemandRequest(
+          blob: highest, range: top..<top,
+          outcome: .failed(String(repeating: "x", count: WireLimit.cause))))),
+    Sample("nextDemand", .max, .nextDemand(highest)),
     Sample(
       "standBy", .max, .standBy(StandByRequest(generation: highest.generation, opened: .max))),
   ]

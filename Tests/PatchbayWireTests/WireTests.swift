@@ -301,6 +301,25 @@ private func refusal(_ body: () throws(PatchbayError) -> Void) -> PatchbayError.
     #expect(refusal { () throws(PatchbayError) in _ = try decodeRequest(packet) } == .invalidKey)
   }
 
+  @Test func `the outcome of a fetch is one of three, and only the failed one has a cause`() {
+    let blob = BlobReference(generation: Generation(rawValue: 1), epoch: 1)
+    let settled = SettleDemandRequest(blob: blob, range: 0..<4096, outcome: .fetched)
+    let whole = Frame.encode(.settleDemand(settled), request: 1)
+    // The last five bytes are the outcome's number and the length of an empty cause.
+    let before = whole.dropLast(5)
+    for number in UInt8.min...UInt8.max {
+      for cause in ["", "no route"] {
+        var writer = WireWriter()
+        writer.put(number)
+        writer.put(cause)
+        let packet = relabelled(before + writer.bytes)
+        let code = refusal { () throws(PatchbayError) in _ = try decodeRequest(packet) }
+        let isFine = number == 1 || number < 3 && cause.isEmpty
+        #expect(code == (isFine ? nil : .protocolViolation), "\(number), \(cause)")
+      }
+    }
+  }
+
   @Test func `a yes-or-no field is 0 or 1 and nothing else`() {
     for value in UInt8.min...UInt8.max {
       var reader = body { $0.put(value) }

@@ -1,0 +1,120 @@
+// A publisher that fetches on demand, is cancelled, and serves again: nothing that it had begun is lost.
+
+import PatchbayBroker
+import PatchbayTestSupport
+import PatchbayTypes
+import PatchbayWire
+import Synchronization
+import Testing
+
+@testable import Patchbay
+
+@Suite struct ServingTests {
+  private static let piece = 4096
+
+  /// Fetches the pattern, in small pieces.
+  private static func source(
+    _ fetch: @escaping @Sendable (Range<Int>, Publisher) async throws -> Void
+  ) -> RangeSource {
+    var source = RangeSource(fetch: fetch)
+    source.pieceByteCount = piece
+    return source
+  }
+
+  private static let good = source { range, publisher in
+    try await publisher.write(pattern(range), at: range.lowerBound)
+  }
+
+  /// How the task of a `serve` ended.
+  private func outcome(of serving: Task<Void, any Error>) async -> String {
+    switch await serving.result {
+    case .success: "it is all there"
+    case .failure(let error as PatchbayError): "\(error.code)"
+    case .failure(let error): error is CancellationError ? "cancelled" : "\(error)"
+    }
+  }
+
+  /// A broker that lets one piece be fetched at a time: what is not given back holds up all.
+  private func withNarrowBroker(
+    _ body: (Broker, PatchbayClient) async throws -> Void
+  ) async throws {
+    let directory = try TemporaryDirectory()
+    var configuration = BrokerConfiguration(
+      socketPath: directory.file("s"), memoryLimit: 64 << 20)
+    configuration.transferLimit = 1
+    try await Broker.withBroker(configuration) { broker in
+      try await body(broker, try await broker.makeClient())
+    }
+  }
+
+  @Test func `what a cancelled call had begun the next call fetches`() async throws {
+    try await withNarrowBroker { (broker, client) async throws in
+      let publisher = try await client.publisher(
+        "k", BlobOptions(byteCount: 8 * Self.piece), fetching: Self.good)
+      let reader = try await broker.makeClient().open("k")
+      let range = 3 * Self.piece + 5..<3 * Self.piece + 10
+      async let wanted = reader.readFully(range)
+      let isFetching = Mutex(false)
+      let hanging = Self.source { _, _ in
+        isFetching.withLock { $0 = true }
+        try await Task.sleep(for: .seconds(3600))
+      }
+      let serving = Task { try await publisher.serve(hanging) }
+      try await eventually("it fetches") { isFetching.withLock { $0 } }
+      serving.cancel()
+      #expect(await outcome(of: serving) == "cancelled")
+      let again = Task { try await publisher.serve(Self.good) }
+      #expect(try await wanted == pattern(range))
+      again.cancel()
+      #expect(await outcome(of: again) == "cancelled")
+      try await publisher.fail("over")
+    }
+  }
+
+  @Test func `a source that is cancelled all the time loses nothing`() async throws {
+    let count = 60 * Self.piece + 17
+    try await withNarrowBroker { (broker, client) async throws in
+      let publisher = try await client.publisher(
+        "k", BlobOptions(byteCount: count), fetching: Self.good)
+      let reader = try await broker.makeClient().open("k")
+      async let all = reader.readFully(0..<count)
+      var cancelled = 0
+      while true {
+        let serving = Task { try await publisher.serve(Self.good) }
+        // As long as a few pieces take, or none.
+        try await Task.sleep(for: .microseconds(Int.random(in: 0..<600)))
+        serving.cancel()
+        let outcome = await outcome(of: serving)
+        if outcome == "it is all there" { break }
+        #expect(outcome == "cancelled")
+        cancelled += 1
+      }
+      try await publisher.seal()
+      #expect(try await all == pattern(0..<count))
+      #expect(cancelled > 0)
+    }
+  }
+
+  @Test func `a piece that is handed out to nobody any more is given back`() async throws {
+    let broker = try FakeBroker()
+    let (client, peer) = try broker.client()
+    let blob = BlobReference(generation: Generation(rawValue: 7), epoch: 3)
+    let question = Task {
+      try await client.session.connection.call(.nextDemand(blob), deadline: .never)
+    }
+    let asked = try peer.next()
+    #expect(asked.request == .nextDemand(blob))
+    question.cancel()
+    let withdrawn = try peer.next().request
+    #expect(withdrawn == .cancel(CancelRequest(request: asked.number)))
+    // It had been handed out before.
+    try peer.say(.demanded(0..<4096), to: asked.number)
+    let returned = SettleDemandRequest(blob: blob, range: 0..<4096, outcome: .returned)
+    #expect(try peer.next().request == .settleDemand(returned))
+    #expect(await question.result.isFailure)
+  }
+}
+
+extension Result {
+  fileprivate var isFailure: Bool { if case .failure = self { true } else { false } }
+}
