@@ -167,7 +167,9 @@ public struct LayeredStore: BlobStore {
     _ key: BlobKey, _ options: ProductionOptions, deadline: Deadline,
     orProduce produce: @escaping @Sendable (Production) async throws -> Void
   ) async throws(PatchbayError) -> Subscriber {
-    if let above = try await lookAbove(for: key) { return await promoted(above) }
+    if let above = try await lookAbove(for: key) {
+      return await promoted(above, leastUses: options.leastUses)
+    }
     let reader = try await lowest.get(key, options, deadline: deadline, orProduce: produce)
     guard options.whenUnread == .finish || reader.state == .sealed else { return reader }
     return await promoted(

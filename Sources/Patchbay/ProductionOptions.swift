@@ -21,7 +21,8 @@ public struct ProductionOptions: Sendable {
   /// Where this producer can go on.
   public var start: ProductionStart
   /// How long the producer may cover nothing new before another process goes on that stands by; what it
-  /// writes afterwards is never seen. Nil: as long as its process lives.
+  /// writes afterwards is never seen. Each that stalls where the one before did is given twice as long.
+  /// Nil: as long as its process lives.
   public var stallTimeout: Duration?
   /// How often the closure runs in this process before the blob fails with what it threw last.
   public var attempts = 1

@@ -178,7 +178,7 @@ extension ProductionOptions {
 extension Access {
   /// A copy belongs to whoever makes it. What the group of another owner could read is for others only
   /// where everybody could.
-  fileprivate var modeOfCopy: UInt16 {
+  var modeOfCopy: UInt16 {
     guard uid != geteuid() || gid != getegid() else { return mode }
     let shared = mode & mode >> 3 & 0o7
     return 0o600 | shared << 3 | shared

@@ -55,6 +55,9 @@ struct Production: Sendable {
   var retracted: Set<Int> = []
   /// How much was covered when that was last seen to grow, and when.
   var progress: (covered: Int, since: Int64)?
+  /// How much was covered when a publisher was last fenced, and how many one after the other were fenced
+  /// with no more than that.
+  var stall: (covered: Int, count: Int)?
   var isBeingMeasured = false
   /// When it is next looked at.
   var nextMoment: Int64?
@@ -67,6 +70,18 @@ struct Production: Sendable {
   var isBeingCopied: Bool { if case .copying = phase { true } else { false } }
   var firstAsker: Candidate? { candidates.first { $0.request != nil } }
 
+  /// How long a publisher may cover nothing new: twice as long as the one before that was fenced where this
+  /// one is. Else work that is silent for longer than its tenure would be begun again for ever.
+  func patience(_ tenure: Duration, at covered: Int) -> Duration {
+    guard let stall, covered <= stall.covered else { return tenure }
+    return tenure * (1 << min(stall.count, Self.doublingLimit))
+  }
+
+  mutating func noteStall(at covered: Int) {
+    let isWhereItWas = stall.map { covered <= $0.covered } ?? false
+    stall = (covered, isWhereItWas ? (stall?.count ?? 0) + 1 : 1)
+  }
+
   /// A process that has hung up is gone in a moment, as a rule, and nothing has to be copied.
   static let exitPatience = Duration.milliseconds(100)
   /// How long a vacant production waits for somebody to ask for it.
@@ -76,6 +91,8 @@ struct Production: Sendable {
   /// How long a hand-over rests for which there was too little of something.
   static let refitPause = Duration.milliseconds(100)
   static let looksPerTurn = 256
+  /// How often a tenure is doubled at most.
+  static let doublingLimit = 20
   static let shortestLook = Duration.milliseconds(5)
 }
 
@@ -432,8 +449,12 @@ extension Ledger {
     let before = blob.production.progress
     if before == nil || coveredByteCount > before?.covered ?? 0 || waitsForBroker(blob) {
       blobs[generation]?.production.progress = (coveredByteCount, now)
-    } else if let before, now - before.since >= tenure.wholeNanoseconds {
-      return fence(blob, tenure)
+    } else if let before {
+      let patience = blob.production.patience(tenure, at: coveredByteCount)
+      if now - before.since >= patience.wholeNanoseconds {
+        blobs[generation]?.production.noteStall(at: coveredByteCount)
+        return fence(generation, patience)
+      }
     }
     let look = max(tenure / 4, Production.shortestLook)
     attend(generation, at: now.addingClamped(look.wholeNanoseconds))
@@ -462,10 +483,10 @@ extension Ledger {
     } ?? false
   }
 
-  private mutating func fence(_ blob: Blob, _ tenure: Duration) {
-    guard let publisher = blob.publishers.first else { return }
+  private mutating func fence(_ generation: Generation, _ patience: Duration) {
+    guard let blob = blobs[generation], let publisher = blob.publishers.first else { return }
     loseProducer(
-      publisher.session, blob, cause: "its publisher covered nothing new for \(tenure)",
+      publisher.session, blob, cause: "its publisher covered nothing new for \(patience)",
       mayWrite: true, waitsForExit: false)
   }
 }

@@ -1,5 +1,6 @@
 // Caches over the store that keeps: what is read where, what is copied, and what never looks complete.
 
+import Glibc
 import PatchbayBroker
 import PatchbayTestSupport
 import PatchbayTypes
@@ -227,6 +228,60 @@ func inOrder(_ byteCount: Int?) -> BlobOptions {
       #expect(await code { _ = try await store.open("new") } == .blobFailed)
       #expect(await code { try await store.remove("k") } == .noBroker)
       #expect(try await !lower.exists("k"))
+    }
+  }
+
+  // MARK: What travels with a copy
+
+  @Test func `a copy of another owner's blob is for others only where everybody might read it`() {
+    let (uid, gid) = (geteuid(), getegid())
+    #expect(Access(uid: uid, gid: gid, mode: 0o640).modeOfCopy == 0o640)
+    for (mode, expected) in [
+      (0o600, 0o600), (0o640, 0o600), (0o604, 0o600), (0o644, 0o644), (0o666, 0o666),
+    ] as [(UInt16, UInt16)] {
+      #expect(Access(uid: uid + 1, gid: gid, mode: mode).modeOfCopy == expected)
+      #expect(Access(uid: uid, gid: gid + 1, mode: mode).modeOfCopy == expected)
+    }
+  }
+
+  @Test func `a copy of what is to be wanted more often goes with its last reader, too`()
+    async throws
+  {
+    try await withBroker { (_, top) async throws in
+      try await withLayers { layers in
+        var options = ProductionOptions(inOrder(9000), start: .fromZero)
+        options.leastUses = 2
+        let produced = try await layers.store.get("k", options) { job in
+          try await job.publisher.append(pattern(0..<9000))
+        }
+        #expect(try await produced.waitUntilSealed() == 9000)
+        #expect(try await produced.generation == layers.upper.info("k").generation)
+        produced.close()
+        try await eventually("the copy has gone") { try await !layers.upper.exists("k") }
+        // Found in the middle, and copied from there.
+        try await layers.upper.publish(pattern(0..<500), as: "middle")
+        let store = LayeredStore(top, over: layers.store)
+        let found = try await store.get("middle", options) { _ in }
+        #expect(try await found.waitUntilSealed() == 500)
+        #expect(try await found.generation == top.info("middle").generation)
+        found.close()
+        try await eventually("that copy has gone, too") { try await !top.exists("middle") }
+      }
+    }
+  }
+
+  @Test func `behind a copy that has failed the blob itself is read for a while`() async throws {
+    try await withLayers { layers in
+      let publisher = try await layers.lower.publisher("k", inOrder(5))
+      try await publisher.append([1, 2])
+      let reader = try await layers.store.open("k")
+      #expect(try await reader.readFully(0..<2) == [1, 2])
+      #expect(try await layers.upper.info("k").generation == reader.generation)
+      try await publisher.fail("no")
+      #expect(await code { _ = try await reader.waitUntilSealed() } == .blobFailed)
+      try await layers.lower.publish([3, 4, 5], as: "k")
+      #expect(try await layers.store.open("k").readFully(0..<3) == [3, 4, 5])
+      #expect(try await layers.upper.info("k").state == .failed, "no other copy was begun")
     }
   }
 

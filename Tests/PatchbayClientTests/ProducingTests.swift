@@ -86,6 +86,34 @@ private final class Notes: Sendable {
     }
   }
 
+  @Test func `who created a blob and was fenced goes on when the one after it stalls, too`()
+    async throws
+  {
+    try await withBroker { (broker, client) async throws in
+      let notes = Notes()
+      let options = ProductionOptions(
+        BlobOptions(byteCount: 10), stallTimeout: .milliseconds(20))
+      let first = try await client.get("k", options) { job in
+        notes.add("creator")
+        guard notes.all.contains("heir") else {
+          try await job.publisher.write(pattern(0..<4), at: 0)
+          return try await Self.hang()
+        }
+        for range in job.missing {
+          try await job.publisher.write(pattern(range), at: range.lowerBound)
+        }
+      }
+      let other = try await broker.makeClient()
+      let second = try await other.get("k", options) { _ in
+        notes.add("heir")
+        try await Self.hang()
+      }
+      #expect(try await second.waitUntilSealed(deadline: .after(.seconds(20))) == 10)
+      #expect(try await first.readFully(0..<10) == pattern(0..<10))
+      #expect(notes.all == ["creator", "heir", "creator"])
+    }
+  }
+
   @Test func `a thread's closure that was fenced is told so, and another one's blob is whole`()
     throws
   {

@@ -369,6 +369,27 @@ import Testing
     #expect(scene.seal(scene.others[0].session, grant.blob) == .done)
   }
 
+  @Test
+  func `whoever stalls where the one before did has twice its time, until something is covered`()
+    throws
+  {
+    var scene = try Scene(others: 4, tenure: Self.tenure)
+    scene.rig.partial = [0]
+    var quarters: [Int] = []
+    for index in 0..<4 {
+      // The third one covers something, and stalls then, a quarter later: it has the plain tenure.
+      if index == 2 { scene.rig.coveredByteCount = 100 }
+      var count = 0
+      while scene.reply(index) == nil, count < 100 {
+        scene.rig.pass(Self.tenure / 4)
+        scene.rig.send(.tick)
+        count += 1
+      }
+      quarters.append(count)
+    }
+    #expect(quarters == [4, 8, 5, 8])
+  }
+
   @Test func `whoever covers something keeps its tenure, and so does who waits for the broker`()
     throws
   {

@@ -41,6 +41,27 @@ import Testing
     try broker.stop()
   }
 
+  @Test func `a command that is silent for longer than its time comes to its end`() throws {
+    let broker = try BrokerProcess(memory: "64MiB")
+    let script = "echo one; sleep 1; echo two"
+    let callers = try (0..<3).map { _ in
+      try broker.start(produce("k", script, ["--stall", "50ms"]))
+    }
+    for caller in callers {
+      #expect(try caller.rest() == Array("one\ntwo\n".utf8))
+      #expect(try caller.waitForExit() == 0)
+    }
+    try broker.stop()
+  }
+
+  @Test func `a command whose output has no room is told so as no space`() throws {
+    let broker = try BrokerProcess(memory: "16MiB")
+    let outcome = try broker.run(produce("k", "exec head -c 64M /dev/zero", ["--no-output"]))
+    #expect(outcome.exitCode == 81)
+    #expect(outcome.error.contains("raise the broker's memory limit."), "\(outcome.error)")
+    try broker.stop()
+  }
+
   @Test func `a command whose output has another length is told so with the numbers`() throws {
     let broker = try BrokerProcess(memory: "64MiB")
     for (length, words) in [

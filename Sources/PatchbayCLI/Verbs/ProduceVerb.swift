@@ -45,7 +45,8 @@ struct ProduceVerb: Verb {
   @Option(
     help: ArgumentHelp(
       "How long the command may print nothing while others wait: then one of them runs its own.",
-      discussion: "Default: as long as it runs.", valueName: "duration"),
+      discussion: "Twice as long for one that stops where the one before did, and so on. "
+        + "Default: as long as it runs.", valueName: "duration"),
     transform: Typed.positiveDuration)
   var stall: Duration?
 
@@ -93,7 +94,11 @@ struct ProduceVerb: Verb {
     let subscriber = try Failure.about(key) {
       try client.get(key, options) { job in try making.run(job) }
     }
-    try Failure.reading(key) { try print(subscriber, client) }
+    do {
+      try Failure.reading(key) { try print(subscriber, client) }
+    } catch let failure as Failure where failure.error.code == .blobFailed {
+      throw making.shortage.map { Failure($0, key: key) } ?? failure
+    }
     // Of a stale one: what the command prints here is for who comes next.
     try client.finishProducing()
     try report(subscriber, making, since: started)
@@ -155,6 +160,7 @@ private final class Making: Sendable {
   private let command: [String]
   private let length: Int?
   private let begun = Atomic<Bool>(false)
+  private let storedShortage = Mutex<PatchbayError?>(nil)
 
   init(_ command: [String], length: Int?) {
     self.command = command
@@ -165,6 +171,16 @@ private final class Making: Sendable {
   var isBegun: Bool {
     // relaxed: the word alone is wanted.
     begun.load(ordering: .relaxed)
+  }
+
+  /// What there was no room for of the command's output: readers are told as of any failure, but it is
+  /// no fault of the command.
+  var shortage: PatchbayError? { storedShortage.withLock { $0 } }
+
+  private func noteShortage(_ error: any Error) {
+    guard let error = error as? PatchbayError, ExitStatus.of(error.code) == ExitStatus.noSpace
+    else { return }
+    storedShortage.withLock { $0 = error }
   }
 
   /// Runs the command, and appends what it prints.
@@ -179,6 +195,7 @@ private final class Making: Sendable {
       try source.expectSuccess(for: job.publisher.key)
       if let length, count < length { throw source.shrunk(to: count) }
     } catch {
+      noteShortage(error)
       source.stop()
       throw Stopped(error)
     }

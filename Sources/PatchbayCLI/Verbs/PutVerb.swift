@@ -29,11 +29,11 @@ struct PutVerb: Verb {
       With --tee the bytes go to standard output as well. When nobody reads there any more, \
       publishing goes on.
 
-      Example: patchbay put models/v7 weights.bin --type application/octet-stream
       With --expect the blob is sealed only if its content has that digest; otherwise it has failed, \
       and nobody new gets it. Readers that have it open already get its bytes as they come, before \
       anybody can know, and at the end the failure instead of the end.
 
+      Example: patchbay put models/v7 weights.bin --type application/octet-stream
       Example: patchbay put models/v8 weights.bin --ack durable --compress lz4
       Example: patchbay put build/log -- make -k all
 
