@@ -33,9 +33,10 @@ public struct BlobOptions: Sendable, Hashable {
   /// With `backpressure`: how long a subscriber may hold the publisher; then it is let go, and its next
   /// call throws `overrun`. Counted anew when another broker has come.
   public var slowestLimit: Duration
-  /// Media type, for people and gateways; at most 255 bytes.
+  /// Media type, for people and gateways; at most 255 bytes. A create with more is refused with
+  /// `protocolViolation`, and so are longer or more labels.
   public var type: String
-  /// Labels that travel with the blob; at most 32.
+  /// Labels that travel with the blob; at most 32, of at most 255 bytes on each side.
   public var labels: [BlobInfo.Label]
   /// Whether others may join as publishers of the blob, each in the ranges that it claims. Only for
   /// blobs written in any order.

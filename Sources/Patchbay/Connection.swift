@@ -204,11 +204,21 @@ final class Connection: Sendable {
     }
   }
 
-  static func checkSize(_ packet: [UInt8]) throws(PatchbayError) {
+  /// A broker hangs up on what it cannot read, and all that share the connection would pay for what one
+  /// caller has passed: what a caller is free to choose is read here before it is sent.
+  static func check(_ packet: [UInt8], of request: Request) throws(PatchbayError) {
     guard packet.count <= Frame.byteLimit else {
       throw PatchbayError(
         .limitReached,
         "A request has \(packet.count) bytes; a control message takes \(Frame.byteLimit).")
+    }
+    guard request.isFreelyChosen else { return }
+    do throws(PatchbayError) {
+      _ = try Frame(parsing: packet).decodeRequest(packet)
+    } catch {
+      throw PatchbayError(
+        .protocolViolation,
+        "The request \(request.kind) was not sent, as no broker would take it. \(error.message)")
     }
   }
 
@@ -470,6 +480,14 @@ extension Request {
     switch self {
     case .open(let open): open.waits
     case .create, .createWith, .openOrCreate, .standBy, .demand, .nextDemand, .grow: true
+    default: false
+    }
+  }
+
+  /// Whether it holds texts, lists or numbers just as a caller gave them.
+  fileprivate var isFreelyChosen: Bool {
+    switch self {
+    case .create, .createWith, .openOrCreate, .import, .list, .watch: true
     default: false
     }
   }

@@ -93,7 +93,7 @@ extension Connection {
       if let failure = state.failure { throw failure }
       let number = state.takeNumber()
       let packet = Packet(Frame.encode(request, request: number), number: number, file: file)
-      try Self.checkSize(packet.bytes)
+      try Self.check(packet.bytes, of: request)
       guard state.callByteCount + packet.bytes.count <= Self.outboxLimit else {
         throw PatchbayError(
           .limitReached,

@@ -65,7 +65,7 @@ extension Connection {
   ) throws(PatchbayError) -> (Packet, life: Int) {
     let number = takeNumber()
     let packet = Packet(Frame.encode(request, request: number), number: number, file: file)
-    try Self.checkSize(packet.bytes)
+    try Self.check(packet.bytes, of: request)
     return try state.withLock { (state) throws(PatchbayError) in
       if let failure = state.failure { throw failure }
       state.attachments.asked(request)

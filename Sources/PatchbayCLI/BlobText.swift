@@ -27,6 +27,7 @@ extension BlobInfo {
     fields["expires"] = .optional(expires.map(Shown.time))
     fields["pinned"] = .boolean(isPinned)
     fields["imported"] = .boolean(isImported)
+    fields["paused"] = .boolean(isPaused)
     fields["cache"] = .boolean(isCache)
     fields["owner"] = .integer(Int(access.uid))
     fields["mode"] = .string(octalMode)
@@ -40,6 +41,9 @@ extension BlobInfo {
     return String(repeating: "0", count: max(0, 4 - digits.count)) + digits
   }
 
+  /// Its state, in a table.
+  var stateWord: String { isPaused ? "paused" : "\(state)" }
+
   /// What `info` prints.
   var lines: [String] {
     var pairs = [
@@ -51,6 +55,7 @@ extension BlobInfo {
       ("policy", policy.sentence),
       ("publishers", "\(publisherCount)"), ("subscribers", "\(subscriberCount)"),
     ]
+    if isPaused { pairs.append(("paused", "its publisher goes on when somebody reads it")) }
     if isImported { pairs.append(("imported", "a file that is read where it is")) }
     if isPinned { pairs.append(("pinned", "is not evicted, and does not expire")) }
     if let expires { pairs.append(("expires", Shown.time(expires))) }

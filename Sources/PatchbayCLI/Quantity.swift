@@ -4,6 +4,7 @@ import ArgumentParser
 import Glibc
 import Patchbay
 import PatchbayText
+import PatchbayWire
 
 /// Reading arguments. Each throws a `ValidationError` whose text says what would be right.
 enum Typed {
@@ -87,8 +88,24 @@ enum Typed {
     guard let equals = text.firstIndex(of: "="), equals != text.startIndex else {
       throw ValidationError("A label is NAME=VALUE.")
     }
-    return BlobInfo.Label(
+    let label = BlobInfo.Label(
       name: String(text[..<equals]), value: String(text[text.index(after: equals)...]))
+    let longest = max(label.name.utf8.count, label.value.utf8.count)
+    guard longest <= WireLimit.labelPart else {
+      throw ValidationError(
+        "Each side of a label has at most \(WireLimit.labelPart) bytes; one of these has \(longest)."
+      )
+    }
+    return label
+  }
+
+  /// Such as `text/plain`; nobody looks into it.
+  static func mediaType(_ text: String) throws -> String {
+    guard text.utf8.count <= WireLimit.type else {
+      throw ValidationError(
+        "A media type has at most \(WireLimit.type) bytes; this one has \(text.utf8.count).")
+    }
+    return text
   }
 }
 

@@ -166,7 +166,7 @@ struct TopScreen {
         title: title, priority: priority, isRight: isRight, least: least, cells: rows.map(cell))
     }
     return [
-      column("STATE", 6, 6, isRight: false) { "\($0.info.state)" },
+      column("STATE", 6, 6, isRight: false) { $0.info.stateWord },
       column("WRITTEN", 4, 9) { Shown.bytes($0.info.coveredByteCount) },
       column("LENGTH", 1, 9) { $0.info.byteCount.map { Shown.bytes($0) } ?? "-" },
       column("DONE", 3, 5) { row in

@@ -176,6 +176,10 @@ struct WhyLook {
   }
 
   private var openVerdict: String {
+    if info?.isPaused == true {
+      return "Its publisher is paused, as nobody reads it. It goes on as soon as somebody does: "
+        + "patchbay cat \(key)"
+    }
     if situation.waits.contains(where: { $0.want == .verification }) {
       return "Its publisher has asked for the seal, and the broker looks at what is covered."
     }

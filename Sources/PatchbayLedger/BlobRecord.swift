@@ -41,7 +41,6 @@ package struct BlobRecord: Sendable, Hashable {
   /// Whether it is to succeed the stale blob that its terms name.
   package var isSuccessor = false
   package var isAdmitted = false
-  package var isPaused = false
   package var isRead = false
   /// The client that sealed it; 0: none is known.
   package var sealer: UInt64 = 0
@@ -141,7 +140,6 @@ extension Ledger {
     record.file = origin.file
     record.isSuccessor = blob.succeeds != nil
     record.isAdmitted = blob.isAdmitted
-    record.isPaused = blob.isPaused
     record.isRead = blob.isRead
     record.ended = blob.lifetime.ended
     record.used = blob.lifetime.used

@@ -74,7 +74,8 @@ extension Blob {
       acknowledgement: request.acknowledgement, publisherCount: publishers.count,
       subscriberCount: readerCount, type: request.type, labels: request.labels,
       created: origin.created, modified: modified, lastRead: lastRead, isCache: request.isCache,
-      isPinned: isPinned, isImported: origin.file != nil, access: origin.access,
+      isPinned: isPinned, isImported: origin.file != nil,
+      isPaused: isPaused && state == .open, access: origin.access,
       causeCode: causeCode, cause: cause, digest: digest,
       expires: lifetime.shownEnd)
   }

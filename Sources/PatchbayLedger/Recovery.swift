@@ -144,7 +144,7 @@ extension Ledger {
     blob.isNamed = record.isNamed && owners[origin.request.key] == nil
     blob.isPinned = record.info.isPinned
     blob.isAdmitted = record.isAdmitted
-    blob.isPaused = record.isPaused
+    blob.isPaused = record.info.isPaused
     // Until all are back it counts as read if it was; one that was paused is so by who comes.
     blob.isRead = blob.isProduced && record.isRead
     if record.isSuccessor, record.info.state.isLive {

@@ -45,6 +45,8 @@ public struct BlobInfo: Sendable, Hashable {
   public var isPinned: Bool
   /// Whether its bytes are those of a file that was there before, and stay in that file.
   public var isImported: Bool
+  /// Whether its publisher waits for somebody to read, as its creator wanted.
+  public var isPaused: Bool
   /// Owner and mode.
   public var access: Access
   /// Why it failed: the code, nil unless it did.
@@ -76,7 +78,8 @@ public struct BlobInfo: Sendable, Hashable {
     coveredByteCount: Int, residentByteCount: Int, spilledByteCount: Int, order: WriteOrder,
     policy: FlowPolicy, acknowledgement: Acknowledgement, publisherCount: Int,
     subscriberCount: Int, type: String, labels: [Label], created: WallTime, modified: WallTime,
-    lastRead: WallTime?, isCache: Bool, isPinned: Bool, isImported: Bool = false, access: Access,
+    lastRead: WallTime?, isCache: Bool, isPinned: Bool, isImported: Bool = false,
+    isPaused: Bool = false, access: Access,
     causeCode: PatchbayError.Code?, cause: String?, digest: ContentDigest? = nil,
     expires: WallTime? = nil
   ) {
@@ -103,6 +106,7 @@ public struct BlobInfo: Sendable, Hashable {
     self.isCache = isCache
     self.isPinned = isPinned
     self.isImported = isImported
+    self.isPaused = isPaused
     self.access = access
     self.causeCode = causeCode
     self.cause = cause

@@ -193,6 +193,7 @@ extension WireWriter {
     put(info.isCache)
     put(info.isPinned)
     put(info.isImported)
+    put(info.isPaused)
     put(info.access)
     put(info.causeCode?.rawValue ?? 0)
     put((info.cause ?? "").cut(toUTF8Count: WireLimit.cause))
@@ -303,6 +304,7 @@ extension WireReader {
     let isCache = try takeFlag()
     let isPinned = try takeFlag()
     let isImported = try takeFlag()
+    let isPaused = try takeFlag()
     let access = try takeAccess()
     let causeCode = try take(UInt16.self)
     let cause = try takeText(atMost: WireLimit.cause, "a cause")
@@ -315,7 +317,8 @@ extension WireReader {
       publisherCount: publisherCount, subscriberCount: subscriberCount, type: type,
       labels: labels, created: created, modified: modified,
       lastRead: lastRead == 0 ? nil : WallTime(rawValue: lastRead), isCache: isCache,
-      isPinned: isPinned, isImported: isImported, access: access,
+      isPinned: isPinned, isImported: isImported, isPaused: isPaused,
+      access: access,
       causeCode: causeCode == 0 ? nil : PatchbayError.Code(rawValue: causeCode),
       cause: cause.isEmpty ? nil : cause, digest: digest,
       expires: expires == 0 ? nil : WallTime(rawValue: expires))

@@ -64,6 +64,15 @@ import Testing
     #expect(throws: ValidationError.self) { try Typed.label("ab") }
   }
 
+  @Test func `a description that no broker would take is refused with its bounds`() throws {
+    let long = String(repeating: "x", count: 256)
+    #expect(try Typed.mediaType("text/plain") == "text/plain")
+    #expect(throws: ValidationError.self) { try Typed.mediaType(long) }
+    #expect(throws: ValidationError.self) { try Typed.label("a=" + long) }
+    #expect(throws: ValidationError.self) { try Typed.label(long + "=a") }
+    #expect(try Typed.label("a=" + long.dropLast()).value.count == 255)
+  }
+
   @Test func `a start is a word or a position`() throws {
     #expect(try StartPoint.typed("start") == .start)
     #expect(try StartPoint.typed("live") == .live)

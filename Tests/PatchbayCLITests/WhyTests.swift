@@ -67,6 +67,11 @@ import Testing
     #expect(sealing.verdict.contains("asked for the seal"))
     let growing = look(.open) { $0.waits = [wait(.memory)] }
     #expect(growing.verdict.contains("waits for memory"))
+    let paused = look(.open) { $0.info?.isPaused = true }
+    #expect(
+      paused.verdict
+        == "Its publisher is paused, as nobody reads it. It goes on as soon as somebody does: "
+        + "patchbay cat \(paused.key)")
   }
 
   @Test func `readers sleep where bytes of their class are missing, not where they are written`() {

@@ -27,6 +27,92 @@ import Testing
     }
   }
 
+  /// What a caller may pass by mistake, and the broker would hang up on.
+  private static let oversized:
+    [(String, @Sendable (PatchbayClient) throws(PatchbayError) -> Void)] =
+      [
+        (
+          "a media type",
+          { (client) throws(PatchbayError) in
+            var options = BlobOptions()
+            options.type = String(repeating: "x", count: 256)
+            try client.publish([1], as: "k", options)
+          }
+        ),
+        (
+          "a label",
+          { (client) throws(PatchbayError) in
+            var options = BlobOptions()
+            options.labels = [BlobInfo.Label(name: "n", value: String(repeating: "x", count: 256))]
+            _ = try client.publisher("k", options)
+          }
+        ),
+        (
+          "labels",
+          { (client) throws(PatchbayError) in
+            var options = BlobOptions()
+            options.labels = Array(repeating: BlobInfo.Label(name: "n", value: "v"), count: 33)
+            _ = try client.openOrCreate("k", options)
+          }
+        ),
+        (
+          "a length",
+          { (client) throws(PatchbayError) in
+            _ = try client.publisher("k", BlobOptions(byteCount: -2))
+          }
+        ),
+        (
+          "an extent",
+          { (client) throws(PatchbayError) in
+            var options = BlobOptions(byteCount: 10)
+            options.firstExtentByteCount = -1
+            _ = try client.publisher("k", options)
+          }
+        ),
+        (
+          "a prefix of keys to list",
+          { (client) throws(PatchbayError) in
+            _ = try client.list(prefix: [UInt8](repeating: 1, count: 1025))
+          }
+        ),
+        (
+          "a prefix of keys to watch",
+          { (client) throws(PatchbayError) in
+            _ = try client.events(prefix: [UInt8](repeating: 1, count: 1025))
+          }
+        ),
+      ]
+
+  @Test func `what no broker would take is refused to its caller, and to nobody else`() throws {
+    try withBroker { _, client in
+      let other = try client.publisher("other")
+      for (name, call) in Self.oversized {
+        #expect(
+          code { () throws(PatchbayError) in try call(client) } == .protocolViolation, "\(name)")
+      }
+      try other.append([1, 2, 3])
+      try other.seal()
+      #expect(try client.info("other").state == .sealed)
+      #expect(code { _ = try client.info("k") } == .noSuchKey)
+    }
+  }
+
+  @Test func `what no broker would take is refused to a task, too`() async throws {
+    try await withBroker { (_, client) async throws in
+      var options = BlobOptions()
+      options.type = String(repeating: "x", count: 256)
+      #expect(await code { _ = try await client.publisher("k", options) } == .protocolViolation)
+      let path = try TemporaryDirectory()
+      try writeFile(path.file("f"), [1])
+      var imported = ImportOptions()
+      imported.type = options.type
+      #expect(
+        await code { _ = try await client.importFile(path.file("f"), as: "k", imported) }
+          == .protocolViolation)
+      try await client.ping()
+    }
+  }
+
   @Test func `missing ranges come in pieces and are none when all is written`() throws {
     try withBroker { _, client in
       try client.withPublisher("k", BlobOptions(byteCount: 10_000)) { blob in

@@ -246,7 +246,7 @@ extension Ledger {
           || blob.origin.terms.lifetime.idleExpiry == nil
       ),
       ("admission", record.isAdmitted == blob.isAdmitted),
-      ("pause", record.isPaused == blob.isPaused),
+      ("pause", record.info.isPaused == (blob.isPaused && blob.state == .open)),
       ("readership", record.isRead == blob.isRead),
       ("succession", record.isSuccessor == (blob.succeeds != nil)),
     ]

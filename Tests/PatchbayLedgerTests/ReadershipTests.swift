@@ -113,8 +113,10 @@ import Testing
     #expect(scene.blob.pausesUnread && !scene.blob.reading.pausesUnread)
     let generation = scene.blob.blob.generation
     #expect(scene.rig.posted(generation)?.post.isPaused == false)
+    #expect(scene.state?.info.isPaused == false)
     scene.stopReading()
     #expect(scene.rig.posted(generation)?.post.isPaused == true)
+    #expect(scene.state?.info.isPaused == true)
     let reader = scene.rig.connect(process: 2)
     let place = scene.rig.trace.count
     #expect(scene.rig.open(reader, "k")?.grant != nil)

@@ -172,7 +172,7 @@ enum Sample {
     record.used = .max
     record.isSuccessor = true
     record.isAdmitted = true
-    record.isPaused = true
+    record.info.isPaused = true
     record.isRead = true
   }
 

@@ -37,7 +37,7 @@ import Testing
     plain.record.used = nil
     plain.record.isSuccessor = false
     plain.record.isAdmitted = false
-    plain.record.isPaused = false
+    plain.record.info.isPaused = false
     plain.record.isRead = false
     let full = try Sample.blob(1)
     try journal.record(full)

@@ -54,6 +54,52 @@ import Testing
     try broker.stop()
   }
 
+  @Test func `of commands with differing outputs no reader gets a mix`() throws {
+    let broker = try BrokerProcess(memory: "64MiB")
+    let gate = broker.directory.file("gate")
+    // Each prints a line of its own, and a second one when it may.
+    let script = "n=$$; echo $n; while ! [ -e '\(gate)' ]; do sleep 0.01; done; echo $n"
+    let first = try broker.start(produce("k", script))
+    let line = try first.line()
+    let others = try (0..<2).map { _ in try broker.start(produce("k", script)) }
+    for other in others { #expect(try other.line() == line) }
+    first.kill(SIGKILL)
+    try writeFile(gate, [])
+    for other in others {
+      #expect(try other.rest() == [], "not a byte of another content")
+      #expect(try other.waitForExit() == 79)
+    }
+    let again = try broker.run(produce("k", "echo whole"))
+    #expect(again.output == "whole\n" && again.exitCode == 0, "the next begins anew")
+    try broker.stop()
+  }
+
+  @Test func `a production that is paused is shown as such`() throws {
+    let broker = try BrokerProcess(memory: "64MiB")
+    let gate = broker.directory.file("gate")
+    let script = "echo one; while ! [ -e '\(gate)' ]; do sleep 0.01; done; echo two"
+    // It reads no more when it cannot print.
+    let caller = try ChildProcess(
+      "/bin/sh",
+      ["-c", "exec \"$0\" \"$@\" > /dev/full", try program("patchbay")]
+        + produce("k", script, ["--unread", "pause"]),
+      environment: ["PATCHBAY_SOCKET": broker.socket],
+      errorPath: broker.directory.file("errors"))
+    try eventually("it is paused") {
+      try broker.run(["info", "k", "--json"]).output.contains(#""paused":true"#)
+    }
+    #expect(try broker.run(["info", "k"]).output.contains("goes on when somebody reads it"))
+    #expect(try broker.run(["ls", "-l"]).output.contains("paused"))
+    #expect(try broker.run(["why", "k"]).output.contains("patchbay cat k"))
+    let reader = try broker.start(["cat", "k"])
+    #expect(try reader.line() == "one")
+    try writeFile(gate, [])
+    #expect(try reader.rest() == Array("two\n".utf8))
+    #expect(try caller.waitForExit() == 74)
+    #expect(try broker.run(["info", "k", "--json"]).output.contains(#""paused":false"#))
+    try broker.stop()
+  }
+
   @Test func `a command whose output has no room is told so as no space`() throws {
     let broker = try BrokerProcess(memory: "16MiB")
     let outcome = try broker.run(produce("k", "exec head -c 64M /dev/zero", ["--no-output"]))

@@ -383,6 +383,7 @@ enum Golden {
   private static let failedInfo = info(state: .failed, byteCount: nil) { info in
     info.isPinned = true
     info.isImported = true
+    info.isPaused = true
     info.causeCode = .abandoned
     info.cause = "its publisher ended"
   }
@@ -670,6 +671,7 @@ enum Extreme {
       subscriberCount: Int(UInt32.max), type: text(WireLimit.type), labels: labels,
       created: WallTime(rawValue: .min), modified: WallTime(rawValue: .max),
       lastRead: WallTime(rawValue: -1), isCache: true, isPinned: true, isImported: true,
+      isPaused: true,
       access: Access(uid: .max, gid: .max, mode: .max),
       causeCode: PatchbayError.Code(rawValue: .max), cause: text(WireLimit.cause), digest: digest,
       expires: WallTime(rawValue: .max))

@@ -54,7 +54,8 @@ struct CreateVerb: Verb {
     transform: Typed.mode)
   var mode: UInt16 = 0o600
 
-  @Option(help: ArgumentHelp("Media type of the bytes.", valueName: "mime"))
+  @Option(
+    help: ArgumentHelp("Media type of the bytes.", valueName: "mime"), transform: Typed.mediaType)
   var type = ""
 
   @Option(

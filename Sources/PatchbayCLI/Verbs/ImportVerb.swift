@@ -40,7 +40,8 @@ struct ImportVerb: Verb {
     transform: Typed.mode)
   var mode: UInt16 = 0o600
 
-  @Option(help: ArgumentHelp("Media type of the bytes.", valueName: "mime"))
+  @Option(
+    help: ArgumentHelp("Media type of the bytes.", valueName: "mime"), transform: Typed.mediaType)
   var type = ""
 
   @Option(

@@ -52,7 +52,7 @@ struct ListVerb: Verb {
 
   private static func row(_ blob: BlobInfo) -> [String] {
     [
-      "\(blob.state)", blob.byteCount.map { "\($0)" } ?? "-", "\(blob.coveredByteCount)",
+      blob.stateWord, blob.byteCount.map { "\($0)" } ?? "-", "\(blob.coveredByteCount)",
       Shown.bytes(blob.residentByteCount), "\(blob.publisherCount)", "\(blob.subscriberCount)",
       "\(blob.access.uid)", blob.octalMode, kept(blob), Shown.time(blob.modified),
       blob.key.description,

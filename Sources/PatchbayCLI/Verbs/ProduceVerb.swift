@@ -64,7 +64,8 @@ struct ProduceVerb: Verb {
     transform: Typed.mode)
   var mode: UInt16 = 0o600
 
-  @Option(help: ArgumentHelp("Media type of the bytes.", valueName: "mime"))
+  @Option(
+    help: ArgumentHelp("Media type of the bytes.", valueName: "mime"), transform: Typed.mediaType)
   var type = ""
 
   @Option(

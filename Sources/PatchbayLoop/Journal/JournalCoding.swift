@@ -101,7 +101,7 @@ enum JournalCoding {
       | (blob.record.hasContainer ? flagContainer : 0)
       | (blob.record.isPersisted ? flagPersisted : 0)
       | (blob.record.isSuccessor ? flagSuccessor : 0)
-      | (blob.record.isAdmitted ? flagAdmitted : 0) | (blob.record.isPaused ? flagPaused : 0)
+      | (blob.record.isAdmitted ? flagAdmitted : 0) | (blob.record.info.isPaused ? flagPaused : 0)
       | (blob.record.isRead ? flagRead : 0)
     record.uid = info.access.uid
     record.gid = info.access.gid
@@ -236,7 +236,7 @@ enum JournalCoding {
     blob.record.isPersisted = record.flags & flagPersisted != 0
     blob.record.isSuccessor = record.flags & flagSuccessor != 0
     blob.record.isAdmitted = record.flags & flagAdmitted != 0
-    blob.record.isPaused = record.flags & flagPaused != 0
+    blob.record.info.isPaused = record.flags & flagPaused != 0
     blob.record.isRead = record.flags & flagRead != 0
     try takeRest(&blob, &reader)
     try reader.finish()
