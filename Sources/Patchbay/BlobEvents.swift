@@ -49,8 +49,6 @@ public final class BlobEvents: Sendable {
   /// - Throws: why the session has ended.
   init(_ session: Session, _ name: String, _ request: WatchRequest) throws(PatchbayError) {
     try session.connection.checkAlive()
-    let watch = Request.watch(request)
-    try Connection.check(Frame.encode(watch, request: Self.watchNumber), of: watch)
     socketPath = session.path
     reconnectLimit = session.reconnectLimit
     self.name = name

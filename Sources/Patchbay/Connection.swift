@@ -487,7 +487,7 @@ extension Request {
   /// Whether it holds texts, lists or numbers just as a caller gave them.
   fileprivate var isFreelyChosen: Bool {
     switch self {
-    case .create, .createWith, .openOrCreate, .import, .list, .watch: true
+    case .create, .createWith, .openOrCreate, .import, .list: true
     default: false
     }
   }

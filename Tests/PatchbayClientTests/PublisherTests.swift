@@ -75,12 +75,6 @@ import Testing
             _ = try client.list(prefix: [UInt8](repeating: 1, count: 1025))
           }
         ),
-        (
-          "a prefix of keys to watch",
-          { (client) throws(PatchbayError) in
-            _ = try client.events(prefix: [UInt8](repeating: 1, count: 1025))
-          }
-        ),
       ]
 
   @Test func `what no broker would take is refused to its caller, and to nobody else`() throws {
