@@ -83,14 +83,17 @@ extension PatchbayClient {
   private func begin(
     _ opened: OpenedBlob, _ request: OpenOrCreateRequest, _ producer: Producer
   ) -> Subscriber {
+    // No task holds the subscriber: who drops it, and does not close it, reads no more either.
     switch opened {
     case .existing(let subscriber) where subscriber.handle.grant.isStale:
       session.productions.begin()
-      Task.detached { await producer.refresh(subscriber, request) }
+      let (key, generation) = (subscriber.key, subscriber.generation)
+      Task.detached { await producer.refresh(key, generation, request) }
       return subscriber
     case .existing(let subscriber):
       guard let place = StandByRequest(subscriber) else { return subscriber }
-      Task.detached { await producer.standBy(place, subscriber.key) }
+      let key = subscriber.key
+      Task.detached { await producer.standBy(place, key) }
       return subscriber
     case .created(let publisher, let subscriber):
       let place = StandByRequest(subscriber)

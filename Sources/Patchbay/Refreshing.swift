@@ -82,10 +82,13 @@ extension PatchbayClient {
 
 extension Producer {
   /// Makes the successor of a stale blob, if nobody else does.
-  func refresh(_ stale: Subscriber, _ request: OpenOrCreateRequest) async {
+  /// - Parameter stale: the one that it succeeds.
+  func refresh(
+    _ key: BlobKey, _ stale: Generation, _ request: OpenOrCreateRequest
+  ) async {
     defer { session.productions.end() }
     var terms = request.terms
-    terms.succeeds = stale.generation
+    terms.succeeds = stale
     terms.resumes = false
     guard
       let delivery = try? await session.connection.call(
@@ -95,7 +98,7 @@ extension Producer {
     do throws(PatchbayError) {
       let publisher = Publisher(
         try await BlobHandle.made(
-          session, key: stale.key, grant: grant, delivery, isWritable: true, deadline: .standard),
+          session, key: key, grant: grant, delivery, isWritable: true, deadline: .standard),
         options.publisherOptions)
       _ = await run(publisher)
     } catch {

@@ -13,8 +13,13 @@ extension Blob {
 }
 
 extension Ledger {
-  /// Called after a reader has come or may have gone.
+  /// Called after a reader has come or may have gone, or the key has.
   mutating func updateReadership(_ generation: Generation) {
+    noteReadership(generation)
+    endUnreachable(generation)
+  }
+
+  private mutating func noteReadership(_ generation: Generation) {
     guard let blob = blobs[generation], blob.isProduced, blob.hasReaders != blob.isRead else {
       return
     }
@@ -38,6 +43,17 @@ extension Ledger {
     case .pause where isDraining: stopProduction(of: blob)
     case .pause: pausePublisher(of: blob.origin.generation)
     }
+  }
+
+  /// Nobody reads a blob without a key, nor can anybody again: who fetches of it what somebody wants, or is
+  /// paused until somebody reads, would wait for ever.
+  private mutating func endUnreachable(_ generation: Generation) {
+    guard let blob = blobs[generation], blob.state == .open, blob.isBorn, !blob.isReturning,
+      !blob.isNamed, blob.succeeds == nil, !blob.hasReaders,
+      blob.demandPiece != nil
+        || blob.isProduced && blob.origin.terms.production.whenUnread == .pause
+    else { return }
+    failBlob(generation, .removed, "it was removed, and nobody reads it", raisesEpoch: true)
   }
 
   /// Whoever waits for readers will wait in vain.

@@ -95,6 +95,29 @@ import Testing
     }
   }
 
+  /// Gets a blob and reads of it; nobody closes what it has opened.
+  private func glance(_ client: PatchbayClient) async throws {
+    let options = ProductionOptions(BlobOptions(byteCount: 8 * Self.piece))
+    let reader = try await client.get("k", options, orFetch: Self.good)
+    #expect(try await reader.readFully(0..<1) == pattern(0..<1))
+  }
+
+  @Test func `removed blobs that nobody reads leave no source behind`() async throws {
+    try await withBroker { (broker, client) async throws in
+      let other = try await broker.makeClient()
+      for _ in 0..<20 {
+        try await glance(client)
+        try await glance(other)
+        try await client.remove("k")
+      }
+      try await client.finishProducing(deadline: .after(.seconds(20)))
+      try await eventually("the broker keeps nothing of them") {
+        let statistics = try await client.statistics()
+        return statistics.memoryByteCount - statistics.poolByteCount < 8 << 20
+      }
+    }
+  }
+
   @Test func `a piece that is handed out to nobody any more is given back`() async throws {
     let broker = try FakeBroker()
     let (client, peer) = try broker.client()

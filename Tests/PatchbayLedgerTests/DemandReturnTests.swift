@@ -142,4 +142,27 @@ import Testing
     let foreign = scene.rig.ask(scene.reader, .settle(piece(0), of: scene.blob))
     #expect(foreign?.code == .closed)
   }
+
+  // MARK: Removed
+
+  @Test(arguments: [false, true])
+  func `a source has nothing more to do when its blob is removed and nobody reads it`(
+    isRemovedFirst: Bool
+  ) throws {
+    var scene = try Scene()
+    let idle = scene.rig.post(scene.first, .nextDemand(scene.blob.blob))
+    func remove(_ scene: inout Scene) {
+      scene.rig.ask(scene.first, .remove(RemoveRequest(key: "k", generation: nil)))
+    }
+    func close(_ scene: inout Scene) {
+      scene.rig.close(
+        scene.reader, BlobReference(generation: scene.blob.blob.generation, epoch: 0))
+    }
+    if isRemovedFirst { remove(&scene) } else { close(&scene) }
+    #expect(scene.rig.reply(scene.first, idle) == nil)
+    if isRemovedFirst { close(&scene) } else { remove(&scene) }
+    #expect(scene.rig.reply(scene.first, idle) == .done)
+    let seal = SealRequest(blob: scene.blob.blob, byteCount: 3 * Self.piece)
+    #expect(scene.rig.ask(scene.first, .seal(seal))?.code != nil, "it has ended")
+  }
 }

@@ -106,6 +106,40 @@ import Testing
     #expect(rig.ledger.blobs[grant.blob.generation]?.state == .open)
   }
 
+  // MARK: Removed
+
+  private func remove(_ scene: inout Scene) {
+    scene.rig.ask(scene.producer, .remove(RemoveRequest(key: "k", generation: nil)))
+  }
+
+  @Test(arguments: [false, true])
+  func `who is paused ends when the blob is removed, for nobody can read it again`(
+    isRemovedFirst: Bool
+  ) throws {
+    var scene = try Scene(.pause)
+    if isRemovedFirst { remove(&scene) }
+    #expect(scene.state?.state == .open, "it is read")
+    scene.stopReading()
+    if !isRemovedFirst {
+      #expect(scene.state?.isPaused == true)
+      remove(&scene)
+    }
+    let seal = scene.rig.ask(
+      scene.producer, .seal(SealRequest(blob: scene.blob.blob, byteCount: 10_000)))
+    #expect(seal?.code != nil, "it has ended")
+    scene.rig.ask(scene.producer, .quiesced(scene.blob.blob))
+    #expect(scene.state == nil, "and left nothing")
+  }
+
+  @Test func `what finishes unread finishes without a key as well`() throws {
+    var scene = try Scene(.finish)
+    scene.stopReading()
+    remove(&scene)
+    #expect(
+      scene.rig.ask(
+        scene.producer, .seal(SealRequest(blob: scene.blob.blob, byteCount: 10_000))) == .done)
+  }
+
   // MARK: Pause
 
   @Test func `a publisher is told on the board to wait while nobody reads`() throws {
