@@ -13,7 +13,7 @@ public struct RangeSource: Sendable {
   /// How far behind what is wanted is fetched as well, where somebody reads on.
   public var readAheadByteCount = 0
   /// Whether what nobody wants is fetched, too, when there is nothing else to do; the blob then becomes
-  /// complete by itself, and is sealed.
+  /// complete by itself, and is sealed. The successor of a stale blob always is.
   public var fillsInBackground = false
   /// How many fetches may be under way at once.
   public var fetchesAtOnce = 4

@@ -23,7 +23,9 @@ extension Blob {
     return piece < pieceCount && self.range(ofPiece: piece) == range ? piece : nil
   }
 
-  var fillsOnDemand: Bool { origin.terms.demand?.fills ?? false }
+  /// Whether the source fetches what nobody wants. A successor has no readers before it is complete; the
+  /// blob it is to succeed was wanted whole.
+  var fillsOnDemand: Bool { origin.terms.demand.map { $0.fills || succeeds != nil } ?? false }
 
   var pieceCount: Int {
     guard let demandPiece, let byteCount else { return 0 }
@@ -47,7 +49,7 @@ extension Ledger {
   var restingBlobCount: Int {
     demandSources.count { generation in
       guard let blob = blobs[generation], blob.state == .open else { return false }
-      return blob.isUndemanded && blob.origin.terms.demand?.fills == false
+      return blob.isUndemanded && !blob.fillsOnDemand
     }
   }
 
@@ -152,6 +154,8 @@ extension Ledger {
     let generation = request.blob.generation
     switch request.outcome {
     case .fetched: endFetch(of: piece, by: session, generation, answer: .done)
+    case .failed(let cause) where blob.succeeds != nil:
+      if blob.demands.underWay[piece] == session { endSuccessor(blob, without: request.range, cause) }
     case .failed(let cause):
       let error = PatchbayError.notFetched(blob, request.range, cause)
       endFetch(of: piece, by: session, generation, answer: .failure(error))
@@ -161,6 +165,14 @@ extension Ledger {
     }
     handOutTurns()
     handOutDemands(of: generation)
+  }
+
+  /// Nobody reads a successor, and would have the piece tried again.
+  private mutating func endSuccessor(_ blob: Blob, without range: Range<Int>, _ cause: String) {
+    let cause = "bytes \(range.lowerBound)..<\(range.upperBound) could not be fetched: \(cause)"
+    failBlob(
+      blob.origin.generation, .blobFailed, cause.cut(toUTF8Count: WireLimit.cause),
+      raisesEpoch: true)
   }
 
   private mutating func endFetch(

@@ -88,8 +88,9 @@ import Testing
       }
       while true {
         let serving = Task { try await publisher.serve(source) }
-        // As long as a few pieces take, or none.
-        try await Task.sleep(for: .microseconds(Int.random(in: 0..<600)))
+        // As long as a few pieces take, or none; longer and longer, so that any machine gets on.
+        let most = 600 + 10 * cancelled.withLock { $0 }
+        try await Task.sleep(for: .microseconds(Int.random(in: 0..<most)))
         serving.cancel()
         let outcome = await outcome(of: serving)
         if outcome == "it is all there" { break }
@@ -120,6 +121,42 @@ import Testing
       try await eventually("the broker keeps nothing of them") {
         try await client.statistics().userMemoryByteCount == 0
       }
+    }
+  }
+
+  @Test func `the successor of a stale blob is fetched whole, behind the back of who asks`()
+    async throws
+  {
+    try await withBroker { (_, client) async throws in
+      var options = ProductionOptions(BlobOptions(byteCount: 3 * Self.piece))
+      options.blob.timeToLive = .milliseconds(1)
+      options.blob.grace = .seconds(3600)
+      let isDown = Mutex(false)
+      let count = Mutex(0)
+      let source = Self.source { range, publisher in
+        count.withLock { $0 += 1 }
+        if isDown.withLock({ $0 }) { throw PatchbayError(.inputOutput, "It is down.") }
+        try await Self.good.fetch(range, publisher)
+      }
+      let first = try await client.get("k", options, orFetch: source)
+      #expect(try await first.readFully(0..<3 * Self.piece) == pattern(0..<3 * Self.piece))
+      try await client.finishProducing(deadline: .after(.seconds(20)))
+      isDown.withLock { $0 = true }
+      try await eventually("it is stale, and the successor has been tried") {
+        let stale = try await client.get("k", options, orFetch: source)
+        #expect(stale.generation == first.generation)
+        return count.withLock { $0 } > 3
+      }
+      try await client.finishProducing(deadline: .after(.seconds(20)))
+      isDown.withLock { $0 = false }
+      try await eventually("another one has been made") {
+        _ = try await client.get("k", options, orFetch: source)
+        try await client.finishProducing(deadline: .after(.seconds(20)))
+        return try await client.info("k").generation != first.generation
+      }
+      let next = try await client.open("k")
+      #expect(next.state == .sealed)
+      #expect(try await next.readFully(0..<3 * Self.piece) == pattern(0..<3 * Self.piece))
     }
   }
 

@@ -273,6 +273,77 @@ import Testing
     #expect((scene.rig.info(scene.session, "k") != nil) == replaces)
   }
 
+  // MARK: Fetched on demand
+
+  private static let piece = 4096
+
+  private static func fetched(_ terms: inout CreateTerms) {
+    terms.demand = DemandTerms(pieceByteCount: piece, readAhead: 0, fills: false)
+  }
+
+  private static func piece(_ index: Int) -> Range<Int> {
+    index * piece..<min((index + 1) * piece, 10_000)
+  }
+
+  @Test func `all of a successor that is fetched on demand is fetched, though nobody reads it`()
+    throws
+  {
+    var scene = try Scene()
+    let next = try scene.begin(Self.fetched)
+    for index in 0..<3 {
+      let range = Self.piece(index)
+      #expect(scene.rig.ask(scene.session, .nextDemand(next.blob)) == .demanded(range))
+      scene.rig.ask(scene.session, .settle(range, of: next))
+    }
+    #expect(scene.rig.ask(scene.session, .nextDemand(next.blob)) == .done)
+    #expect(scene.seal(next) == .done)
+    #expect(scene.rig.info(scene.session, "k")?.generation == next.blob.generation)
+  }
+
+  @Test func `from the moment at which it has the key only what is wanted of it is fetched`() throws
+  {
+    var scene = try Scene()
+    let next = try scene.begin(Self.fetched)
+    #expect(scene.rig.ask(scene.session, .nextDemand(next.blob)) == .demanded(Self.piece(0)))
+    scene.rig.pass(Self.minute)
+    let reader = scene.rig.connect()
+    let grant = try need(scene.rig.open(reader, "k")?.grant)
+    #expect(grant.blob.generation == next.blob.generation)
+    scene.rig.ask(scene.session, .settle(Self.piece(0), of: next))
+    let idle = scene.rig.post(scene.session, .nextDemand(next.blob))
+    #expect(scene.rig.reply(scene.session, idle) == nil)
+    scene.rig.post(
+      reader,
+      .demand(DemandRequest(generation: next.blob.generation, range: Self.piece(2))))
+    #expect(scene.rig.reply(scene.session, idle) == .demanded(Self.piece(2)))
+    // Nor does one that cannot be fetched end it any more.
+    scene.rig.ask(scene.session, .settle(Self.piece(2), of: next, .failed("no")))
+    #expect(scene.rig.info(reader, "k")?.state == .open)
+  }
+
+  @Test func `a successor of which a piece cannot be fetched is one that failed`() throws {
+    var scene = try Scene(Rig { $0.transferLimit = 2 })
+    let next = try scene.begin(Self.fetched)
+    for index in 0..<2 {
+      #expect(scene.rig.ask(scene.session, .nextDemand(next.blob)) == .demanded(Self.piece(index)))
+    }
+    let idle = scene.rig.post(scene.session, .nextDemand(next.blob))
+    // Of a piece that it was not given nothing is believed.
+    #expect(scene.rig.ask(scene.session, .settle(Self.piece(2), of: next, .failed("no"))) == .done)
+    #expect(scene.rig.ledger.blobs[next.blob.generation]?.state == .open)
+    #expect(scene.rig.ask(scene.session, .settle(Self.piece(1), of: next, .failed("no"))) == .done)
+    #expect(scene.rig.reply(scene.session, idle) == .done, "there is nothing more to do")
+    let failed = try need(scene.rig.ledger.blobs[next.blob.generation])
+    #expect(failed.state == .failed && failed.causeCode == .blobFailed)
+    #expect(failed.cause == "bytes 4096..<8192 could not be fetched: no")
+    #expect(scene.rig.ledger.transferCount == 0)
+    scene.rig.ask(scene.session, .quiesced(next.blob))
+    #expect(scene.rig.ledger.blobs[next.blob.generation] == nil)
+    #expect(try need(scene.opened()).isStale == false, "it rests")
+    scene.rig.pass(.seconds(1))
+    #expect(try need(scene.opened()).isStale)
+  }
+
   // MARK: Another broker
 
   @Test func `the next broker goes on with both, and the publisher completes the successor`() throws

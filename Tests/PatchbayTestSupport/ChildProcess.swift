@@ -115,7 +115,7 @@ package final class ChildProcess: Sendable {
 
   /// The next line of its standard output.
   /// - Throws: when none came within the watchdog's time, or the stream ended.
-  package func line(within seconds: Double = 20) throws -> String {
+  package func line(within seconds: Double = 60) throws -> String {
     let until = MonotonicTime.now.advanced(by: .seconds(seconds))
     while true {
       let line: String? = pending.withLock { bytes in
@@ -183,7 +183,7 @@ package final class ChildProcess: Sendable {
 /// Waits until a condition holds, looking every few milliseconds.
 /// - Throws: when it does not hold within the watchdog's time.
 package func eventually(
-  _ what: String, within seconds: Double = 20, _ condition: () throws -> Bool
+  _ what: String, within seconds: Double = 60, _ condition: () throws -> Bool
 ) throws {
   let until = MonotonicTime.now.advanced(by: .seconds(seconds))
   while try !condition() {
@@ -194,7 +194,7 @@ package func eventually(
 
 /// Waits until a condition holds, without holding a thread.
 package func eventually(_ what: String, _ condition: () async throws -> Bool) async throws {
-  let until = ContinuousClock.now + .seconds(20)
+  let until = ContinuousClock.now + .seconds(60)
   while try await !condition() {
     guard ContinuousClock.now < until else { throw HarnessError("never came true: \(what)") }
     try await Task.sleep(for: .milliseconds(2))
