@@ -155,7 +155,8 @@ extension Ledger {
     switch request.outcome {
     case .fetched: endFetch(of: piece, by: session, generation, answer: .done)
     case .failed(let cause) where blob.succeeds != nil:
-      if blob.demands.underWay[piece] == session { endSuccessor(blob, without: request.range, cause) }
+      guard blob.demands.underWay[piece] == session else { return }
+      endSuccessor(blob, without: request.range, cause)
     case .failed(let cause):
       let error = PatchbayError.notFetched(blob, request.range, cause)
       endFetch(of: piece, by: session, generation, answer: .failure(error))
