@@ -30,8 +30,11 @@ struct Soak: ParsableCommand {
   @Option(help: "What content and faults derive from (default: a random number, which is printed).")
   var seed: UInt32 = .random(in: 1...UInt32.max)
 
-  @Option(help: "How long a worker may come no further, and the last memory take to come back.")
+  @Option(help: "How long a worker may come no further.")
   var patience = TimeSpan(duration: .seconds(60))
+
+  @Option(help: "How long what is held may take to be given back in the end (default: --patience).")
+  var settling: TimeSpan?
 
   @Flag(help: "Readers check every byte; a soak always does.")
   var verify = false
@@ -48,7 +51,8 @@ struct Soak: ParsableCommand {
   func run() throws {
     var report = Report(seed: seed, asJSON: json)
     let director = try SoakDirector(
-      seed: seed, seconds: seconds, patience: patience.duration)
+      seed: seed, seconds: seconds, patience: patience.duration,
+      settling: settling?.duration ?? patience.duration)
     let outcome = Result { try director.run() }
     director.endProgress()
     director.tell(&report)

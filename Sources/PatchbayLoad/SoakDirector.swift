@@ -23,13 +23,16 @@ final class SoakDirector {
   private(set) var checkedCount = 0
 
   private static let warmUp = Duration.seconds(2)
-  /// As long as processes, and what they hold, may take to go.
+  /// As long as workers may come no further.
   private let patience: Duration
+  /// As long as what they held may take to go when they have gone.
+  private let settling: Duration
 
-  init(seed: UInt32, seconds: Int, patience: Duration) throws {
+  init(seed: UInt32, seconds: Int, patience: Duration, settling: Duration) throws {
     self.seed = seed
     self.seconds = seconds
     self.patience = patience
+    self.settling = settling
     brokers = SoakBrokers(in: try Household.shared.makeDirectory())
     crew = SoakCrew(seed: seed, patience: patience, brokers)
     deck = .gentle(seed: seed)
@@ -80,9 +83,10 @@ final class SoakDirector {
     return now
   }
 
-  /// Waits until something holds, and takes in what workers say meanwhile.
+  /// Waits until something holds, and takes in what workers say meanwhile. A worker that comes no further
+  /// is named before this gives up.
   private func wait(for what: String, _ condition: () throws -> Bool) throws {
-    let until = MonotonicTime.now.advanced(by: patience)
+    let until = MonotonicTime.now.advanced(by: patience).advanced(by: patience)
     while try !condition() {
       guard MonotonicTime.now < until else {
         throw crew.failure("director", "it never came true that \(what)")
@@ -232,7 +236,7 @@ final class SoakDirector {
       }
       if !page.hasMore { break }
     }
-    let until = MonotonicTime.now.advanced(by: patience)
+    let until = MonotonicTime.now.advanced(by: settling)
     while true {
       let now = try SoakFigures(client, brokers)
       let isOver = MonotonicTime.now > until

@@ -69,6 +69,10 @@ import Testing
 
     private let errors: TemporaryDirectory
 
+    private func mustRun() throws {
+      guard isRunning else { throw HarnessError("it has ended: \(try readFile(errorPath))") }
+    }
+
     /// Its processes whose command line has this word.
     func processes(_ word: String) -> [Int32] {
       names(in: "/proc").compactMap { Int32($0) }.filter { process in
@@ -78,7 +82,10 @@ import Testing
     }
 
     func process(_ word: String) throws -> Int32 {
-      try eventually("there is a \(word)", within: 60) { !processes(word).isEmpty }
+      try eventually("there is a \(word)", within: 60) {
+        try mustRun()
+        return !processes(word).isEmpty
+      }
       return try #require(processes(word).first)
     }
 
@@ -86,6 +93,7 @@ import Testing
     func client() throws -> PatchbayClient {
       var client: PatchbayClient?
       try eventually("its broker answers", within: 60) {
+        try mustRun()
         guard let name = names(in: place.path).first else { return false }
         client = try? PatchbayClient(socketPath: "\(place.path)/\(name)/control.sock")
         return client != nil
@@ -134,7 +142,7 @@ import Testing
   @Test func `a worker that comes no further fails the soak, which says what it was about to do`()
     throws
   {
-    let run = try Run(patience: "10s")
+    let run = try Run(patience: "20s")
     let process = try run.process("part=look")
     #expect(kill(process, SIGSTOP) == 0)
     let end = try run.end()
@@ -194,10 +202,10 @@ import Testing
   @Test func `what somebody still holds in the end fails the soak, which says what has grown`()
     throws
   {
-    let run = try Run(["--seconds", "10"], patience: "10s")
+    let run = try Run(["--seconds", "10", "--settling", "5s"])
     _ = try run.process("part=keep")
     // What there is in the beginning is looked at when everybody has gone for the first time.
-    try eventually("the workers have gone", within: 60) { run.processes("part=keep").isEmpty }
+    try eventually("the workers have gone", within: 120) { run.processes("part=keep").isEmpty }
     _ = try run.process("part=keep")
     // One client, through all brokers; another one only when that is at its end.
     var held = try run.client()
