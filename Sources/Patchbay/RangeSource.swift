@@ -17,7 +17,8 @@ public struct RangeSource: Sendable {
   public var fillsInBackground = false
   /// How many fetches may be under way at once.
   public var fetchesAtOnce = 4
-  /// How often a piece is tried before those that wait for it get the error.
+  /// How often a piece is tried before those that wait for it get the error; or before the successor of a
+  /// stale blob has failed.
   public var attempts = 2
   /// Writes the bytes of a range with the publisher, all of them. Asked for what is missing only, for no
   /// range twice at the same time; may run several times at once, for different ranges.
@@ -83,9 +84,9 @@ extension ProductionOptions {
 
 extension Publisher {
   /// Fetches what readers of this blob wait for, until all of it is there, or the blob has ended. Sealing
-  /// it is the caller's. Fetches that fail are told to those that wait for them, and end nothing. What a
-  /// cancelled call had begun is begun anew by whoever serves next: this publisher called again, or
-  /// another one.
+  /// it is the caller's. Fetches that fail are told to those that wait for them, and end nothing but the
+  /// successor of a stale blob. What a cancelled call had begun is begun anew by whoever serves next: this
+  /// publisher called again, or another one.
   /// - Throws: `notPermitted` for a blob that was not created to be fetched on demand; what becomes of the
   ///   blob otherwise; `cancelled`, `noBroker`.
   public func serve(_ source: RangeSource) async throws {

@@ -3,8 +3,9 @@
 // something to do. First come the pieces that readers wait for, in the order of coming; then those behind
 // them, where somebody reads on; then, if the blob is to become complete by itself, the rest. A fetch that
 // fails fails those that wait for its piece, and nobody else: whoever wants it next has it tried again,
-// and until then nobody does. Where only so many may be under way at once, of all blobs, it goes by what is
-// wanted most, and then by who was given something least recently.
+// and until then nobody does. Of the successor of a stale blob, which nobody can read yet, everything is
+// fetched, and a fetch that fails fails all of it. Where only so many may be under way at once, of all blobs,
+// it goes by what is wanted most, and then by who was given something least recently.
 //
 // What is complete is known from the reports of the source; a broker that takes the place of another knows
 // nothing of it, and has a piece handed out again of which the source then finds nothing missing.

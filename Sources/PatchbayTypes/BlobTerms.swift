@@ -75,7 +75,7 @@ public enum UnreadPolicy: UInt8, Sendable, Hashable, CaseIterable {
   case finish = 1
   /// The blob fails.
   case stop = 2
-  /// Its publisher waits until somebody reads again.
+  /// Its publisher waits until somebody reads again, or nobody can: the blob was removed.
   case pause = 3
 }
 

@@ -21,6 +21,13 @@ private final class Notes: Sendable {
     let description: String
   }
 
+  /// Writes what is missing of ten bytes.
+  @Sendable private static func fill(_ job: Production) async throws {
+    for range in job.missing {
+      try await job.publisher.write(pattern(range), at: range.lowerBound)
+    }
+  }
+
   /// A closure that goes on until its task is cancelled, as one that hangs does.
   @Sendable private static func hang() async throws {
     while true { try await Task.sleep(for: .milliseconds(1)) }
@@ -71,14 +78,12 @@ private final class Notes: Sendable {
       let options = ProductionOptions(
         BlobOptions(byteCount: 10), stallTimeout: .milliseconds(20))
       let first = try await client.get("k", options) { job in
+        // The one that goes on may be fenced in its turn, however little it has to do.
+        guard job.missing == [0..<10] else { return try await Self.fill(job) }
         try await job.publisher.write(pattern(0..<4), at: 0)
         try await Self.hang()
       }
-      let second = try await client.get("k", options) { job in
-        for range in job.missing {
-          try await job.publisher.write(pattern(range), at: range.lowerBound)
-        }
-      }
+      let second = try await client.get("k", options) { job in try await Self.fill(job) }
       #expect(first.generation == second.generation)
       #expect(try await first.readFully(0..<10) == pattern(0..<10))
       #expect(try await first.waitUntilSealed() == 10)
@@ -95,13 +100,9 @@ private final class Notes: Sendable {
         BlobOptions(byteCount: 10), stallTimeout: .milliseconds(20))
       let first = try await client.get("k", options) { job in
         notes.add("creator")
-        guard notes.all.contains("heir") else {
-          try await job.publisher.write(pattern(0..<4), at: 0)
-          return try await Self.hang()
-        }
-        for range in job.missing {
-          try await job.publisher.write(pattern(range), at: range.lowerBound)
-        }
+        if notes.all.contains("heir") { return try await Self.fill(job) }
+        if job.missing == [0..<10] { try await job.publisher.write(pattern(0..<4), at: 0) }
+        try await Self.hang()
       }
       let other = try await broker.makeClient()
       let second = try await other.get("k", options) { _ in
@@ -110,7 +111,9 @@ private final class Notes: Sendable {
       }
       #expect(try await second.waitUntilSealed(deadline: .after(.seconds(20))) == 10)
       #expect(try await first.readFully(0..<10) == pattern(0..<10))
-      #expect(notes.all == ["creator", "heir", "creator"])
+      // Where a turn was too short it comes again.
+      #expect(notes.all.first == "creator" && notes.all.last == "creator", "\(notes.all)")
+      #expect(notes.all.contains("heir"))
     }
   }
 
@@ -122,7 +125,14 @@ private final class Notes: Sendable {
       var options = ProductionOptions(
         BlobOptions(byteCount: 10), stallTimeout: .milliseconds(20))
       options.attempts = 3
+      @Sendable func fill(_ job: Production) throws {
+        for range in job.missing {
+          try job.publisher.write(pattern(range), at: range.lowerBound)
+        }
+      }
       let first = try client.get("k", options) { job in
+        // The other one may be fenced in its turn, however little it has to do.
+        guard job.missing == [0..<10] else { return try fill(job) }
         try job.publisher.write(pattern(0..<4), at: 0)
         while job.isCurrent { _ = poll(nil, 0, 1) }
         do throws(PatchbayError) {
@@ -133,12 +143,10 @@ private final class Notes: Sendable {
           throw error
         }
       }
+      // It is to be fenced while it waits, not before it has begun.
+      #expect(try first.readFully(0..<4) == pattern(0..<4))
       let other = try broker.makeClient()
-      let second = try other.get("k", options) { job in
-        for range in job.missing {
-          try job.publisher.write(pattern(range), at: range.lowerBound)
-        }
-      }
+      let second = try other.get("k", options) { job in try fill(job) }
       #expect(try second.readFully(0..<10) == pattern(0..<10))
       #expect(try first.waitUntilSealed() == 10)
       try client.finishProducing(deadline: .after(.seconds(20)))
@@ -225,6 +233,29 @@ private final class Notes: Sendable {
     }
   }
 
+  @Test func `who waits for readers waits no more when the blob is removed`() async throws {
+    try await withBroker { (_, client) async throws in
+      var options = ProductionOptions(BlobOptions(order: .appendOnly))
+      options.whenUnread = .pause
+      let codes = Notes()
+      let blob = try await client.get("k", options) { job in
+        do throws(PatchbayError) {
+          while true { try await job.publisher.append(pattern(0..<10)) }
+        } catch {
+          codes.add("\(error.code)")
+          throw error
+        }
+      }
+      _ = try await blob.readFully(0..<10)
+      blob.close()
+      try await eventually("it waits") { try await client.info("k").isPaused }
+      #expect(codes.all == [])
+      try await client.remove("k")
+      try await client.finishProducing(deadline: .standard)
+      #expect(codes.all.count == 1)
+    }
+  }
+
   // MARK: From the first byte on again
 
   /// What a second producer appends over and behind the ten bytes of a first one, and what comes of it.
@@ -238,6 +269,8 @@ private final class Notes: Sendable {
       try await job.publisher.append(pattern(0..<10))
       try await Self.hang()
     }
+    // Nobody stands by before there is something to repeat.
+    #expect(try await first.readFully(0..<10) == pattern(0..<10))
     let other = try await broker.makeClient()
     let second = try await other.get("k", options) { job in try await produce(job.publisher) }
     let (code, cause) = await cause(first)
@@ -271,6 +304,10 @@ private final class Notes: Sendable {
       },
       { publisher in
         try await publisher.append(pattern(0..<10))
+        // Fenced behind its commit it runs again, and repeats that, too: there are no loans for that.
+        guard try await publisher.writtenRanges(in: 0..<20) == [0..<10] else {
+          return try await publisher.append(pattern(10..<20))
+        }
         var loan = try await publisher.loan(byteCount: 10)
         loan.withBytes { place in
           for (index, byte) in pattern(10..<20).enumerated() { place[index] = byte }

@@ -160,6 +160,34 @@ import Testing
     }
   }
 
+  @Test func `who drops a stale blob reads it no more, though its successor is still being made`()
+    async throws
+  {
+    try await withBroker { (_, client) async throws in
+      var options = ProductionOptions(BlobOptions(byteCount: Self.piece))
+      options.blob.timeToLive = .milliseconds(1)
+      options.blob.grace = .seconds(3600)
+      let isGateOpen = Mutex(true)
+      let count = Mutex(0)
+      let source = Self.source { range, publisher in
+        count.withLock { $0 += 1 }
+        while !isGateOpen.withLock({ $0 }) { try await Task.sleep(for: .milliseconds(1)) }
+        try await Self.good.fetch(range, publisher)
+      }
+      #expect(
+        try await client.get("k", options, orFetch: source).readFully(0..<1) == pattern(0..<1))
+      try await client.finishProducing(deadline: .standard)
+      isGateOpen.withLock { $0 = false }
+      try await eventually("its successor is being made") {
+        _ = try await client.get("k", options, orFetch: source)
+        return count.withLock { $0 } > 1
+      }
+      try await eventually("nobody reads it") { try await client.info("k").subscriberCount == 0 }
+      isGateOpen.withLock { $0 = true }
+      try await client.finishProducing(deadline: .standard)
+    }
+  }
+
   @Test func `a piece that is handed out to nobody any more is given back`() async throws {
     let broker = try FakeBroker()
     let (client, peer) = try broker.client()

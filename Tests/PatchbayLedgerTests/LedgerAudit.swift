@@ -174,6 +174,9 @@ extension Ledger {
       return "ghosts"
     }
     if (blob.state == .open) != !blob.publishers.isEmpty { return "open without a publisher" }
+    if blob.waitsForReaders, !blob.isNamed, !blob.hasReaders, blob.succeeds == nil {
+      return "its publisher waits for readers, and none can come"
+    }
     if blob.isBorn, blob.isNamed, watching.log.standings[generation]?.blobState != blob.state {
       return "watchers were not told that it is \(blob.state)"
     }
@@ -261,5 +264,13 @@ extension Ledger {
       && connectionCount == 1
       && accounts.count == 1 && digestLooks.count == 0
       && accessClasses.values.allSatisfy { $0.waiting.isEmpty && $0.pendingBoard == nil }
+  }
+}
+
+extension Blob {
+  /// Whether its publisher does, or may come to do, only what somebody reads.
+  fileprivate var waitsForReaders: Bool {
+    let pauses = isProduced && origin.terms.production.whenUnread == .pause
+    return state == .open && isBorn && !isReturning && (pauses || demandPiece != nil)
   }
 }

@@ -261,4 +261,34 @@ import Testing
     let blob = try need(broker.ledger.blobs[generation])
     #expect(policy == .stop ? blob.state == .failed : blob.isPaused)
   }
+
+  @Test(arguments: [true, false])
+  func `a removed blob that pauses unread ends when nobody is waited for who may read it`(
+    comesBack: Bool
+  ) throws {
+    var scene = try Scene(.pause)
+    let reader = scene.rig.connect(process: 2)
+    let opened = scene.rig.post(
+      reader, .open(OpenRequest(key: "k", waits: false, observes: false)))
+    remove(&scene)
+    scene.stopReading()
+    let generation = scene.blob.blob.generation
+    var broker = scene.rig.killed()
+    let producer = try broker.comeBack(scene.producer, from: scene.rig, process: 1)
+    broker.ask(producer, ReattachRequest.publisher(scene.blob, scene.opened))
+    broker.ask(producer, .reattached)
+    let seal = Request.seal(SealRequest(blob: scene.blob.blob, byteCount: 10_000))
+    if comesBack {
+      let back = try broker.comeBack(reader, from: scene.rig, process: 2)
+      #expect(broker.ask(back, ReattachRequest.reader(scene.blob, opened)) == .done)
+      broker.ask(back, .reattached)
+      #expect(broker.ledger.blobs[generation]?.state == .open)
+      #expect(broker.ask(producer, seal) == .done)
+    } else {
+      #expect(broker.ledger.blobs[generation]?.state == .open, "it may be on its way")
+      let absent = broker.ledger.sessions.first { $0.value.phase == .absent }
+      broker.send(.exited(try need(absent).key))
+      #expect(broker.ask(producer, seal)?.code != nil, "it has ended")
+    }
+  }
 }

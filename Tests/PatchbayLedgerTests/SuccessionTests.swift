@@ -376,6 +376,30 @@ import Testing
     #expect(broker.info(session, "k")?.state == .open)
   }
 
+  /// What was there already is handed out, too: nobody but its publisher knows of it.
+  @Test func `the next broker has all of a successor fetched that is fetched on demand`() throws {
+    var scene = try Scene()
+    let number = scene.rig.post(scene.session, Self.succeed(scene.stale, Self.fetched))
+    let next = try need(scene.rig.reply(scene.session, number)?.grant)
+    #expect(scene.rig.ask(scene.session, .nextDemand(next.blob)) == .demanded(Self.piece(0)))
+    scene.rig.ask(scene.session, .settle(Self.piece(0), of: next))
+    #expect(scene.rig.ask(scene.session, .nextDemand(next.blob)) == .demanded(Self.piece(1)))
+    var broker = scene.rig.killed()
+    let session = try broker.comeBack(scene.session, from: scene.rig, process: 1)
+    #expect(broker.ask(session, ReattachRequest.publisher(next, number)) == .done)
+    #expect(broker.ask(session, .reattached) == .done)
+    // Of what the broker before had handed out a failure ends nothing: it is tried again.
+    broker.ask(session, .settle(Self.piece(1), of: next, .failed("no")))
+    for index in 0..<3 {
+      #expect(broker.ask(session, .nextDemand(next.blob)) == .demanded(Self.piece(index)))
+      broker.ask(session, .settle(Self.piece(index), of: next))
+    }
+    #expect(broker.ask(session, .nextDemand(next.blob)) == .done)
+    #expect(broker.ask(session, .seal(SealRequest(blob: next.blob, byteCount: 10_000))) == .done)
+    #expect(broker.info(session, "k")?.generation == next.blob.generation)
+    #expect(broker.ledger.transferCount == 0)
+  }
+
   @Test func `a successor whose publisher does not come back leaves the stale one alone`() throws {
     var scene = try Scene()
     let next = try scene.begin()

@@ -230,7 +230,7 @@ import Testing
     try eventually("the reader sleeps") {
       try why("k").contains(#""sleepingFor":[[32768,65536]]"#)
     }
-    publisher.process.kill(SIGSTOP)
+    try publisher.process.suspend()
     let stuck = try why("k")
     #expect(stuck.contains(#""publishers":[{"process":\#(publisher.process.pid),"#))
     #expect(stuck.contains(#""processState":"stopped""#) && stuck.contains("kill -CONT"))
@@ -259,7 +259,7 @@ import Testing
     let reader = try broker.peer()
     try reader.ask("open w")
     try reader.ask("attach w")
-    reader.process.kill(SIGSTOP)
+    try reader.process.suspend()
     let piece = [UInt8](repeating: 1, count: 10_000)
     try publisher.append(piece)
     let why = try broker.run(["why", "w", "--json"]).output

@@ -39,13 +39,7 @@ package final class BrokerProcess: Sendable {
 
   /// Stops the process, all its threads: it answers nothing that is asked from now on, until it is
   /// told to go on by SIGCONT.
-  package func suspend() throws {
-    process.kill(SIGSTOP)
-    let threads = "/proc/\(process.pid)/task"
-    try eventually("the broker has stopped") {
-      try names(in: threads).allSatisfy { try readFile("\(threads)/\($0)/stat").contains(") T ") }
-    }
-  }
+  package func suspend() throws { try process.suspend() }
 
   /// This broker's named shared-memory objects.
   package var objects: Set<String> {

@@ -98,6 +98,17 @@ package final class ChildProcess: Sendable {
     if isRunning { _ = Glibc.kill(pid, signal) }
   }
 
+  /// Stops it, all its threads, until it is told to go on by SIGCONT; one that has ended stays so.
+  package func suspend() throws {
+    kill(SIGSTOP)
+    let threads = "/proc/\(pid)/task"
+    try eventually("\(name) has stopped") {
+      // A thread may end while it is looked at.
+      let states = names(in: threads).map { (try? readFile("\(threads)/\($0)/stat")) ?? "" }
+      return !isRunning || states.allSatisfy { $0.contains(") T ") }
+    }
+  }
+
   /// Writes bytes to its standard input.
   package func send(_ text: String) throws {
     var rest = Array(text.utf8)[...]
