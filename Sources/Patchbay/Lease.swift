@@ -164,7 +164,7 @@ extension Subscriber {
       resumePosition: edge)
   }
 
-  /// Waits for the seal and gives the whole blob as one contiguous range: in place if all of it is in
+  /// Waits as `waitUntilSealed` does and gives the whole blob as one contiguous range: in place if all of it is in
   /// memory and it is a blob of the own user, in 256 extents at most; else as a copy in memory of this
   /// process.
   /// - Throws: as `read`; `inputOutput` when it cannot be mapped.

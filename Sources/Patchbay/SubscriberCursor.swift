@@ -262,13 +262,19 @@ extension Subscriber {
     return nil
   }
 
-  /// Waits until the blob is sealed; its length.
+  /// Waits until the blob is sealed; its length. Of a blob that is fetched on demand all is fetched then.
   /// - Throws: as `read`.
   @available(*, noasync)
   @discardableResult
   public func waitUntilSealed(deadline: Deadline = .never) throws(PatchbayError) -> Int {
     if let length = try lookForSeal() { return length }
-    return try wait(at: 0, deadline: deadline, lookForSeal)
+    let want = wantEnd()
+    defer { want?.cancel() }
+    return try wait(at: 0, deadline: deadline) { () throws(PatchbayError) in
+      if let length = try lookForSeal() { return length }
+      try want?.check()
+      return nil
+    }
   }
 
   func lookForSeal() throws(PatchbayError) -> Int? {

@@ -185,7 +185,7 @@ extension Subscriber {
     }
   }
 
-  /// Waits for the seal and gives the whole blob as one contiguous range, without a copy.
+  /// Waits as `waitUntilSealed` does and gives the whole blob as one contiguous range; as the blocking one.
   /// - Throws: as the blocking `withWholeBlob`; `cancelled`.
   public func withWholeBlob<Result>(
     deadline: Deadline = .never, _ body: (Span<UInt8>) throws -> Result
@@ -230,13 +230,17 @@ extension Subscriber {
     }
   }
 
-  /// Waits until the blob is sealed; its length.
+  /// Waits until the blob is sealed; its length. Of a blob that is fetched on demand all is fetched then.
   /// - Throws: as `read`.
   @discardableResult
   public func waitUntilSealed(deadline: Deadline = .never) async throws(PatchbayError) -> Int {
     if let length = try lookForSeal() { return length }
+    let want = wantEnd()
+    defer { want?.cancel() }
     return try await wait(at: 0, deadline: deadline) { [self] () throws(PatchbayError) in
-      try lookForSeal()
+      if let length = try lookForSeal() { return length }
+      try want?.check()
+      return nil
     }
   }
 

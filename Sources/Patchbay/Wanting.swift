@@ -48,4 +48,7 @@ extension Subscriber {
     guard handle.grant.demandPiece != nil, let end = byteCount, position <= end else { return nil }
     return Want(handle, position..<position + min(count, end - position))
   }
+
+  /// What a reader wants that waits for the end: all that is not there.
+  func wantEnd() -> Want? { byteCount.flatMap { want(at: $0, count: 0) } }
 }

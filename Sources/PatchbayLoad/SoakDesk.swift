@@ -129,7 +129,8 @@ final class SoakDesk {
 
   /// A slot that nobody else of this role writes.
   func ownSlot(_ kind: SoakKind) -> Int {
-    let count = (kind.slotCount - number + roleCount - 1) / roleCount
+    let slots = chance(1, in: 2) ? kind.busySlotCount : kind.slotCount
+    let count = max(1, (slots - number + roleCount - 1) / roleCount)
     return number + roleCount * Int.random(in: 0..<count, using: &random)
   }
 
@@ -141,6 +142,12 @@ final class SoakDesk {
   func anyKey(_ kinds: [SoakKind] = SoakKind.allCases) throws -> BlobKey {
     let kind = kinds.randomElement(using: &random) ?? .stream
     return try kind.key(anySlot(kind))
+  }
+
+  /// A key that comes back soon when it is gone.
+  func busyKey(_ kinds: [SoakKind]) throws -> BlobKey {
+    let kind = kinds.randomElement(using: &random) ?? .stream
+    return try kind.key(number(0...kind.busySlotCount - 1))
   }
 
   var isOver: Bool { voice.isOver }

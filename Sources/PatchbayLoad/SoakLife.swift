@@ -39,6 +39,9 @@ enum SoakKind: String, CaseIterable {
     }
   }
 
+  /// The first slots of each kind are used so often that nobody waits long for one.
+  var busySlotCount: Int { min(slotCount, 6) }
+
   /// How long its blobs are.
   fileprivate var byteCounts: ClosedRange<Int> {
     switch self {

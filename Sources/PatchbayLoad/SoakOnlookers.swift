@@ -74,7 +74,7 @@ struct SoakWaiter: SoakWork {
   init(_ desk: SoakDesk) { self.desk = desk }
 
   mutating func round() throws {
-    let key = try desk.anyKey([.small, .small, .cache, .stream, .kept])
+    let key = try desk.busyKey([.small, .small, .cache, .stream, .kept])
     let opened = try desk.attempt(.open, "\(key), when it appears") {
       try desk.client.open(key, waitUntil: .never)
     }

@@ -5,9 +5,10 @@ import Patchbay
 import PatchbaySystem
 
 extension SoakDesk {
-  /// Ranges that together cover so many bytes, in any order.
+  /// Ranges that together cover so many bytes, in any order. No more than some hundreds: each may have to
+  /// wait for memory, and somebody waits for the last one.
   fileprivate func patches(_ count: Int) -> [Range<Int>] {
-    let most = chance(1, in: 2) ? 4000 : 60_000
+    let most = max(chance(1, in: 2) ? 4000 : 60_000, count / 150)
     var ranges: [Range<Int>] = []
     var at = 0
     while at < count {

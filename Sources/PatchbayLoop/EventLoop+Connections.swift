@@ -212,8 +212,11 @@ extension EventLoop {
 
   /// A process is of interest after its connection only while it may still touch a ring.
   private func unwatch(_ connection: Connection) {
-    if connection.isProcessGone { submit(.exited(connection.session)) }
-    guard connection.holdsRing else { return processes.drop(connection.session, poller) }
+    // Who was given no ring can touch none, whatever becomes of the process.
+    guard connection.holdsRing, !connection.isProcessGone else {
+      processes.drop(connection.session, poller)
+      return submit(.exited(connection.session))
+    }
     watchedEnded.append(connection.session)
     guard watchedEnded.count > Self.watchedEndedLimit else { return }
     for session in watchedEnded.prefix(Self.watchedEndedLimit / 2) {

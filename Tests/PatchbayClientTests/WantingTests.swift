@@ -53,4 +53,71 @@ import Testing
       #expect(try await whole.waitUntilSealed() == 20)
     }
   }
+
+  private static let pieces = 5
+
+  /// Pieces of 4096 bytes, one of which may fail.
+  private static func source(without piece: Int? = nil) -> RangeSource {
+    var source = RangeSource { range, publisher in
+      guard range.lowerBound / 4096 != piece else {
+        throw PatchbayError(.inputOutput, "It is down.")
+      }
+      try await publisher.write(pattern(range), at: range.lowerBound)
+    }
+    source.pieceByteCount = 4096
+    return source
+  }
+
+  /// How a reader may wait for all of a blob at once.
+  enum Wait: CaseIterable { case blockingSeal, seal, blockingWhole, whole }
+
+  private func wait(_ wait: Wait, for reader: Subscriber) async throws -> Int {
+    let end = Deadline.after(.seconds(60))
+    return switch wait {
+    case .seal: try await reader.waitUntilSealed(deadline: end)
+    case .whole: try await reader.withWholeBlob(deadline: end) { $0.count }
+    case .blockingSeal: try await onThread { try reader.waitUntilSealed(deadline: end) }
+    case .blockingWhole:
+      try await onThread { try reader.withWholeBlob(deadline: end) { $0.count } }
+    }
+  }
+
+  private func onThread<Value: Sendable>(
+    _ body: @escaping @Sendable () throws -> Value
+  ) async throws -> Value {
+    try await FileThreads.shared.run { Result { try body() } }.get()
+  }
+
+  @Test(arguments: Wait.allCases)
+  func `who waits for all of it has all of it fetched`(_ way: Wait) async throws {
+    let count = Self.pieces * 4096 - 1
+    try await withBroker { (broker, client) async throws in
+      let maker = try await client.get(
+        "k", ProductionOptions(BlobOptions(byteCount: count)), orFetch: Self.source())
+      let other = try await broker.makeClient()
+      let reader = try await other.open("k")
+      #expect(try await wait(way, for: reader) == count)
+      #expect(try await maker.readFully(0..<count) == pattern(0..<count))
+      #expect(other.session.connection.pendingCount == 0)
+    }
+  }
+
+  @Test(arguments: Wait.allCases)
+  func `who waits for all of it is told what cannot be had, and may wait again`(
+    _ way: Wait
+  ) async throws {
+    let count = Self.pieces * 4096
+    try await withBroker { (broker, client) async throws in
+      let maker = try await client.get(
+        "k", ProductionOptions(BlobOptions(byteCount: count)), orFetch: Self.source(without: 3))
+      let other = try await broker.makeClient()
+      let reader = try await other.open("k")
+      for _ in 0..<2 {
+        let error = await #expect(throws: PatchbayError.self) { try await wait(way, for: reader) }
+        #expect(error?.code == .inputOutput && error?.cause?.contains("It is down.") == true)
+      }
+      #expect(maker.state == .open)
+      #expect(try await reader.readFully(0..<3 * 4096) == pattern(0..<3 * 4096))
+    }
+  }
 }

@@ -230,4 +230,23 @@ import Testing
     #expect(try broker.statistic("reuses") == 1)
     try broker.stop()
   }
+
+  @Test func `who dies with a blob open that is on disk only leaves nothing of it behind`() throws {
+    let brokers = try Succession()
+    try brokers.start()
+    let content = String(repeating: "x", count: 20_000)
+    _ = try brokers.run(["put", "k", "--ack", "retained"], input: content)
+    try brokers.stop()
+    // Of what the next broker finds on disk a reader is given no ring.
+    try brokers.start()
+    let reader = try brokers.peer()
+    try reader.ask("open k")
+    _ = try brokers.run(["rm", "k"])
+    #expect(names(in: brokers.spool).count == 2, "the reader has it open")
+    reader.process.kill(SIGKILL)
+    try eventually("its container is gone") { names(in: brokers.spool) == ["broker.lock"] }
+    let left = try brokers.run(["stats", "--json"]).output
+    #expect(jsonNumber(left, "spoolBytes") == 0, "\(left)")
+    try brokers.stop()
+  }
 }
