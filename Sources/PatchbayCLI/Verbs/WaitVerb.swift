@@ -8,7 +8,8 @@ struct WaitVerb: Verb {
     commandName: "wait",
     abstract: "Waits until a blob exists, or is sealed.",
     discussion: """
-      Also waits for a key that does not exist yet.
+      Also waits for a key that does not exist yet. Of a blob that is fetched on demand all is \
+      fetched, so that it can be sealed.
 
       Example: patchbay wait models/v7 --timeout 10m && run-model
 
