@@ -164,9 +164,9 @@ extension Subscriber {
       resumePosition: edge)
   }
 
-  /// Waits as `waitUntilSealed` does and gives the whole blob as one contiguous range: in place if all of it is in
-  /// memory and it is a blob of the own user, in 256 extents at most; else as a copy in memory of this
-  /// process.
+  /// Waits as `waitUntilSealed` does and gives the whole blob as one contiguous range: in place if all of
+  /// it is in memory and it is a blob of the own user, in 256 extents at most; else as a copy in memory of
+  /// this process.
   /// - Throws: as `read`; `inputOutput` when it cannot be mapped.
   @available(*, noasync)
   public func withWholeBlob<Result>(

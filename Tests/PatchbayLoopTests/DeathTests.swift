@@ -99,6 +99,28 @@ import Testing
     #expect(try eventually { try publisher.memoryByteCount() <= full - 1 << 20 })
   }
 
+  @Test func `who was given a ring and hangs up keeps its memory as long as it lives`() throws {
+    let broker = try TestBroker()
+    let publisher = try broker.client()
+    var request = CreateRequest(key: "wanted")
+    request.byteCount = 1 << 20
+    let grant = try publisher.create(request).0
+    var reader: RawClient? = try broker.client()
+    _ = try reader?.open("wanted")
+    reader = nil
+    #expect(try eventually { try publisher.clientCount() == 1 })
+    let full = try publisher.memoryByteCount()
+    for request: Request in [
+      .remove(RemoveRequest(key: "wanted", generation: nil)), .abandon(grant.blob),
+      .quiesced(grant.blob),
+    ] {
+      guard case .done = try publisher.call(request).reply else { throw NotDone() }
+    }
+    #expect(try publisher.memoryByteCount() == full)
+  }
+
+  private struct NotDone: Error {}
+
   @Test func `the journal in shared memory holds what the broker has acknowledged`() throws {
     let broker = try TestBroker()
     let client = try broker.client()
