@@ -114,9 +114,35 @@ import Testing
       .remove(RemoveRequest(key: "wanted", generation: nil)), .abandon(grant.blob),
       .quiesced(grant.blob),
     ] {
-      guard case .done = try publisher.call(request).reply else { throw NotDone() }
+      #expect(try publisher.call(request).reply == .done)
     }
     #expect(try publisher.memoryByteCount() == full)
+  }
+
+  @Test func `who comes back to the next broker has the rings that the one before gave it`() throws {
+    let scratch = try Scratch()
+    let first = try TestBroker(in: scratch)
+    let before = try RawClient(scratch.socket)
+    let token = try before.hello().token
+    var request = CreateRequest(key: "k")
+    request.byteCount = 1 << 20
+    _ = try before.create(request)
+    first.loop.requestHandOver()
+    first.loop.waitUntilEnded()
+    let next = try TestBroker(in: scratch)
+    var after: RawClient? = try RawClient(scratch.socket)
+    let hello = Hello(oldestVersion: 1, newestVersion: 1, token: token, name: "test")
+    guard case .welcome(let welcome) = try after?.call(.hello(hello)).reply, welcome.isAwaited else {
+      throw NotDone()
+    }
+    after = nil
+    let other = try next.client()
+    #expect(try eventually { try other.clientCount() == 1 })
+    let full = try other.memoryByteCount()
+    let removal = try other.call(.remove(RemoveRequest(key: "k", generation: nil)))
+    #expect(removal.reply == .done)
+    #expect(try other.memoryByteCount() == full && full > 1 << 20)
+    withExtendedLifetime(before) {}
   }
 
   private struct NotDone: Error {}
