@@ -119,7 +119,8 @@ import Testing
     #expect(try publisher.memoryByteCount() == full)
   }
 
-  @Test func `who comes back to the next broker has the rings that the one before gave it`() throws {
+  @Test func `who comes back to the next broker has the rings that the one before gave it`() throws
+  {
     let scratch = try Scratch()
     let first = try TestBroker(in: scratch)
     let before = try RawClient(scratch.socket)
@@ -132,7 +133,8 @@ import Testing
     let next = try TestBroker(in: scratch)
     var after: RawClient? = try RawClient(scratch.socket)
     let hello = Hello(oldestVersion: 1, newestVersion: 1, token: token, name: "test")
-    guard case .welcome(let welcome) = try after?.call(.hello(hello)).reply, welcome.isAwaited else {
+    guard case .welcome(let welcome) = try after?.call(.hello(hello)).reply, welcome.isAwaited
+    else {
       throw NotDone()
     }
     after = nil
