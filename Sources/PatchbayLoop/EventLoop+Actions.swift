@@ -77,13 +77,13 @@ extension EventLoop {
     _ reply: Reply, _ sources: [DescriptorSource], to session: SessionID, number: UInt64
   ) {
     guard let connection = connections[session] else { return }
+    // It may have rings mapped from before, also if it is not told that it is welcome.
+    if case .welcome(let welcome) = reply, welcome.isAwaited { connection.holdsRing = true }
     do throws(PatchbayError) {
       // A watch promises no record, and goes on.
       if let lostRecord, reply.kind != .failure, reply.kind != .events { throw lostRecord }
       let packet = try Self.packet(reply, number: number)
       noteGrant(sources, connection)
-      // It may have rings mapped from before.
-      if case .welcome(let welcome) = reply, welcome.isAwaited { connection.holdsRing = true }
       let outgoing = Outgoing(packet: packet, sources, number: number)
       let outcome = try connection.send(outgoing, opener(connection))
       note(outcome, connection)

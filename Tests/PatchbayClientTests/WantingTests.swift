@@ -71,8 +71,10 @@ import Testing
   /// How a reader may wait for all of a blob at once.
   enum Wait: CaseIterable { case blockingSeal, seal, blockingWhole, whole }
 
-  private func wait(_ wait: Wait, for reader: Subscriber) async throws -> Int {
-    let end = Deadline.after(.seconds(60))
+  private func wait(
+    _ wait: Wait, for reader: Subscriber, _ limit: Duration = .seconds(60)
+  ) async throws -> Int {
+    let end = Deadline.after(limit)
     return switch wait {
     case .seal: try await reader.waitUntilSealed(deadline: end)
     case .whole: try await reader.withWholeBlob(deadline: end) { $0.count }
@@ -98,7 +100,49 @@ import Testing
       let reader = try await other.open("k")
       #expect(try await wait(way, for: reader) == count)
       #expect(try await maker.readFully(0..<count) == pattern(0..<count))
-      #expect(other.session.connection.pendingCount == 0)
+      try await eventually("it waits for nothing") { other.session.connection.pendingCount == 0 }
+    }
+  }
+
+  @Test(arguments: Wait.allCases)
+  func `who waits for all of it no longer asks for it no more`(_ way: Wait) async throws {
+    try await withBroker { (broker, client) async throws in
+      let trickle = Trickle()
+      let maker = try await client.get(
+        "k", ProductionOptions(BlobOptions(byteCount: 20)), orFetch: trickle.source)
+      let other = try await broker.makeClient()
+      let reader = try await other.open("k")
+      // One of them has asked by then, on any machine.
+      for _ in 0..<3 {
+        let error = await #expect(throws: PatchbayError.self) {
+          try await wait(way, for: reader, .milliseconds(100))
+        }
+        #expect(error?.code == .timedOut)
+      }
+      try await eventually("it waits for nothing") { other.session.connection.pendingCount == 0 }
+      trickle.allow(upTo: 20)
+      #expect(try await maker.waitUntilSealed() == 20)
+    }
+  }
+
+  @Test(arguments: [Wait.seal, .whole])
+  func `a task that waits for all of it can be cancelled, and asks for it no more`(
+    _ way: Wait
+  ) async throws {
+    try await withBroker { (broker, client) async throws in
+      let trickle = Trickle()
+      let maker = try await client.get(
+        "k", ProductionOptions(BlobOptions(byteCount: 20)), orFetch: trickle.source)
+      let other = try await broker.makeClient()
+      let reader = try await other.open("k")
+      let waiting = Task { try await wait(way, for: reader) }
+      try await eventually("it asks") { other.session.connection.pendingCount == 1 }
+      waiting.cancel()
+      let error = await #expect(throws: PatchbayError.self) { try await waiting.value }
+      #expect(error?.code == .cancelled)
+      try await eventually("it waits for nothing") { other.session.connection.pendingCount == 0 }
+      trickle.allow(upTo: 20)
+      #expect(try await maker.waitUntilSealed() == 20)
     }
   }
 

@@ -99,6 +99,56 @@ import Testing
     #expect(try eventually { try publisher.memoryByteCount() <= full - 1 << 20 })
   }
 
+  @Test func `who was given a ring and hangs up keeps its memory as long as it lives`() throws {
+    let broker = try TestBroker()
+    let publisher = try broker.client()
+    var request = CreateRequest(key: "wanted")
+    request.byteCount = 1 << 20
+    let grant = try publisher.create(request).0
+    var reader: RawClient? = try broker.client()
+    _ = try reader?.open("wanted")
+    reader = nil
+    #expect(try eventually { try publisher.clientCount() == 1 })
+    let full = try publisher.memoryByteCount()
+    for request: Request in [
+      .remove(RemoveRequest(key: "wanted", generation: nil)), .abandon(grant.blob),
+      .quiesced(grant.blob),
+    ] {
+      #expect(try publisher.call(request).reply == .done)
+    }
+    #expect(try publisher.memoryByteCount() == full)
+  }
+
+  @Test func `who comes back to the next broker has the rings that the one before gave it`() throws
+  {
+    let scratch = try Scratch()
+    let first = try TestBroker(in: scratch)
+    let before = try RawClient(scratch.socket)
+    let token = try before.hello().token
+    var request = CreateRequest(key: "k")
+    request.byteCount = 1 << 20
+    _ = try before.create(request)
+    first.loop.requestHandOver()
+    first.loop.waitUntilEnded()
+    let next = try TestBroker(in: scratch)
+    var after: RawClient? = try RawClient(scratch.socket)
+    let hello = Hello(oldestVersion: 1, newestVersion: 1, token: token, name: "test")
+    guard case .welcome(let welcome) = try after?.call(.hello(hello)).reply, welcome.isAwaited
+    else {
+      throw NotDone()
+    }
+    after = nil
+    let other = try next.client()
+    #expect(try eventually { try other.clientCount() == 1 })
+    let full = try other.memoryByteCount()
+    let removal = try other.call(.remove(RemoveRequest(key: "k", generation: nil)))
+    #expect(removal.reply == .done)
+    #expect(try other.memoryByteCount() == full && full > 1 << 20)
+    withExtendedLifetime(before) {}
+  }
+
+  private struct NotDone: Error {}
+
   @Test func `the journal in shared memory holds what the broker has acknowledged`() throws {
     let broker = try TestBroker()
     let client = try broker.client()

@@ -231,7 +231,10 @@ import Testing
     try broker.stop()
   }
 
-  @Test func `who dies with a blob open that is on disk only leaves nothing of it behind`() throws {
+  @Test(arguments: [false, true])
+  func `who goes with a blob open that is on disk only leaves nothing of it behind`(
+    lives: Bool
+  ) throws {
     let brokers = try Succession()
     try brokers.start()
     let content = String(repeating: "x", count: 20_000)
@@ -243,7 +246,7 @@ import Testing
     try reader.ask("open k")
     _ = try brokers.run(["rm", "k"])
     #expect(names(in: brokers.spool).count == 2, "the reader has it open")
-    reader.process.kill(SIGKILL)
+    if lives { try reader.ask("hangUp") } else { reader.process.kill(SIGKILL) }
     try eventually("its container is gone") { names(in: brokers.spool) == ["broker.lock"] }
     let left = try brokers.run(["stats", "--json"]).output
     #expect(jsonNumber(left, "spoolBytes") == 0, "\(left)")

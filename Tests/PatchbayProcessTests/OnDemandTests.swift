@@ -216,4 +216,33 @@ import Testing
     for reader in [blob, other] { reader.close() }
     try brokers.stop()
   }
+
+  @Test func `who waits for the seal when the broker is replaced has the next one fetch the rest`()
+    async throws
+  {
+    let brokers = try Succession()
+    try brokers.start()
+    let client = try await PatchbayClient(socketPath: brokers.socket)
+    let dam = Dam()
+    var source = RangeSource { range, publisher in
+      // The first piece is there before.
+      if range.lowerBound > 0 { try await dam.pass() }
+      let bytes = oracleBytes(publisher.generation.rawValue, range)
+      try await publisher.write(bytes, at: range.lowerBound)
+    }
+    source.pieceByteCount = Self.piece
+    source.fetchesAtOnce = 2
+    let maker = try await client.get("k", ProductionOptions(options(1 << 20)), orFetch: source)
+    let reader = try await PatchbayClient(socketPath: brokers.socket).open("k")
+    #expect(try await reader.readFully(0..<10).count == 10)
+    let waiting = Task { try await reader.waitUntilSealed(deadline: .after(.seconds(60))) }
+    try await eventually("some of it is being fetched") { dam.askedCount == 2 }
+    try brokers.kill()
+    try brokers.start()
+    dam.open()
+    #expect(try await waiting.value == 1 << 20)
+    #expect(dam.askedCount == 15, "each once")
+    for subscriber in [maker, reader] { subscriber.close() }
+    try brokers.stop()
+  }
 }

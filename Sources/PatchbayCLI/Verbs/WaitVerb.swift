@@ -13,8 +13,9 @@ struct WaitVerb: Verb {
 
       Example: patchbay wait models/v7 --timeout 10m && run-model
 
-      Exits with 0 when it is so; 64 usage; 69 no broker; 75 time-out; 79 the blob has failed, or \
-      was abandoned or removed: there is nothing left to wait for.
+      Exits with 0 when it is so; 64 usage; 69 no broker; 74 some of it could not be fetched; 75 \
+      time-out; 79 the blob has failed, or was abandoned or removed: there is nothing left to wait \
+      for.
       """)
 
   enum Condition: String, CaseIterable, ExpressibleByArgument {
