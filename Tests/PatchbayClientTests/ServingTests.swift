@@ -25,6 +25,14 @@ import Testing
     try await publisher.write(pattern(range), at: range.lowerBound)
   }
 
+  /// Of a blob that is stale as soon as it is sealed, and stays so.
+  private static func soonStale(byteCount: Int) -> ProductionOptions {
+    var options = ProductionOptions(BlobOptions(byteCount: byteCount))
+    options.blob.timeToLive = .milliseconds(1)
+    options.blob.grace = .seconds(3600)
+    return options
+  }
+
   /// How the task of a `serve` ended.
   private func outcome(of serving: Task<Void, any Error>) async -> String {
     switch await serving.result {
@@ -128,9 +136,7 @@ import Testing
     async throws
   {
     try await withBroker { (_, client) async throws in
-      var options = ProductionOptions(BlobOptions(byteCount: 3 * Self.piece))
-      options.blob.timeToLive = .milliseconds(1)
-      options.blob.grace = .seconds(3600)
+      let options = Self.soonStale(byteCount: 3 * Self.piece)
       let isDown = Mutex(false)
       let count = Mutex(0)
       let source = Self.source { range, publisher in
@@ -164,9 +170,7 @@ import Testing
     async throws
   {
     try await withBroker { (_, client) async throws in
-      var options = ProductionOptions(BlobOptions(byteCount: Self.piece))
-      options.blob.timeToLive = .milliseconds(1)
-      options.blob.grace = .seconds(3600)
+      let options = Self.soonStale(byteCount: Self.piece)
       let isGateOpen = Mutex(true)
       let count = Mutex(0)
       let source = Self.source { range, publisher in

@@ -164,9 +164,11 @@ import Testing
 
   @Test func `a producer of another content is never continued`() throws {
     let broker = try BrokerProcess()
+    let wanted = isFullTier ? 60 : 6
     var (round, shown) = (0, 0)
-    while shown < (isFullTier ? 60 : 6) {
+    while shown < wanted {
       round += 1
+      try #require(round <= 20 * wanted, "\(shown) of \(round) rounds showed something")
       var crew = try Crew(
         broker, key: "k\(round)", byteCount: 4_000_000, way: "own", isGateOpen: false)
       try crew.add(3)
@@ -198,9 +200,11 @@ import Testing
     let seed = announcedSeed("producers stopped")
     var random = SeededRandom(seed: seed)
     let broker = try BrokerProcess()
+    let wanted = isFullTier ? 100 : 10
     var (round, shown) = (0, 0)
-    while shown < (isFullTier ? 100 : 10) {
+    while shown < wanted {
       round += 1
+      try #require(round <= 20 * wanted, "\(shown) of \(round) rounds showed something")
       var crew = try Crew(
         broker, key: "k\(round)", byteCount: 4_000_000, way: round % 2 == 0 ? "anywhere" : "zero",
         stall: 100)
